@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from shared.messages import (
+    AlertRaised,
     DeadLettered,
     EventAccepted,
     EventOverdue,
@@ -143,6 +144,7 @@ WORK = (
     _alerting("deliveries", EventUnroutable, EventOverdue),
     _alerting("schedules", ScheduleFailed),
     _alerting("letters", DeadLettered),
+    _alerting("searches", AlertRaised),
     _alerting("registrations", RegistrationFailed),
     _alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired),
     *(

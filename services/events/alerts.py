@@ -14,6 +14,7 @@ from shared.bus import Bus
 from shared.consumer import Handlers
 from shared.envelope import Envelope, derived_id, open_message, rfc3339
 from shared.messages import (
+    AlertRaised,
     DeadLettered,
     EventAccepted,
     EventOverdue,
@@ -113,6 +114,17 @@ async def alert_registration(envelope: Envelope, deps: AlertDeps) -> AsyncIterat
         )
 
 
+async def alert_search(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
+    """Report a saved search that found more than it may."""
+    topics = _topics(envelope, deps)
+    if not topics:
+        return
+    raised = open_message(envelope, AlertRaised)
+    fields: Fields = {name: getattr(raised, name) for name in ("q", "limit", "count", "since", "until")}
+    for topic in topics:
+        yield _alert(envelope, topic, "millrace.search", fields | {"search": raised.name}), topic.id
+
+
 async def alert_run(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
     """Report a run that ended otherwise than well, and was not cancelled."""
     topics = _topics(envelope, deps)
@@ -164,6 +176,7 @@ HANDLERS: Handlers = {
     EventOverdue: alert_event,
     ScheduleFailed: alert_schedule,
     DeadLettered: alert_letter,
+    AlertRaised: alert_search,
     RunFailed: alert_run,
     RegistrationFailed: alert_registration,
 }

@@ -30,6 +30,7 @@ AlertType = Literal[
     "millrace.overdue",
     "millrace.renewal_failed",
     "millrace.schedule_failed",
+    "millrace.search",
 ]
 # Seconds after which an event that could not be routed is tried again, by the policy of its subscription: while something is
 # deployed, and while somebody is fetched to mend it.

@@ -147,26 +147,6 @@ def tag_of(header: str) -> str | None:
     return found[1] if found else None
 
 
-def within_audit(query: str) -> str:
-    """Return a search for `query` in the stream AUDIT only. Raises `Invalid` for parentheses that would reach outside."""
-    depth = 0
-    quoted = escaped = False
-    for letter in query:
-        if escaped:
-            escaped = False
-        elif letter == "\\":
-            escaped = True
-        elif letter == '"':
-            quoted = not quoted
-        elif not quoted and letter in "()":
-            depth += 1 if letter == "(" else -1
-            if depth < 0:
-                break
-    if depth != 0 or quoted:
-        raise Invalid("the query's parentheses or quotes do not close", errors=(Problem("q", "unbalanced"),))
-    return f"stream:AUDIT ({query})" if query.strip() else "stream:AUDIT"
-
-
 def chain_began(correlation_id: str, requested: datetime) -> datetime:
     """Return a time before which nothing of a run's chain happened. A chain's id is its first message's, which holds the time."""
     try:

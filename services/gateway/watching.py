@@ -39,22 +39,30 @@ class Watching:
     @contextlib.contextmanager
     def watch(self, run: str) -> Iterator[asyncio.Event]:
         """Give an event that is set when there may be something new about the run. Raises `Unavailable` above `MOST`."""
+        with self.admitted():
+            event = asyncio.Event()
+            watching = self._watchers.setdefault(run, set())
+            watching.add(event)
+            self._wanted.set()
+            try:
+                yield event
+            finally:
+                watching.discard(event)
+                if not watching and self._watchers.get(run) is watching:
+                    del self._watchers[run]
+                if not self._watchers:
+                    self._wanted.clear()
+
+    @contextlib.contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Count one who watches runs, or anything else. Raises `Unavailable` above `MOST`."""
         if self.closing or self._count >= MOST:
-            raise Unavailable(f"{self._count} runs are watched here already", retry_after=TRY_AGAIN)
-        event = asyncio.Event()
-        watching = self._watchers.setdefault(run, set())
-        watching.add(event)
+            raise Unavailable(f"{self._count} streams are watched here already", retry_after=TRY_AGAIN)
         self._count += 1
-        self._wanted.set()
         try:
-            yield event
+            yield
         finally:
             self._count -= 1
-            watching.discard(event)
-            if not watching and self._watchers.get(run) is watching:
-                del self._watchers[run]
-            if not self._watchers:
-                self._wanted.clear()
 
     def close(self) -> None:
         """Have every watcher end: the process does."""

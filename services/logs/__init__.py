@@ -1,7 +1,7 @@
 """The archive: every stream of the bus in Postgres, losslessly, and its search.
 
-owns: schema `logs` (tables `message`, by day, and `checkpoint`)
+owns: schema `logs` (tables `message`, by day, `checkpoint`, `resource`, `alert`, `conversion`), the resource `search`
 reads: every stream of `shared.streams.STREAMS`
-writes: `log.logs.<level>`
-answers: `ask.logs.search`
+writes: `log.logs.<level>`, `alert.<crossing>.raised`, `search.<key>.changed` and `.removed`
+answers: `ask.logs.search` and its like, and questions and commands about searches
 """

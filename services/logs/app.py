@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from services.logs.alerts import EVERY, Alerts
 from services.logs.config import LogsSettings, read
 from services.logs.conversion import convert
 from services.logs.digests.keeping import Digests, keep, sealers
 from services.logs.digests.sealing import seeds
+from services.logs.feed import Feed
 from services.logs.gaps import Gaps, record_gaps
 from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
-from services.logs.questions import QUESTIONS, ArchiveDeps
+from services.logs.questions import QUESTIONS
+from services.logs.scope import ArchiveDeps
+from services.logs.searches import keepers
+from services.logs.tailing import LogsDeps
 from shared import service
 from shared.bus import Bus, connected
 from shared.db import open_engine
 from shared.envelope import utc_now
+from shared.leader import lead
 from shared.messages import Logged
+from shared.owners.rows import ResourceRows
 from shared.projection import started
 from shared.service import Runtime
 
@@ -39,13 +47,29 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             # Before the first row, so that none has to be moved.
             await make_first(engine, runtime.health)
             runtime.background.start(keep_ahead(engine, runtime.health, settings.database_url), "partitions")
-            started(projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health)
+            projections = started(
+                projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
+            )
+            kept = keepers(bus, ResourceRows(engine), projections["catalog"], engine)
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             digests = Digests(sealers(bus.client, engine, seeds(settings.keys), settings.copies), runtime.health)
             runtime.background.start(keep(digests, settings.database_url), "digests")
             gaps = Gaps(engine, bus, runtime.health)
             runtime.background.start(record_gaps(gaps, settings.database_url), "gaps")
-            bus.answer(QUESTIONS, ArchiveDeps(engine, utc_now, digests))
+            alerting = lead(
+                Alerts(bus, ArchiveDeps(engine, utc_now)).once,
+                url=settings.database_url,
+                service="logs",
+                lock="logs.alerts",
+                pause=EVERY,
+                first=0.0,
+                interrupted="alerts.interrupted",
+            )
+            runtime.background.start(alerting, "alerts")
+            feed = Feed(engine)
+            runtime.background.start(feed.run(), "feed")
+            deps = LogsDeps(engine, utc_now, feed=feed, numbers=OrderedDict(), keepers=kept, digests=digests)
+            bus.answer(QUESTIONS, deps)
             await bus.start()
             runtime.background.start(bus.attend(), "broker")
             yield

@@ -16,7 +16,7 @@ from shared.db import Connection, held_lock, naming_trouble
 from shared.errors import Unavailable
 from shared.health import Health
 
-LINES = "lines"
+LINES, WORDS = "lines", "words"
 # Rows that are converted by one transaction, and the seconds between two: new rows go first.
 BATCH = 500
 REST = 0.05
@@ -32,7 +32,7 @@ async def convert(url: str, health: Health) -> None:
             async with held_lock(url, "logs.conversion", service="logs") as held:
                 while not held.lost.is_set():
                     with naming_trouble():
-                        left = await step(held.connection)
+                        left = await step(held.connection) or await keep_words(held.connection)
                     health.state("conversion of the archive", f"rows before {left} are to come" if left else "over")
                     if left is None:
                         return
@@ -57,6 +57,14 @@ async def step(connection: Connection) -> str | None:
         await store.hide_chunks(connection, [row for row in named if row.line < 0])
         await salvaged(connection, [row for row in rows if row.line > 0])
         return await store.move_conversion(connection, LINES, found[-1] if found else None)
+
+
+async def keep_words(connection: Connection) -> str | None:
+    """Write the words of the next rows as this version keeps them. None when none is left."""
+    async with connection.transaction():
+        found = await store.unconverted(connection, WORDS, BATCH)
+        await store.keep_words(connection, [row for one in found for row in _rows(one) if row.line >= 0])
+        return await store.move_conversion(connection, WORDS, found[-1] if found else None)
 
 
 def _rows(one: asyncpg.Record) -> list[Row]:

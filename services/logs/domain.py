@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from services.logs import wording
+from services.logs import lexemes, wording
 from shared.envelope import open_envelope
 from shared.errors import Invalid
 from shared.runs import STATUSES
@@ -41,7 +41,7 @@ _LEVEL_OF_VERB = {
 
 
 # What makes rows of messages, below. Raised with a change of what a row says of its message: rows then tell which one made them.
-VERSION = 1
+VERSION = 2
 # The first version from which on the wording (the level, and the line that people read) is as it is now.
 WORDED_SINCE = 0
 
@@ -51,7 +51,7 @@ CATEGORY, GAP, REMOVED = "archive", "gap", "removed"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` the searched text.
+    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` the `tsvector`.
 
     `workflow` is the one that the message names. `line`: 0 for a message, see `lines` for chunks of them.
     """
@@ -108,7 +108,8 @@ def row_of(position: StreamPosition, document: bytes) -> Row:
     key = storable(attributes["subject"])
     fields = data if isinstance(data, dict) else {}
     noun, _, verb = type_.partition(".")
-    message = wording.message_of(type_, key, fields)
+    message = storable(wording.message_of(type_, key, fields))
+    level = _level_of(noun, verb, fields)
     return Row(
         time=position.time,
         stream=position.stream,
@@ -116,18 +117,18 @@ def row_of(position: StreamPosition, document: bytes) -> Row:
         seq=position.seq,
         id=storable(attributes["id"]),
         type=type_,
-        level=_level_of(noun, verb, fields),
+        level=level,
         service=storable(attributes["source"].lstrip("/")),
         org=storable(attributes["org"]),
         key=key,
         run=_run_of(noun, key, fields),
         correlation_id=storable(attributes["correlationid"]),
         causation_id=None if attributes["causationid"] is None else storable(attributes["causationid"]),
-        message=storable(message),
+        message=message,
         data=data_json,
         document=document,
         said_at=_within(attributes["time"], position.time),
-        words=storable(wording.words_of(type_, key, message, None if type_ == CHUNK else data)),
+        words=wording.words_of(type_, key, message, None if type_ == CHUNK else data, marks_of(position.stream, level)),
         workflow=_workflow_of(noun, fields),
     )
 
@@ -159,8 +160,13 @@ def undecodable(position: StreamPosition, document: bytes) -> Row:
         data=None,
         document=document,
         said_at=position.time,
-        words=UNDECODABLE,
+        words=lexemes.kept([UNDECODABLE], marks_of(position.stream, "error")),
     )
+
+
+def marks_of(stream: str, level: str) -> tuple[str, str]:
+    """Return the marks of a row among its words: of what a search names often, and few rows may have."""
+    return lexemes.mark("stream", stream), lexemes.mark("level", level)
 
 
 def data_of(document: bytes) -> Any:

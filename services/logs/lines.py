@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from services.logs import wording
-from services.logs.domain import CHUNK, Row, level_named, storable
+from services.logs import lexemes, wording
+from services.logs.domain import CHUNK, Row, level_named, marks_of, storable
 
 # In the column `line`: a whole message has 0, a line its number in its chunk, from 1, and a chunk whose lines are rows this.
 SPLIT = -1
@@ -40,7 +40,12 @@ def split(chunk: Row) -> list[Row]:
 def bare(line: Row) -> Row:
     """Return a line's row with nothing that Postgres could refuse: the chunk's row has it whole."""
     about: dict[str, Any] = {"attempt": None, "fields": {}, "omitted": "Postgres does not take what this line holds"}
-    return msgspec.structs.replace(line, message=line.message[: wording.SHOWN], data=msgspec.json.encode(about).decode(), words="")
+    return msgspec.structs.replace(
+        line,
+        message=line.message[: wording.SHOWN],
+        data=msgspec.json.encode(about).decode(),
+        words=lexemes.kept((), marks_of(line.stream, line.level), complete=False),
+    )
 
 
 def _row(chunk: Row, data: dict[str, Any], line: dict[str, Any], number: int, time: datetime, said_at: datetime) -> Row:
@@ -52,16 +57,17 @@ def _row(chunk: Row, data: dict[str, Any], line: dict[str, Any], number: int, ti
         "fields": fields if isinstance(fields, dict) else {},
     }
     message = storable(str(line.get("message", "")))
+    level = level_named(line.get("level"))
     return msgspec.structs.replace(
         chunk,
         time=time,
         line=number,
-        level=level_named(line.get("level")),
+        level=level,
         message=message,
         data=msgspec.json.encode(about).decode(),
         document=b"",
         said_at=said_at,
-        words=storable(wording.words_of(chunk.type, chunk.key, message, about["fields"])),
+        words=wording.words_of(chunk.type, chunk.key, message, about["fields"], marks_of(chunk.stream, level)),
     )
 
 

@@ -15,6 +15,7 @@ from services.logs.lines import bare, split
 from services.logs.tables import archive_of
 from services.logs.workflows import RunWorkflows
 from shared.db import Connection
+from shared.owners.catalog import catalog_of
 from shared.projected import Apply, Keep, Projected
 from shared.pull import Delivered
 from shared.runs import END_TYPES
@@ -103,7 +104,14 @@ async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def projected(client: Client) -> list[Projected]:
-    """Return the archive of every stream; rows older than the stream's first message are only here and not replayed."""
+    """Return the archive of every stream, and saved searches.
+
+    Archived rows older than the stream's first message are only here and not replayed.
+    """
+    return [catalog_of("logs", client), *_archives(client)]
+
+
+def _archives(client: Client) -> list[Projected]:
     finders = {stream.name: GapFinder(stream.name, client) for stream in STREAMS}
     return [
         Projected(

@@ -1,6 +1,6 @@
 """The search language: text to tree, nothing else. Words, phrases and `field:value`, joined by AND (implied), OR, NOT, ().
 
-`failed "rate limit" level:>=warning -workflow:sync (type:run.* OR fields.status:>=500) data.tags:* seq:[10 TO 20]`
+`failed "rate limit" level:>=warning -workflow:sync (type:run.* OR fields.status:>=500) data.tags:* seq:[10 TO 20] why:RUN`
 A backslash makes the next character ordinary. AND, OR, NOT and TO are operators in capitals only.
 """
 
@@ -26,6 +26,7 @@ from services.logs.tree import (
     SearchWords,
     StartsWith,
     Tree,
+    Why,
 )
 from shared.errors import Invalid, Problem
 
@@ -54,6 +55,11 @@ def parse(text: str) -> Tree:
     return _Parser(storable(text)).whole()
 
 
+def field_named(name: str) -> Field:
+    """Return the field that is called so. Raises `Invalid`."""
+    return _Parser(storable(name)).only_field()
+
+
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
@@ -68,6 +74,11 @@ class _Parser:
         if self._at < len(self._text):
             self._fail('the end, or a "(" before this ")"')
         return tree
+
+    def only_field(self) -> Field:
+        if _FIELD.fullmatch(f"{self._text}:") is None:
+            self._fail("the name of a field")
+        return self._field(self._text)
 
     def _any_of(self, depth: int) -> Tree:
         items = [self._all_of(depth)]
@@ -126,9 +137,20 @@ class _Parser:
             if not text:
                 return Everything()
             return SearchWords(text, prefix)
+        if found.group(1) == "why":
+            self._at = found.end()
+            return self._why()
         field = self._field(found.group(1))
         self._at = found.end()
         return self._of_field(field)
+
+    def _why(self) -> Tree:
+        started = self._at
+        run, prefix = self._value(expected="a run's id")
+        if prefix:
+            self._at = started
+            self._fail("a run's id without *")
+        return Why(run)
 
     def _field(self, name: str) -> Field:
         if name in FIELDS:
@@ -137,7 +159,7 @@ class _Parser:
         if name in NAMED:
             return Path(parts)
         if len(parts) == 1 or parts[0] not in {"data", "fields"}:
-            known = ", ".join((*FIELDS, *NAMED))
+            known = ", ".join((*FIELDS, *NAMED, "why"))
             hint = f"fields.{name} for a field that a workflow logged, data.{name} for a field of a message"
             self._fail(
                 f"one of {known}, fields.<name> or data.<path> before the colon ({hint}), or quotes around text with a colon"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any
 
 import asyncpg
-import msgspec
 from sqlalchemy import (
     ARRAY,
     Column,
@@ -24,16 +23,14 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.dialects.postgresql import insert as insertion
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.logs.conditions import Condition
-from services.logs.cursor import Order
-from services.logs.domain import Digested, Row
+from services.logs.domain import VERSION, Digested, Row
 from services.logs.tables import archive_of, checkpoint, conversion, gap, message
 from shared.db import Connection
 from shared.envelope import rfc3339
-from shared.questions.logs import LogItem
 from shared.statements import Compiled, Statement, given, inserted, parameter
 
 _COLUMNS = [column for column in message.c if column.name != "tsv"]
@@ -42,7 +39,7 @@ _INSERT = Compiled(
     insertion(message)
     .from_select(
         [*(column.name for column in _COLUMNS), "tsv"],
-        select(*(_GIVEN.c[column.name] for column in _COLUMNS), func.to_tsvector(literal_column("'simple'"), _GIVEN.c.words)),
+        select(*(_GIVEN.c[column.name] for column in _COLUMNS), cast(_GIVEN.c.words, TSVECTOR)),
     )
     .on_conflict_do_nothing()
 )
@@ -82,13 +79,22 @@ _MOVE_CONVERSION = Compiled(
 _END_CONVERSION = Compiled(delete(conversion).where(_CONVERTED))
 _PLACE = tuple_(message.c.time, message.c.stream, message.c.seq)
 _BEFORE = tuple_(*(parameter(name, message.c[name].type) for name in ("time", "stream", "seq")))
-# By itself, so that an index is walked from there on: joined, all that is left would be sorted each time.
-_UNCONVERTED = Compiled(
-    select(*(message.c[name] for name in ("time", "stream", "incarnation", "seq", "key", "document")))
-    .where(message.c.line == literal_column("0"), _PLACE < _BEFORE)
-    .order_by(message.c.time.desc(), message.c.stream.desc(), message.c.seq.desc())
-    .limit(parameter("limit"))
-)
+
+
+def _before(of: Any) -> Compiled:
+    """Return the selection of messages before a place, the newest first.
+
+    By itself, so that an index is walked from there on: joined, all that is left would be sorted each time.
+    """
+    return Compiled(
+        select(*(message.c[name] for name in ("time", "stream", "incarnation", "seq", "key", "document")))
+        .where(of, _PLACE < _BEFORE)
+        .order_by(message.c.time.desc(), message.c.stream.desc(), message.c.seq.desc())
+        .limit(parameter("limit"))
+    )
+
+
+_UNCONVERTED = {"lines": _before(message.c.line == literal_column("0")), "words": _before(message.c.line <= literal_column("0"))}
 
 
 def _updated(column: str, **others: Any) -> Compiled:
@@ -98,86 +104,23 @@ def _updated(column: str, **others: Any) -> Compiled:
     return Compiled(update(message).where(*same).values({column: rows.c[column]} | others))
 
 
+def _keeping_words() -> Compiled:
+    rows = given(*(message.c[name] for name in _KEY), Column("words", Text))
+    same = (message.c[name] == rows.c[name] for name in _KEY)
+    made = {"tsv": cast(rows.c.words, TSVECTOR), "version": literal_column(str(VERSION))}
+    return Compiled(update(message).where(*same, message.c.line >= literal_column("0")).values(made))
+
+
+_KEEP_WORDS = _keeping_words()
 _NAME_WORKFLOWS = _updated("workflow")
 _HIDE_CHUNKS = _updated("line", message=literal_column("''"), data=null(), tsv=literal_column("''"))
-# The columns that a search shows; `data` is read of lines only: a message's is in its document.
-_FOUND = [*(field.name for field in msgspec.structs.fields(LogItem) if field.name in message.c), "document"]
-# Rows of a search are fetched so many at a time: a page ends by its size in bytes before all have come.
-_FETCHED = 100
 # Bytes of a document that are read at a time: in base64, with a row's other columns, half of the broker's largest message.
 SLICE = 512 * 1024
-# Characters of a message's line that are shown in a tree of many.
-SHOWN = 300
-
-
-class After(msgspec.Struct, frozen=True):
-    """The position that a page begins after."""
-
-    time: datetime
-    stream: str
-    seq: int
 
 
 def insert(rows: Sequence[Row]) -> Statement:
     """Insert rows; those that are there already stay as they are."""
     return _INSERT.of(rows, getattr)
-
-
-async def limit_duration(connection: AsyncConnection, seconds: float) -> None:
-    """Let every further statement of this transaction run for at most so many seconds."""
-    await connection.execute(text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(seconds * 1000))})
-
-
-async def search(
-    connection: AsyncConnection,
-    condition: Condition,
-    *,
-    org: str | None,
-    since: datetime,
-    until: datetime,
-    order: Order,
-    after: After | None,
-    limit: int,
-) -> AsyncGenerator[RowMapping, None]:
-    """Yield the columns `_FOUND` of the matching rows in the order of (time, stream, seq); `org` None means all organizations."""
-    wanted = ["time >= :since", "time <= :until", "line >= 0"]
-    parameters: dict[str, Any] = {"since": since, "until": until, "limit": limit}
-    if org is not None:
-        wanted.append("org = :org")
-        parameters["org"] = org
-    if after is not None:
-        sign = "<" if order == "desc" else ">"
-        wanted.append(f"(time, stream, seq) {sign} (:after_time, :after_stream, :after_seq)")
-        parameters |= {"after_time": after.time, "after_stream": after.stream, "after_seq": after.seq}
-    wanted.append(condition.sql)
-    way = "DESC" if order == "desc" else "ASC"
-    columns = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if name == "data" else name for name in _FOUND)
-    statement = text(
-        f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
-    )
-    async with connection.stream(
-        statement, parameters | condition.parameters, execution_options={"max_row_buffer": _FETCHED}
-    ) as rows:
-        async for row in rows.mappings():
-            yield row
-
-
-async def chain(
-    connection: AsyncConnection, org: str, correlation_id: str, since: datetime, types: Sequence[str], limit: int
-) -> list[RowMapping]:
-    """Return the messages of these types of a chain by time, without their documents."""
-    statement = """
-        SELECT time, type, id, causation_id, run, left(message, :shown) AS message,
-               jsonb_strip_nulls(jsonb_build_object(
-                   'delivery', data ->> 'delivery', 'event', data ->> 'event', 'subscription', data ->> 'subscription',
-                   'requested_by', data ->> 'requested_by', 'rerun_of', data ->> 'rerun_of',
-                   'blocked_on', data ->> 'blocked_on', 'attempt', data ->> 'attempt')) AS fields
-          FROM message
-         WHERE correlation_id = :correlation_id AND org = :org AND time >= :since AND type = ANY(:types)
-         ORDER BY time, stream, seq LIMIT :limit
-    """
-    given = {"org": org, "correlation_id": correlation_id, "since": since, "types": list(types), "limit": limit, "shown": SHOWN}
-    return list((await connection.execute(text(statement), given)).mappings().all())
 
 
 async def unsealed(connection: AsyncConnection, stream: str, last: tuple[str, int] | None, limit: int) -> list[Digested]:
@@ -254,7 +197,7 @@ async def unconverted(connection: Connection, name: str, limit: int) -> list[asy
     if not done:
         return []
     (last,) = done
-    return await _UNCONVERTED(time=last["time"], stream=last["stream"], seq=last["seq"], limit=limit).fetch(connection)
+    return await _UNCONVERTED[name](time=last["time"], stream=last["stream"], seq=last["seq"], limit=limit).fetch(connection)
 
 
 async def name_workflows(connection: Connection, rows: Sequence[Row]) -> None:
@@ -265,6 +208,11 @@ async def name_workflows(connection: Connection, rows: Sequence[Row]) -> None:
 async def hide_chunks(connection: Connection, rows: Sequence[Row]) -> None:
     """Reduce archived chunks to their form beside the rows of their lines."""
     await _HIDE_CHUNKS.of(rows, getattr).fetch(connection)
+
+
+async def keep_words(connection: Connection, rows: Sequence[Row]) -> None:
+    """Write what full-text search looks through of messages and lines that are archived."""
+    await _KEEP_WORDS.of(rows, getattr).fetch(connection)
 
 
 async def move_conversion(connection: Connection, name: str, last: asyncpg.Record | None) -> str | None:

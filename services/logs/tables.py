@@ -19,10 +19,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
-from shared.tables import Moment, checkpoint_in, required
+from shared.tables import Moment, checkpoint_in, required, resource_in
 
 metadata = MetaData()
 checkpoint = checkpoint_in(metadata)
+resource = resource_in(metadata)
 
 # `time` is when the stream stored the message: equal at every reading, so that the key absorbs repetitions. A stream that is made
 # anew counts from 1 again: hence the incarnation.
@@ -53,6 +54,18 @@ Index("message_correlation", message.c.correlation_id)
 Index("message_run", message.c.run, postgresql_where=message.c.run.is_not(None))
 Index("message_words", message.c.tsv, postgresql_using="gin")
 Index("message_workflow", message.c.workflow, message.c.time, postgresql_where=message.c.workflow.is_not(None))
+
+# Saved searches that are counted: whether one finds more than it may, since when, and what is to be said of it.
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("above", Boolean, nullable=False),
+    Column("since", Moment, nullable=False),
+    Column("raised", Text),
+)
 
 # Of each conversion that is not over: the rows from this one on are done, the newest being done first.
 conversion = Table(

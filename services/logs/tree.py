@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -71,6 +72,12 @@ class Exists(msgspec.Struct, frozen=True):
     field: Field
 
 
+class Why(msgspec.Struct, frozen=True):
+    """Messages of the chain that this run is of; to be made a comparison by `resolved` before it is looked for."""
+
+    run: str
+
+
 class Not(msgspec.Struct, frozen=True):
     """Rows that `item` does not match."""
 
@@ -89,4 +96,30 @@ class Or(msgspec.Struct, frozen=True):
     items: tuple[Tree, ...]
 
 
-Tree = Everything | SearchWords | Equals | StartsWith | Compares | Exists | Not | And | Or
+Tree = Everything | SearchWords | Equals | StartsWith | Compares | Exists | Why | Not | And | Or
+
+
+def runs_asked_for(tree: Tree) -> set[str]:
+    """Return the runs whose chains a tree names."""
+    match tree:
+        case Why(run):
+            return {run}
+        case Not(item):
+            return runs_asked_for(item)
+        case And(items) | Or(items):
+            return set().union(*map(runs_asked_for, items))
+    return set()
+
+
+def resolved(tree: Tree, chains: Mapping[str, str]) -> Tree:
+    """Return a tree with the chain, by its correlation id, of each run that it names; nothing is in that of an unknown run."""
+    match tree:
+        case Why(run):
+            return Equals(Column("correlation_id"), chains[run]) if run in chains else Not(Everything())
+        case Not(item):
+            return Not(resolved(item, chains))
+        case And(items):
+            return And(tuple(resolved(item, chains) for item in items))
+        case Or(items):
+            return Or(tuple(resolved(item, chains) for item in items))
+    return tree

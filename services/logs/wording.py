@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from services.logs import lexemes
 from shared.messages import declaration_of
 from shared.runs import EFFECTS
 
 # Shown for bytes that cannot be read, and of long values within a line.
 SHOWN = 2000
 _FIELD_SHOWN = 200
-# Postgres takes 1 MB of lexemes per row; text of this many characters stays below, also where it is split into many.
-WORDS = 200_000
+# Postgres takes 1 MB of lexemes per row; text of this many characters stays below, with the positions of all words.
+WORDS = 100_000
 # Text that is nested deeper is found by its path only: it is rare, and looking for it costs the square of the depth.
 DEPTH = 30
 # A "word" longer than this is base64 or a token: it is not searched for, and the index would hold it.
 _LONGEST_WORD = 256
 _SKIPPED = ("_base64", "_ref")
 _SKIPPED_NAMES = {"sealed", "sha256"}
-# Postgres takes `tickets.fetched` or `a/b` for one word, a host's or a path's: its parts are words as well.
-# From the beginning of a word and without giving back: every other try would fail, and there are as many as characters squared.
-_JOINED = re.compile(r"(?<!\w)\w++(?:[./:@=]\w++)+")
-_SEPARATORS = re.compile(r"[./:@=]")
 _formatter = string.Formatter()
 
 
@@ -39,30 +35,38 @@ def message_of(type_: str, key: str, data: dict[str, Any]) -> str:
     return said
 
 
-def words_of(type_: str, key: str, message: str, data: Any) -> str:
-    """Return the text for full-text search: the line, the type, and every text within the data; bounded."""
+def words_of(type_: str, key: str, message: str, data: Any, marks: Iterable[str] = ()) -> str:
+    """Return what full-text search looks through, as the text of a `tsvector`: the line, the type, every text within the data."""
     pieces: list[str] = [message, type_, key]
     room = WORDS - len(message)
+    complete = True
     for text in _texts(data):
-        if room <= 0:
-            break
+        if room <= 0 or text is None:
+            complete = False
+            continue
         pieces.append(text)
         room -= len(text) + 1
-    words = [word for word in " ".join(pieces)[:WORDS].split() if len(word) <= _LONGEST_WORD]
-    whole = " ".join(words)
-    if len(whole) > WORDS // 2:
-        words = whole[: WORDS // 2].split()
-    # Most words are letters and digits alone, which is seen much faster than a pattern is tried.
-    parts = [" ".join(_SEPARATORS.split(found)) for word in words if not word.isalnum() for found in _JOINED.findall(word)]
-    return " ".join((whole, *parts))
+    whole = " ".join(pieces)
+    words = whole[:WORDS].split()
+    short = [word for word in words if len(word) <= _LONGEST_WORD]
+    complete = complete and len(whole) <= WORDS and len(short) == len(words)
+    return lexemes.kept(lexemes.words_in(" ".join(short)), marks, complete=complete)
 
 
-def _texts(value: Any, deeper: int = DEPTH) -> Iterator[str]:
+def is_kept(path: Iterable[str]) -> bool:
+    """Return whether the words of a row have those of the data at this place."""
+    return not any(name in _SKIPPED_NAMES or name.endswith(_SKIPPED) for name in path)
+
+
+def _texts(value: Any, deeper: int = DEPTH) -> Iterator[str | None]:
+    """Yield every text and number within a value; None where there are more, too deep to be looked for."""
     if isinstance(value, str):
         if value:
             yield value
-    elif isinstance(value, bool) or value is None or deeper == 0:
+    elif isinstance(value, bool) or value is None:
         return
+    elif deeper == 0:
+        yield None
     elif isinstance(value, int | float):
         yield str(value)
     elif isinstance(value, list):

@@ -4,6 +4,7 @@
 subject, and which services may publish it. Subject, stream and permissions follow from that one line.
 """
 
+from shared.messages.alert import AlertRaised
 from shared.messages.audit import Audited
 from shared.messages.catalog import (
     AdapterChanged,

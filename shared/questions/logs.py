@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from shared.questions.declaration import Page, Position, Question, question
-from shared.values import Expression, Instant, Name
+from shared.values import Expression, Instant, Name, Opaque
 
 
 class LogItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,19 +42,117 @@ class LogPage(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-@question("logs.search", by="gateway", timeout=30.0)
-class Search(Question[LogPage], frozen=True, kw_only=True):
-    """Archived messages of an organization that `q` matches, between `since` and `until` (RFC 3339, epoch ms, `now-15m`).
+Q = TypeVar("Q")
 
-    `everything` searches all organizations: the platform key's. Raises Invalid with the place in the query that cannot be read.
+
+class OfRows(Question[Q], frozen=True, kw_only=True):
+    """A question about the archived messages of an organization that `q` matches; `everything`: of all, as the platform's key may.
+
+    `stream` narrows it to one, `saved` to what a saved search finds, whatever `q` says.
+
+    Raises Invalid with the place in the query that cannot be read.
     """
 
     q: Expression = ""
+    everything: bool = False
+    stream: Name | None = None
+    saved: Name | None = None
+
+
+class OfTimes(OfRows[Q], frozen=True, kw_only=True):
+    """Likewise, between `since` and `until` (RFC 3339, epoch ms, `now-15m`); the last 24 hours."""
+
     since: Instant | None = None
     until: Instant | None = None
+
+
+@question("logs.search", by="gateway", timeout=30.0)
+class Search(OfTimes[LogPage], frozen=True, kw_only=True):
+    """The messages, page by page."""
+
     order: Name = "desc"
     page: Page = Page()
-    everything: bool = False
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """The messages from `time` (RFC 3339) to the next bar: how many, and how many of each level."""
+
+    time: str
+    count: int
+    levels: dict[str, int]
+
+
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts by time, oldest first: a bar for each `step` seconds from `since` to `until`, also where there are none."""
+
+    since: str
+    until: str
+    step: float
+    count: int
+    items: list[Bar]
+
+
+@question("logs.histogram", by="gateway", timeout=30.0)
+class CountByTime(OfTimes[Histogram], frozen=True, kw_only=True):
+    """How many messages there are in each part of the time: at most `bars` parts, of a round length."""
+
+    bars: int = 60
+
+
+class FacetValue(msgspec.Struct, frozen=True):
+    """A value of a field as text, and how many messages have it."""
+
+    value: str
+    count: int
+
+
+class Facet(msgspec.Struct, frozen=True):
+    """The most frequent values of a field, the first one first."""
+
+    field: str
+    values: list[FacetValue]
+
+
+class Facets(msgspec.Struct, frozen=True):
+    """Values of fields among the newest `counted` messages; `complete` says that these are all that match."""
+
+    items: list[Facet]
+    counted: int
+    complete: bool
+
+
+@question("logs.facets", by="gateway", timeout=30.0)
+class CountByValue(OfTimes[Facets], frozen=True, kw_only=True):
+    """The most frequent `values` of each field, such as `level`, `workflow`, `fields.status`."""
+
+    fields: list[Expression]
+    values: int = 10
+
+
+class TailItem(msgspec.Struct, frozen=True):
+    """A message as it comes; `id` is the place behind it."""
+
+    id: str
+    item: LogItem
+
+
+class TailPage(msgspec.Struct, frozen=True, kw_only=True):
+    """What has come since a place, in the order of each stream, up to `position`. `more`: there is more already.
+
+    `dropped` messages, whether they match or not, came while nobody asked, and are passed over: a search has them.
+    """
+
+    items: list[TailItem]
+    position: str
+    dropped: int
+    more: bool
+
+
+@question("logs.tail", by="gateway")
+class TailLogs(OfRows[TailPage], frozen=True, kw_only=True):
+    """The messages that were archived after `position`; None: begin now. Raises Malformed for a place that is none."""
+
+    position: Opaque | None = None
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ import pytest
 
 from services.executor.runs.purge import purge
 from services.gateway import watching
-from services.gateway.api import streams
+from services.gateway.api import sse
 from shared.envelope import new_id
 from shared.questions.executor import SignalRun
 from tests.integration import test_durable
@@ -133,7 +133,7 @@ async def test_streams_are_bounded_in_number_and_a_client_that_leaves_makes_room
     home: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "MOST", 1)
-    monkeypatch.setattr(streams, "THERE", 0.05)
+    monkeypatch.setattr(sse, "THERE", 0.05)
     run = (await home.run("approval", "waiting"))["id"]
     path = f"/api/v1/runs/{run}/stream"
     async with home.client.session.get(home.client.url + path, headers=home.client.key) as response:
@@ -153,8 +153,8 @@ async def room(home: House, run: str) -> bool:
 
 
 async def test_a_quiet_stream_says_that_it_is_there(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "HEARTBEAT", 0.1)
-    monkeypatch.setattr(streams, "THERE", 0.05)
+    monkeypatch.setattr(sse, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(sse, "THERE", 0.05)
     run = (await home.run("approval", "waiting"))["id"]
     async with (
         asyncio.timeout(60),
@@ -166,7 +166,7 @@ async def test_a_quiet_stream_says_that_it_is_there(home: House, monkeypatch: py
 
 
 async def test_a_client_that_takes_nothing_is_cut_and_told_why(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "SLOW", 0.3)
+    monkeypatch.setattr(sse, "SLOW", 0.3)
     monkeypatch.setattr(watching, "MOST", 1)
     run = (await home.run("talk", "succeeded", input={"lines": 200, "length": 60_000}))["id"]
     address = urlsplit(home.client.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,19 +11,21 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from services.logs import questions
-from services.logs.digests.keeping import Digests
+from services.logs import counts, partitions, questions, scope, selecting
+from services.logs.counts import count_by_time, count_by_value
 from services.logs.domain import StreamPosition, row_of
 from services.logs.lines import split
-from services.logs.questions import ArchiveDeps, search
+from services.logs.query import parse
+from services.logs.questions import search
+from services.logs.scope import ArchiveDeps
+from services.logs.selection import Selection
 from services.logs.store import insert
-from shared.db import Connection, open_engine
+from shared.db import Connection, open_engine, transaction
 from shared.envelope import seal
 from shared.errors import Invalid, Malformed, Unavailable
-from shared.health import Health
 from shared.messages import EventAccepted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunRequested, RunUsage
 from shared.questions import Page
-from shared.questions.logs import LogPage, Search
+from shared.questions.logs import CountByTime, CountByValue, LogPage, Search
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
 from tests.support.statements import counting
@@ -59,7 +62,7 @@ class Archive:
 async def archive(place: Place) -> AsyncIterator[Archive]:
     engine = open_engine(place.database_url("logs"), service="logs")
     connection = await asyncpg.connect(place.database_url("logs"))
-    yield Archive(ArchiveDeps(engine, lambda: NOW, Digests([], Health("logs"))), connection)
+    yield Archive(ArchiveDeps(engine, lambda: NOW), connection)
     await connection.close()
     await engine.dispose()
 
@@ -222,6 +225,70 @@ async def test_an_organization_finds_its_own_and_the_platform_everything(archive
     assert await archive.ids("org:other", everything=True) == [theirs]
 
 
+async def test_the_chain_of_a_run_is_found_by_the_run_within_its_organization(archive: Archive) -> None:
+    first = await archive.add(event({}), ago=50, correlation="c1")
+    asked = await archive.add(requested("r1"), ago=40, correlation="c1")
+    other = await archive.add(requested("r2"), ago=30, correlation="c2")
+    foreign = await archive.add(requested("r3"), ago=20, org="other", correlation="c3")
+    assert await archive.ids("why:r1") == [asked, first]
+    assert await archive.ids("why:r1 type:event.*") == [first]
+    assert await archive.ids("-why:r1") == [other]
+    assert await archive.ids("why:r1 OR why:r2") == [other, asked, first]
+    assert await archive.ids("why:r3") == []
+    assert await archive.ids("why:r3", everything=True) == [foreign]
+    assert await archive.ids("why:nobody") == []
+
+
+async def test_counts_by_time_cover_the_range_in_round_steps_and_stay_within_the_organization(archive: Archive) -> None:
+    for ago in (0, 10, 3000, 3590):
+        await archive.add(requested("r1"), ago=ago)
+    await archive.add(failed("r1", "x"), ago=3000)
+    await archive.add(requested("r2"), ago=3000, org="other")
+    found = await count_by_time(CountByTime(org="acme", since="now-1h", bars=13), archive.deps)
+    assert (found.since, found.until, found.step, found.count) == (
+        "2026-11-20T11:00:00.000000Z", "2026-11-20T12:00:00.000000Z", 300.0, 5,
+    )  # fmt: skip
+    assert len(found.items) == 13
+    counts = {bar.time[11:16]: bar.levels for bar in found.items if bar.count}
+    assert counts == {"11:00": {"info": 1}, "11:10": {"info": 1, "error": 1}, "11:55": {"info": 1}, "12:00": {"info": 1}}
+    assert (await count_by_time(CountByTime(org="acme", q="level:error", bars=2), archive.deps)).count == 1
+    assert (await count_by_time(CountByTime(org="global", everything=True), archive.deps)).count == 6
+    with pytest.raises(Invalid, match="bars"):
+        await count_by_time(CountByTime(org="acme", bars=1), archive.deps)
+
+
+async def test_counts_by_value_name_the_most_frequent_of_any_field(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        await archive.add(event({"n": number // 2, "s": "x"}), ago=100 - number)
+    await archive.add(failed("r1", "x"), ago=200)
+    await archive.add(failed("r1", "x"), org="other")
+    asked = CountByValue(org="acme", fields=["level", "data.data.n", "run", "workflow"], values=2)
+    found = await count_by_value(asked, archive.deps)
+    assert {one.field: [(value.value, value.count) for value in one.values] for one in found.items} == {
+        "level": [("info", 5), ("error", 1)], "data.data.n": [("0", 2), ("1", 2)], "run": [("r1", 1)], "workflow": [],
+    }  # fmt: skip
+    assert (found.counted, found.complete) == (6, True)
+    monkeypatch.setattr(counts, "SAMPLE", 2)
+    found = await count_by_value(asked, archive.deps)
+    assert (found.counted, found.complete) == (2, False)
+    nothing = await count_by_value(CountByValue(org="acme", q="nowhere", fields=["level"]), archive.deps)
+    assert (nothing.counted, nothing.complete, nothing.items[0].values) == (0, True, [])
+    for wrong in ([], ["level"] * 11, ["colour"], ["level'"], ["data."], [""]):
+        with pytest.raises(Invalid, match=r"fields|expected"):
+            await count_by_value(CountByValue(org="acme", fields=wrong), archive.deps)
+
+
+async def test_a_search_reads_only_the_partitions_of_its_time(place: Place, archive: Archive) -> None:
+    for days in range(0, 42, 6):
+        await partitions.make(archive.deps.engine, NOW.date() - timedelta(days=days))
+    named = {partitions.name_of((NOW - timedelta(days=ago)).date()) for ago in (0, 1)}
+    selection = Selection("acme", parse("failed level:error"))
+    async with transaction(archive.deps.engine) as connection:
+        plan = await selecting.plan(connection, selection, NOW - timedelta(hours=20), NOW)
+    assert set(re.findall(r"message_(?:[0-9]{8}|default)(?= )", plan)) == named
+    assert len(await archive.connection.fetch("SELECT FROM pg_inherits WHERE inhparent = 'message'::regclass")) > 30
+
+
 async def test_data_comes_back_as_written_and_the_item_names_everything(archive: Archive) -> None:
     id_ = await archive.add(event({"z": 1, "a": 2.50, "text": "nul\x00"}), correlation="c9")
     item = (await archive.find()).items[0]
@@ -305,7 +372,7 @@ async def test_a_search_that_takes_too_long_is_answered_so(archive: Archive, mon
     document = seal(requested("r"), service="executor", org="acme", now=NOW).document
     statement = insert([row_of(StreamPosition("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)])
     await archive.connection.execute(statement.sql, *statement.values)
-    monkeypatch.setattr(questions, "SECONDS", 0.001)
+    monkeypatch.setattr(scope, "SECONDS", 0.001)
     with pytest.raises(Unavailable, match="narrow"):
         await archive.find(" OR ".join(f"data.a.b.c:>{n}" for n in range(50)))
 

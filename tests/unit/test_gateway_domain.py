@@ -25,7 +25,6 @@ from services.gateway.domain import (
     org_of,
     remote_of,
     storable,
-    within_audit,
 )
 from shared.config import ConfigError, Environment
 from shared.errors import Invalid, PreconditionFailed, Unavailable
@@ -140,14 +139,6 @@ def test_versions_are_read_from_entity_tags() -> None:
 
 def test_a_patch_of_null_removes() -> None:
     assert merged({"a": 1, "b": 2}, {"a": None, "c": 3, "d": None}) == {"b": 2, "c": 3}
-
-
-def test_a_search_of_the_audit_trail_stays_within_it() -> None:
-    assert within_audit("") == "stream:AUDIT"
-    assert within_audit('a OR "(b"') == 'stream:AUDIT (a OR "(b")'
-    for query in ("a) OR (b", "(a", '"a', "a)"):
-        with pytest.raises(Invalid):
-            within_audit(query)
 
 
 def test_what_holds_a_secret_of_the_source_is_not_kept_wherever_it_stands() -> None:

@@ -23,6 +23,8 @@ from services.logs.tree import (
     SearchWords,
     StartsWith,
     Tree,
+    Why,
+    resolved,
 )
 from shared.errors import Invalid
 
@@ -68,6 +70,7 @@ TYPE, LEVEL, RUN, SEQ = Column("type"), Column("level"), Column("run"), Column("
         ("fields.http.status:>=500", Compares(Path(("fields", "http", "status")), ">=", "500")),
         ("attempt:2", Equals(Path(("attempt",)), "2")),
         ("\\-a", SearchWords("-a")),
+        ("why:r1 -level:info", And((Why("r1"), Not(Equals(LEVEL, "info"))))),
     ],
 )
 def test_a_query_means_what_people_know(text: str, tree: Tree) -> None:
@@ -94,6 +97,7 @@ def test_a_query_means_what_people_know(text: str, tree: Tree) -> None:
         ("level:>", 8, "a value after >"),
         ("data:1", 1, "data.<path>"),
         ("a status:200", 3, "fields.status for a field that a workflow logged, data.status for a field of a message"),
+        ("why:r*", 5, "a run's id without *"),
         ("http://x", 1, "or quotes around text with a colon"),
     ],
 )
@@ -118,8 +122,8 @@ def test_terms_and_depth_and_length_are_capped() -> None:
 
 # Everything that the conditions' own SQL consists of; a query's text has no way to add to it.
 _SQL = re.compile(
-    r"(?:\s|[()=<>@#,]|:q[0-9]+\b|'simple'|'string'|'number'|'{}'|\"C\"|\[\]|"
-    r"\b(?:NOT|AND|OR|COALESCE|CAST|AS|text|numeric|false|true|tsv|phraseto_tsquery|to_tsquery|starts_with|position|lower|IN|"
+    r"(?:\s|[()=<>@#,]|:q[0-9]+\b|'string'|'number'|'boolean'|'{}'|\"C\"|\[\]|"
+    r"\b(?:NOT|AND|OR|COALESCE|CAST|AS|text|numeric|boolean|false|true|tsv|tsquery|starts_with|position|lower|IN|"
     r"ANY|IS|NULL|CASE|WHEN|THEN|END|COLLATE|jsonb_typeof|to_jsonb|data|stream|seq|type|level|service|org|key|run|"
     r"correlation_id|causation_id|id|message|workflow|line|0)\b)*\Z"
 )
@@ -127,7 +131,7 @@ _FRAGMENTS = st.sampled_from(
     [
         " ", "(", ")", '"', "\\", "*", "-", "AND ", "OR ", "NOT ", "TO ", "[", "]", ":", ">=", "<", "level:", "data.a.b:",
         "run:", "type:", "message:", "error", "5", "1e3", "'; DROP TABLE message; --", ":q0", "%", "\x00", "\ud800", "é",
-        "seq:", "data.x:", "fields.x:", "fields.x.y:", "workflow:", "attempt:",
+        "seq:", "data.x:", "fields.x:", "fields.x.y:", "workflow:", "attempt:", "why:",
     ]
 )  # fmt: skip
 _QUERIES = st.one_of(st.text(max_size=60), st.lists(_FRAGMENTS, max_size=14).map("".join))
@@ -136,7 +140,7 @@ _QUERIES = st.one_of(st.text(max_size=60), st.lists(_FRAGMENTS, max_size=14).map
 @given(_QUERIES)
 def test_any_text_is_a_query_or_invalid_and_never_becomes_sql(text: str) -> None:
     try:
-        condition = Condition(parse(text))
+        condition = Condition(resolved(parse(text), {}))
     except Invalid:
         return
     assert _SQL.match(condition.sql), condition.sql

@@ -171,7 +171,7 @@ class Api:
             self.close()
             raise Unreachable(self.url, _reason(error)) from error
 
-    def lines(self, *path: str, headers: Mapping[str, str], until: float) -> Iterator[str]:
+    def lines(self, *path: str, query: Query | None = None, headers: Mapping[str, str], until: float) -> Iterator[str]:
         """Yield the lines of an answer that goes on, over a connection of its own, to its end or up to a time (monotonic).
 
         Raises `Refused`, `Unreachable`, also when nothing is heard for much longer than the other end is ever silent.
@@ -180,7 +180,7 @@ class Api:
         try:
             connection = self._connected()
             given = {**self._headers, **headers, "Accept": "text/event-stream"}
-            connection.request("GET", self._prefix + address(f"/api/v1{path[0]}", *path[1:]), None, given)
+            connection.request("GET", self._prefix + address(f"/api/v1{path[0]}", *path[1:], query=query), None, given)
             sock = connection.sock
             response = connection.getresponse()
             if response.status >= 300:

@@ -13,6 +13,7 @@ from services.gateway.api import (
     digests,
     environments,
     events,
+    export,
     files,
     health,
     hooks,
@@ -26,6 +27,7 @@ from services.gateway.api import (
     schedules,
     streams,
     subscriptions,
+    tail,
     vault,
     workflows,
 )
@@ -59,6 +61,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *replays.ENDPOINTS,
     *digests.ENDPOINTS,
     *logs.ENDPOINTS,
+    *export.ENDPOINTS,
+    *tail.ENDPOINTS,
     *messages.ENDPOINTS,
 )
 

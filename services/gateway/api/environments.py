@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.endpoint import Audit, Call, Reply, endpoint
-from services.gateway.api.streams import HEADERS, HEARTBEAT, SLOW
+from services.gateway.api.sse import HEADERS, HEARTBEAT, SLOW
 from shared.envelope import new_id
 from shared.errors import Conflict, Unavailable
 from shared.messages.catalog import FileProblem

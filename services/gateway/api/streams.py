@@ -12,24 +12,16 @@ from aiohttp import web
 
 from services.gateway.api.access import Caller
 from services.gateway.api.endpoint import LAST_EVENT_ID, Call, Reply, endpoint
+from services.gateway.api.sse import HEADERS, EventClient
 from services.gateway.parts import Gateway
 from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.questions.executor import ListLines, ListStates, RunStates, RunView
 
-# Seconds: proxies in between close connections that are silent for a minute or so.
-HEARTBEAT = 15.0
-# Seconds within which a client has to take the bytes sent to it.
-SLOW = 30.0
-# Seconds that the last event has to reach a client that is cut off.
-LINGER = 5.0
 # Seconds between looks at a silent run, and between tries while a service is away.
 LOOKS = 10.0
 PAUSE = 1.0
-# Seconds between looks at whether the client is still there.
-THERE = 1.0
 # Seconds between two looks at a busy run: its news of that time is sent together.
 GATHER = 0.05
-HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 # Lines that are asked for at once.
 LINES = 500
 
@@ -146,13 +138,12 @@ async def _last(gateway: Gateway, caller: Caller, run: str) -> RunView:
 
 
 class _Telling:
-    """One client. Every method raises ConnectionError when it is gone, or is cut off because it takes no bytes."""
+    """One client and its place. Every method raises ConnectionError when it is gone, or is cut off because it takes no bytes."""
 
     def __init__(self, request: web.Request, response: web.StreamResponse, place: RunPosition) -> None:
-        self._request = request
-        self._response = response
+        self._client = EventClient(request, response)
+        self.quiet = self._client.quiet
         self.place = place
-        self._said_at = 0.0
 
     async def state(self, seq: int, view: RunView) -> None:
         await self._event("state", msgspec.structs.replace(self.place, seq=seq), view)
@@ -163,42 +154,9 @@ class _Telling:
     async def end(self, view: RunView) -> None:
         await self._event("end", msgspec.structs.replace(self.place, over=True), view)
 
-    async def quiet(self, woken: asyncio.Event, seconds: float) -> None:
-        """Wait until there may be something new, at most so long, and send a comment now and then to keep the connection."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while not woken.is_set() and loop.time() < until:
-            if self._request.transport is None or self._request.transport.is_closing():
-                raise ConnectionResetError("the client has gone")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(THERE, until - loop.time()))):
-                    await woken.wait()
-            if loop.time() - self._said_at >= HEARTBEAT:
-                await self._write(b": \n\n")
-
     async def _event(self, kind: str, place: RunPosition, data: Any) -> None:
-        await self._write(b"id: %s\nevent: %s\ndata: %s\n\n" % (place.id.encode(), kind.encode(), msgspec.json.encode(data)))
+        await self._client.send(kind, place.id, data)
         self.place = place
-
-    async def _write(self, data: bytes) -> None:
-        try:
-            async with asyncio.timeout(SLOW):
-                await self._response.write(data)
-        except TimeoutError as error:
-            await self._cut()
-            raise ConnectionResetError("the client is too slow") from error
-        self._said_at = asyncio.get_running_loop().time()
-
-    async def _cut(self) -> None:
-        """Send the reason and close: bytes on their way may still arrive, but are not waited for."""
-        problem = {"detail": f"you did not take what was sent within {SLOW:g} s; go on by Last-Event-ID"}
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(0):
-                await self._response.write(b"event: error\ndata: %s\n\n" % msgspec.json.encode(problem))
-        transport = self._request.transport
-        if transport is not None:
-            transport.close()
-            asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
 
 def _is_number(text: str) -> bool:

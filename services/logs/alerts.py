@@ -1,0 +1,96 @@
+"""Counts the saved searches that are to raise an alert, and says once of each crossing that one finds too much.
+
+A crossing is recorded with its message before that is published, and by a comparison with what was recorded before: a process that
+dies in between, or another one at the same time, says nothing twice and leaves nothing unsaid.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+import structlog
+from sqlalchemy import RowMapping
+
+from services.logs import alert_rows, selecting
+from services.logs.scope import ArchiveDeps, looking, selected
+from shared.bus import Bus
+from shared.db import transaction
+from shared.envelope import new_id, rfc3339
+from shared.errors import Invalid, Unavailable
+from shared.messages import AlertRaised
+from shared.questions.logs import Search
+from shared.resources.search import SavedSearch
+
+# Seconds between two rounds, and that a count may take: the others are not to wait for it.
+EVERY = 5.0
+SECONDS = 3.0
+
+_log = structlog.get_logger()
+
+
+class Alerts:
+    """Looks at every saved search with an alert."""
+
+    def __init__(self, bus: Bus, deps: ArchiveDeps) -> None:
+        self._bus = bus
+        self._deps = deps
+        self._failing: set[str] = set()
+
+    async def once(self) -> int:
+        """Look at each once. Raises `Unavailable`."""
+        await self._announce()
+        async with transaction(self._deps.engine) as connection:
+            searches = await alert_rows.counted(connection)
+            await alert_rows.forget_others(connection)
+        for one in searches:
+            await self._look(one)
+        await self._announce()
+        return 0
+
+    async def _look(self, search: RowMapping) -> None:
+        """Count one, and record whether it is above its limit."""
+        spec = msgspec.convert(search["spec"], SavedSearch)
+        limit = spec.alert_above or 0
+        until = self._deps.now()
+        since = until - timedelta(seconds=spec.alert_window)
+        try:
+            async with looking(self._deps, SECONDS) as connection:
+                selection = await selected(Search(org=search["org"], q=spec.q), connection)
+                count = await selecting.count(connection, selection, since, until, limit + 1)
+        except (Invalid, Unavailable) as error:
+            # Neither a query of another version nor one that takes too long keeps the others from being counted.
+            if search["id"] not in self._failing:
+                _log.warning("alert.not_counted", org=search["org"], search=search["name"], reason=error.detail)
+            self._failing.add(search["id"])
+            return
+        self._failing.discard(search["id"])
+        raised = None if count <= limit else _raised(search, spec, count, since, until)
+        looked = alert_rows.Looked(
+            id=search["id"], org=search["org"], version=search["version"], above=count > limit, since=until, raised=raised
+        )
+        async with transaction(self._deps.engine) as connection:
+            await alert_rows.record(connection, looked)
+
+    async def _announce(self) -> None:
+        async with transaction(self._deps.engine) as connection:
+            waiting = await alert_rows.unannounced(connection)
+        for one in waiting:
+            message = msgspec.json.decode(one["raised"], type=AlertRaised)
+            await self._bus.publish(self._bus.seal(message, org=one["org"], id=message.alert))
+            async with transaction(self._deps.engine) as connection:
+                await alert_rows.announced(connection, one["id"], one["raised"])
+
+
+def _raised(search: RowMapping, spec: SavedSearch, count: int, since: datetime, until: datetime) -> str:
+    message = AlertRaised(
+        alert=new_id(),
+        search=search["id"],
+        name=search["name"],
+        q=spec.q,
+        limit=spec.alert_above or 0,
+        count=count,
+        since=rfc3339(since),
+        until=rfc3339(until),
+    )
+    return msgspec.json.encode(message).decode()

@@ -1,0 +1,71 @@
+"""What a question is about: the rows of its organization that its query selects, and the time that it covers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.logs import alert_rows, selecting
+from services.logs.query import parse
+from services.logs.selection import Selection
+from services.logs.tree import And, Column, Equals, resolved, runs_asked_for
+from shared.db import transaction
+from shared.errors import NotFound, Unavailable
+from shared.questions.logs import OfRows
+
+# Below the time that the asker waits, so that the answer is a reason and not a silence.
+SECONDS = 20.0
+_CANCELED = "57014"  # query_canceled: here, by the statement's time-out
+
+
+class ArchiveDeps(msgspec.Struct, frozen=True):
+    """Dependencies of the answers."""
+
+    engine: AsyncEngine
+    now: Callable[[], datetime]
+
+
+@contextlib.asynccontextmanager
+async def looking(deps: ArchiveDeps, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
+    """Give a connection whose statements take so long at most. Raises `Unavailable` where one takes longer."""
+    most = SECONDS if seconds is None else seconds
+    try:
+        async with transaction(deps.engine) as connection:
+            await selecting.limit_duration(connection, most)
+            yield connection
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _CANCELED:
+            raise Unavailable(f"the search took longer than {most:.0f} s: narrow the range of times") from error
+        raise
+
+
+def named(asked: OfRows[Any]) -> Selection:
+    """Return the rows that a question is about; it may name chains by their runs. Raises `Invalid` with the place of a mistake."""
+    tree = parse(asked.q)
+    if asked.stream is not None:
+        tree = And((Equals(Column("stream"), asked.stream), tree))
+    return Selection(None if asked.everything else asked.org, tree)
+
+
+async def selected(asked: OfRows[Any], connection: AsyncConnection) -> Selection:
+    """Return the rows that a question is about, with the chains and the saved search that it names looked up.
+
+    Raises as `named`, and `NotFound`.
+    """
+    selection = named(asked)
+    if asked.saved is not None:
+        saved = await alert_rows.query_of(connection, asked.org, asked.saved)
+        if saved is None:
+            raise NotFound(f"there is no search {asked.saved!r}")
+        selection = Selection(selection.org, And((parse(saved), selection.tree)))
+    runs = runs_asked_for(selection.tree)
+    if not runs:
+        return selection
+    chains = await selecting.correlations_of(connection, selection.org, runs)
+    return Selection(selection.org, resolved(selection.tree, chains))

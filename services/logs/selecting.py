@@ -1,0 +1,193 @@
+"""The SQL of searches, counts and tails over the rows of a selection: one function, one statement, one intention."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.logs.conditions import texts_of
+from services.logs.cursor import Order
+from services.logs.places import At
+from services.logs.selection import Selection
+from services.logs.tables import message
+from services.logs.tree import Field
+from shared.questions.logs import LogItem
+
+# The columns that a search shows; `data` is read of lines only: a message's is in its document.
+_FOUND = [*(field.name for field in msgspec.structs.fields(LogItem) if field.name in message.c), "document"]
+_SHOWN = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if name == "data" else name for name in _FOUND)
+# Rows of a search are fetched so many at a time, those of a usual page at once: a page ends by its size before all have come.
+_FETCHED = 128
+# Characters of a message's line that are shown in a tree of many.
+SHOWN = 300
+
+
+class After(msgspec.Struct, frozen=True):
+    """The position that a page begins after."""
+
+    time: datetime
+    stream: str
+    seq: int
+
+
+async def limit_duration(connection: AsyncConnection, seconds: float) -> None:
+    """Let every further statement of this transaction run for at most so many seconds, planned for the values that it has.
+
+    A plan for any values reads by time what only a rare word finds: the driver keeps statements, and Postgres would keep such one.
+    """
+    settings = "SELECT set_config('statement_timeout', :ms, true), set_config('plan_cache_mode', 'force_custom_plan', true)"
+    await connection.execute(text(settings), {"ms": str(int(seconds * 1000))})
+
+
+async def search(
+    connection: AsyncConnection,
+    selection: Selection,
+    *,
+    since: datetime,
+    until: datetime,
+    order: Order,
+    after: After | None,
+    limit: int,
+) -> AsyncGenerator[RowMapping, None]:
+    """Yield the columns `_FOUND` of the selected rows in the order of (time, stream, seq)."""
+    wanted, parameters = _within(selection, since, until)
+    if after is not None:
+        sign = "<" if order == "desc" else ">"
+        wanted += f" AND (time, stream, seq) {sign} (:after_time, :after_stream, :after_seq)"
+        parameters |= {"after_time": after.time, "after_stream": after.stream, "after_seq": after.seq}
+    way = "DESC" if order == "desc" else "ASC"
+    statement = text(f"SELECT {_SHOWN} FROM message WHERE {wanted} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit")
+    async with connection.stream(statement, parameters | {"limit": limit}, execution_options={"max_row_buffer": _FETCHED}) as rows:
+        async for row in rows.mappings():
+            yield row
+
+
+async def plan(connection: AsyncConnection, selection: Selection, since: datetime, until: datetime) -> str:
+    """Return how Postgres would go about the first page of a search."""
+    wanted, parameters = _within(selection, since, until)
+    statement = f"EXPLAIN SELECT * FROM message WHERE {wanted} ORDER BY time DESC, stream DESC, seq DESC LIMIT 101"
+    return "\n".join((await connection.execute(text(statement), parameters)).scalars())
+
+
+async def histogram(
+    connection: AsyncConnection, selection: Selection, since: datetime, until: datetime, step: timedelta
+) -> list[RowMapping]:
+    """Return how many of the selected rows each step of the time has, by level: `time`, `level`, `count`."""
+    wanted, parameters = _within(selection, since, until)
+    statement = f"""
+        SELECT date_bin(:step, time, to_timestamp(0)) AS time, level, count(*) AS count
+          FROM message WHERE {wanted} GROUP BY 1, 2 ORDER BY 1, 2
+    """
+    return list((await connection.execute(text(statement), parameters | {"step": step})).mappings().all())
+
+
+async def count(connection: AsyncConnection, selection: Selection, since: datetime, until: datetime, most: int) -> int:
+    """Return how many of the selected rows there are; of more than `most` no more than that."""
+    wanted, parameters = _within(selection, since, until)
+    statement = f"SELECT count(*) FROM (SELECT FROM message WHERE {wanted} LIMIT :most) AS found"
+    return int((await connection.execute(text(statement), parameters | {"most": most})).scalar_one())
+
+
+async def facets(
+    connection: AsyncConnection,
+    selection: Selection,
+    fields: Sequence[Field],
+    *,
+    since: datetime,
+    until: datetime,
+    values: int,
+    sample: int,
+) -> list[RowMapping]:
+    """Return the most frequent values of each field among the newest `sample` of the selected rows: `field` (its index, -1 for
+    the number of rows), `value`, `count`.
+    """
+    wanted, parameters = _within(selection, since, until)
+    columns, bound = texts_of(fields)
+    names = [f"f{number}" for number in range(len(fields))]
+    chosen = ", ".join(f"left({column}, :shown) AS {name}" for name, column in zip(names, columns, strict=True))
+    of_field = " ".join(f"WHEN GROUPING({name}) = 0 THEN {number}" for number, name in enumerate(names))
+    of_value = " ".join(f"WHEN GROUPING({name}) = 0 THEN {name}" for name in names)
+    sets = ", ".join(f"({name})" for name in names)
+    statement = f"""
+        WITH newest AS MATERIALIZED (
+                SELECT {chosen} FROM message WHERE {wanted} ORDER BY time DESC, stream DESC, seq DESC LIMIT :sample),
+             counted AS (
+                SELECT CASE {of_field} ELSE -1 END AS field, CASE {of_value} END AS value, count(*) AS count
+                  FROM newest GROUP BY GROUPING SETS ({sets}, ())),
+             ranked AS (
+                SELECT field, value, count, row_number() OVER (PARTITION BY field ORDER BY count DESC, value COLLATE "C") AS rank
+                  FROM counted WHERE value IS NOT NULL OR field = -1)
+        SELECT field, value, count FROM ranked WHERE rank <= :values ORDER BY field, rank
+    """
+    given = parameters | bound | {"sample": sample, "values": values, "shown": SHOWN}
+    return list((await connection.execute(text(statement), given)).mappings().all())
+
+
+async def correlations_of(connection: AsyncConnection, org: str | None, runs: Collection[str]) -> dict[str, str]:
+    """Return the chain, by its correlation id, of each of these runs of an organization; None: of any."""
+    own = "" if org is None else " AND org = :org"
+    statement = (
+        f"SELECT run, min(correlation_id) AS chain FROM message WHERE run = ANY(:runs) AND type = 'run.requested'{own} GROUP BY run"
+    )
+    found = await connection.execute(text(statement), {"runs": list(runs)} | ({} if org is None else {"org": org}))
+    return {row.run: row.chain for row in found}
+
+
+def _within(selection: Selection, since: datetime, until: datetime) -> tuple[str, dict[str, Any]]:
+    """Return the condition of a selection between two times, by which partitions are passed over, and its parameters."""
+    return f"time >= :since AND time <= :until AND {selection.sql}", selection.parameters | {"since": since, "until": until}
+
+
+async def positions(connection: AsyncConnection) -> list[tuple[str, str, int]]:
+    """Return each stream, its incarnation, and the sequence up to which it is archived."""
+    found = await connection.execute(
+        text("SELECT stream, incarnation, last_seq FROM checkpoint WHERE projection LIKE 'archive-%' ORDER BY stream")
+    )
+    return [(row.stream, row.incarnation, row.last_seq) for row in found]
+
+
+async def messages(connection: AsyncConnection, incarnation: str, after: int, to: int) -> list[RowMapping]:
+    """Return the messages of a stream after a sequence, up to another, with their bytes: of those that were stored lately."""
+    statement = """
+        SELECT stream, incarnation, seq, time, key, document, workflow FROM message
+         WHERE incarnation = :incarnation AND seq > :after AND seq <= :to AND line <= 0 AND time > now() - interval '8 days'
+         ORDER BY seq
+    """
+    given = {"incarnation": incarnation, "after": after, "to": to}
+    return list((await connection.execute(text(statement), given)).mappings().all())
+
+
+async def between(
+    connection: AsyncConnection, selection: Selection, incarnation: str, after: At, to: int, limit: int
+) -> list[RowMapping]:
+    """Return the columns `_FOUND` of the selected rows of a stream behind a place, up to a sequence, in the order of the stream."""
+    statement = f"""
+        SELECT {_SHOWN} FROM message
+         WHERE incarnation = :incarnation AND (seq, line) > (:seq, :line) AND seq <= :to AND {selection.sql}
+         ORDER BY seq, line LIMIT :limit
+    """
+    given = {"incarnation": incarnation, "seq": after.seq, "line": after.line, "to": to, "limit": limit}
+    return list((await connection.execute(text(statement), selection.parameters | given)).mappings().all())
+
+
+async def chain(
+    connection: AsyncConnection, org: str, correlation_id: str, since: datetime, types: Sequence[str], limit: int
+) -> list[RowMapping]:
+    """Return the messages of these types of a chain by time, without their documents."""
+    statement = """
+        SELECT time, type, id, causation_id, run, left(message, :shown) AS message,
+               jsonb_strip_nulls(jsonb_build_object(
+                   'delivery', data ->> 'delivery', 'event', data ->> 'event', 'subscription', data ->> 'subscription',
+                   'requested_by', data ->> 'requested_by', 'rerun_of', data ->> 'rerun_of',
+                   'blocked_on', data ->> 'blocked_on', 'attempt', data ->> 'attempt')) AS fields
+          FROM message
+         WHERE correlation_id = :correlation_id AND org = :org AND time >= :since AND type = ANY(:types)
+         ORDER BY time, stream, seq LIMIT :limit
+    """
+    given = {"org": org, "correlation_id": correlation_id, "since": since, "types": list(types), "limit": limit, "shown": SHOWN}
+    return list((await connection.execute(text(statement), given)).mappings().all())

@@ -1,0 +1,39 @@
+"""The rows that a caller may see and has asked for: the one place in which a search is held to its organization."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from services.logs.conditions import Condition
+from services.logs.matching import Seen, matches
+from services.logs.tree import Tree
+
+
+class Selection:
+    """Rows of the organization `org` that a tree matches; None: of all organizations. In SQL, and of one row in Python."""
+
+    def __init__(self, org: str | None, tree: Tree) -> None:
+        self.org = org
+        self.tree = tree
+
+    @cached_property
+    def _condition(self) -> Condition:
+        return Condition(self.tree)
+
+    @property
+    def sql(self) -> str:
+        """The condition over the columns of `message`, without chunks, whose lines are rows of their own."""
+        own = "" if self.org is None else " AND org = :org"
+        return f"line >= 0{own} AND {self._condition.sql}"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the condition."""
+        own = {} if self.org is None else {"org": self.org}
+        return own | self._condition.parameters
+
+    def holds(self, seen: Seen) -> bool:
+        """Return whether a row is one of them."""
+        row = seen.row
+        return row.line >= 0 and (self.org is None or row.org == self.org) and matches(self.tree, seen)

@@ -1,0 +1,135 @@
+"""Answers what has come since a place: from the feed, and what is no longer there from the archive."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.logs import places, selecting
+from services.logs.digests.keeping import Digests
+from services.logs.feed import Feed
+from services.logs.items import item_of, item_of_row
+from services.logs.places import At, Place
+from services.logs.scope import ArchiveDeps, looking, named, selected
+from services.logs.selection import Selection
+from services.logs.tree import runs_asked_for
+from shared.owners.keeper import Keeper
+from shared.questions import PAGE_BYTES
+from shared.questions.logs import LogItem, TailItem, TailLogs, TailPage
+
+# Of one answer: rows, and messages that are looked at, of which others need not wait for all.
+ITEMS = 500
+LOOKED_AT = 5000
+TOGETHER = 250
+# Messages of a stream that a reader may be behind what is here, and is still given from the archive; of more it is told the number.
+BEHIND = 50_000
+# Places of readers whose number in the feed is remembered.
+REMEMBERED = 1000
+# Seconds that a look at the archive may take: nobody waits longer for what is new.
+SECONDS = 3.0
+
+
+class LogsDeps(ArchiveDeps, frozen=True, kw_only=True):
+    """Dependencies of all answers; `numbers` holds the number in the feed of each place that was given out lately."""
+
+    feed: Feed
+    numbers: OrderedDict[str, int]
+    keepers: Mapping[str, Keeper[Any]]
+    digests: Digests
+
+
+class _Page:
+    """An answer in the making, and the place behind it."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.items: list[TailItem] = []
+        self.dropped = 0
+        self.room = PAGE_BYTES
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.items) >= ITEMS or self.room <= 0
+
+    def add(self, item: LogItem, size: int, at: At) -> None:
+        self.place = self.place.moved(item.stream, at)
+        self.items.append(TailItem(places.written(self.place), item))
+        self.room -= size
+
+
+async def tail(asked: TailLogs, deps: LogsDeps) -> TailPage:
+    """Return the messages behind a place, as far as an answer has room; at first the place that is now."""
+    feed = deps.feed
+    await feed.wanted()
+    place = None if asked.position is None else places.read(asked.position, feed.incarnations)
+    page = _Page(feed.here if place is None else place)
+    selection = named(asked)
+    if _is_behind(page.place, feed) or asked.saved is not None or runs_asked_for(selection.tree):
+        async with looking(deps, SECONDS) as connection:
+            selection = await selected(asked, connection)
+            await _catch_up(page, feed, selection, connection)
+    if place is None:
+        return TailPage(items=[], position=places.written(page.place), dropped=0, more=False)
+    number, more = deps.numbers.get(asked.position or "", 0), True
+    if not page.is_full and not _is_behind(page.place, feed):
+        number, more = await _take(page, feed, selection, number)
+    position = places.written(page.place)
+    deps.numbers[position] = number
+    while len(deps.numbers) > REMEMBERED:
+        deps.numbers.popitem(last=False)
+    return TailPage(items=page.items, position=position, dropped=page.dropped, more=more)
+
+
+def _is_behind(place: Place, feed: Feed) -> bool:
+    return any(at.seq < feed.floor.get(stream, 0) for stream, at in place.at.items())
+
+
+async def _catch_up(page: _Page, feed: Feed, selection: Selection, connection: AsyncConnection) -> None:
+    """Add what is no longer here; what is too much is counted and passed over."""
+    for stream, at in list(page.place.at.items()):
+        floor = feed.floor.get(stream, 0)
+        if at.seq >= floor or page.is_full:
+            continue
+        behind = floor - at.seq
+        if behind > BEHIND:
+            page.dropped += behind
+            page.place = page.place.moved(stream, At(floor))
+            continue
+        room = ITEMS - len(page.items)
+        found = await selecting.between(connection, selection, feed.incarnations[stream], at, floor, room)
+        for row in found:
+            page.add(
+                item_of(dict(row)), len(row["document"]) + len(row["message"]) + len(row["data"] or ""), At(row["seq"], row["line"])
+            )
+            if page.is_full:
+                return
+        page.place = page.place.moved(stream, At(floor))
+
+
+async def _take(page: _Page, feed: Feed, selection: Selection, number: int) -> tuple[int, bool]:
+    """Add what is here behind the place; returns the number of the first message that is left, and whether there is one."""
+    arrived = feed.after(number)
+    end = feed.end
+    number = end - len(arrived)
+    for looked_at, one in enumerate(arrived):
+        if page.is_full or looked_at >= LOOKED_AT:
+            return number + looked_at, True
+        if looked_at % TOGETHER == TOGETHER - 1:
+            await asyncio.sleep(0)
+        at = page.place.at[one.stream]
+        if one.seq < at.seq or (one.seq == at.seq and not at.line):
+            continue
+        for seen in one.rows:
+            row = seen.row
+            if one.seq == at.seq and row.line <= at.line:
+                continue
+            if page.is_full:
+                return number + looked_at, True
+            if selection.holds(seen):
+                page.add(item_of_row(row), len(row.document) + len(row.message) + len(row.data or ""), At(one.seq, row.line))
+        page.place = page.place.moved(one.stream, At(one.seq))
+    return end, False
