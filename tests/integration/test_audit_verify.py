@@ -6,6 +6,7 @@ import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -14,14 +15,15 @@ import pytest
 
 from deploy.audit.export import LIST, ROWS, Export
 from deploy.audit.verify import Finding, Stream
+from services.logs.digests.answers import DigestDeps
 from services.logs.digests.copies import CHECKPOINT
 from services.logs.digests.keeping import Digests, sealers
 from services.logs.digests.notes import verifier_key
 from services.logs.digests.sealing import seeds
 from services.logs.digests.tree import WIDTH
-from services.logs.questions import QUESTIONS, ArchiveDeps
+from services.logs.questions import QUESTIONS
 from shared.db import open_engine
-from shared.envelope import new_id, utc_now
+from shared.envelope import new_id
 from shared.health import Health
 from shared.messages import LineChunk, Lines, RunRequested
 from shared.questions.digests import ListDigests, ReadArchivedRows, ReadDigestFile, RowKey
@@ -35,7 +37,7 @@ KEYS = seeds((b"k" * 32,))
 class Sealed:
     """An archive of some messages of runs, sealed, with a copy of its digests in `copy`; `sql` is the superuser's connection."""
 
-    def __init__(self, deps: ArchiveDeps, sql: Any, copy: Path) -> None:
+    def __init__(self, deps: DigestDeps, sql: Any, copy: Path) -> None:
         self.deps = deps
         self.sql = sql
         self.copy = copy
@@ -107,7 +109,7 @@ async def sealed(place: Place, copy: Path) -> AsyncIterator[Sealed]:
         async with bus_of(place, "logs") as bus:
             digests = Digests(sealers(bus.client, engine, KEYS, [copy.as_uri()]), Health("logs"))
             assert await digests.seal() >= MESSAGES + 1
-            yield Sealed(ArchiveDeps(engine, utc_now, digests), superuser, copy)
+            yield Sealed(SimpleNamespace(engine=engine, digests=digests), superuser, copy)
     finally:
         await superuser.close()
         await engine.dispose()

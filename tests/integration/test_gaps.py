@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -16,7 +17,6 @@ from services.logs import projections
 from services.logs.digests.keeping import Digests, sealers
 from services.logs.digests.notes import verifier_key
 from services.logs.gaps import GapFinder, reason_of
-from services.logs.questions import ArchiveDeps
 from shared.bus import Bus
 from shared.db import open_engine
 from shared.envelope import new_id, utc_now
@@ -86,7 +86,7 @@ async def test_lost_messages_are_told_and_the_verification_knows_of_them(place: 
     async with bus_of(place, "logs") as bus:
         digests = Digests(sealers(bus.client, engine, KEYS, [(data / "copy").as_uri()]), Health("logs"))
         await digests.seal()
-        archive = Sealed(ArchiveDeps(engine, utc_now, digests), None, data / "copy")
+        archive = Sealed(SimpleNamespace(engine=engine, digests=digests), None, data / "copy")
 
         async def verified(folder: Path, stream: str = "LINES") -> list[tuple[str, int | None]]:
             export = await archive.export(folder)
