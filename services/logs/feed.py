@@ -32,6 +32,8 @@ READ = 1000
 LOOKS = 0.2
 PAUSE = 1.0
 IDLE = 60.0
+# Seconds that the first reader waits for the first look: less than an asker waits.
+BEGINS_WITHIN = 8.0
 
 _log = structlog.get_logger()
 
@@ -65,7 +67,7 @@ class Feed:
         self._asked_at = asyncio.get_running_loop().time()
         self._wanted.set()
         try:
-            async with asyncio.timeout(PAUSE):
+            async with asyncio.timeout(BEGINS_WITHIN):
                 await self._begun.wait()
         except TimeoutError as error:
             raise Unavailable("the archive cannot be followed now") from error

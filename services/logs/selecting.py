@@ -62,7 +62,7 @@ async def search(
         parameters |= {"after_time": after.time, "after_stream": after.stream, "after_seq": after.seq}
     way = "DESC" if order == "desc" else "ASC"
     statement = text(f"SELECT {_SHOWN} FROM message WHERE {wanted} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit")
-    async with connection.stream(statement, parameters | {"limit": limit}, execution_options={"max_row_buffer": _FETCHED}) as rows:
+    async with connection.stream(statement, parameters | {"limit": limit}, execution_options={"yield_per": _FETCHED}) as rows:
         async for row in rows.mappings():
             yield row
 

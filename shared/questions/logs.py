@@ -148,7 +148,7 @@ class TailPage(msgspec.Struct, frozen=True, kw_only=True):
     more: bool
 
 
-@question("logs.tail", by="gateway")
+@question("logs.tail", by="gateway", timeout=10.0)
 class TailLogs(OfRows[TailPage], frozen=True, kw_only=True):
     """The messages that were archived after `position`; None: begin now. Raises Malformed for a place that is none."""
 

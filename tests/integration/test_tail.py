@@ -74,7 +74,7 @@ async def place_of(stream: AsyncGenerator[Event, None]) -> str:
 async def rows(stream: AsyncGenerator[Event, None], number: int) -> list[Event]:
     """Return the next rows; other events between them are passed over."""
     found: list[Event] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while len(found) < number:
             event = await anext(stream)
             found += [event] if event.kind == "row" else []
@@ -154,7 +154,7 @@ async def test_who_is_too_far_behind_is_told_how_much_was_passed_over(
         async with aclosing(home.tail("type:run.requested", last=last)) as stream:
             await home.say("newest")
             dropped, seen = 0, list[Any]()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while "newest" not in seen:
                     event = await anext(stream)
                     dropped += event.data["count"] if event.kind == "dropped" else 0
