@@ -138,6 +138,19 @@ async def test_a_client_that_comes_back_goes_on_where_it_was_line_by_line_also_a
         assert sorted(rest) == sorted([*names(found)[4:], *(f"later{n}" for n in range(6)), "end"])
 
 
+async def test_two_replicas_answer_one_tail_and_one_of_them_may_go(place: servers.Place) -> None:
+    async with house(place) as home, aclosing(home.tail()) as stream:
+        async with running(place, "logs"):
+            await place_of(stream)
+            seen: list[Any] = []
+            for number in range(8):
+                await home.say(f"w{number}")
+                seen += names(await rows(stream, 1))
+        await home.say("after")
+        seen += names(await rows(stream, 1))
+        assert seen == [*(f"w{number}" for number in range(8)), "after"]
+
+
 async def test_who_is_too_far_behind_is_told_how_much_was_passed_over(
     place: servers.Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
