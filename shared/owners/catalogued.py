@@ -84,7 +84,8 @@ class Catalogued(Keeper[S]):
             stored = made(kind, changed.message, command.org, rfc3339(changed.envelope.time), changed.sequence)
             await self._entries.put(stored)
             await self._catalog.caught_up(changed.sequence)
-        return await self._answer(stored, self._change(command, stored), before)
+        # One that came again was not decided anew, and has changed nothing by that.
+        return await self._answer(stored, self._change(command, stored), stored if outcome is None else before)
 
     async def remove(self, command: RemoveResource) -> Removed:
         """Remove a resource, by name or id."""

@@ -11,6 +11,7 @@ import pytest
 
 from deploy.prepare import prepare_database
 from services.oauth import tables
+from services.oauth.domain import place_of
 from services.oauth.store import KeptStore
 from shared.bus import Bus
 from shared.commit import Journal
@@ -19,6 +20,7 @@ from shared.encryption import Keyring
 from shared.envelope import derived_id, new_id, seal, utc_now
 from shared.errors import Invalid, NotFound, PreconditionFailed, Unavailable
 from shared.messages.declaration import hashed_key
+from shared.owners.rotation import StaleRow
 from shared.questions.oauth import GetVariable
 from shared.questions.resources import PutResource, Shown
 from shared.resources import KINDS
@@ -146,7 +148,10 @@ async def test_what_was_sealed_anew_meanwhile_is_not_replaced_by_what_was_read_b
             store = KeptStore(engine)
             read = await store.named("secret", "acme", "halo")
             assert read is not None
-            assert await store.reseal(read.id, read.sealed, "v1.under.another.key")
+            place_of_it = place_of(read.noun, read.org, read.id, read.name)
+            stale = StaleRow(read.id, read.noun, read.org, read.name, {place_of_it: read.sealed})
+            assert await store.reseal(stale, {place_of_it: "v1.under.another.key"})
+            assert not await store.reseal(stale, {place_of_it: "v1.under.a.third"})
             changed = msgspec.structs.replace(read, version=2, applied_as="files")
             assert not await store.replace(read, changed)
             there = await store.named("secret", "acme", "halo")
@@ -161,12 +166,13 @@ async def test_a_command_is_answered_the_same_at_every_sending(place: Place, nou
     async with running(place, "oauth"), buses(place) as (gateway, _, _admin):
         create = put(place, noun, "one") if noun != "variable" else putting(noun, "halo", org="acme", value=1)
         created: Shown = await gateway.ask(create)
-        assert created.change == "created"
-        assert await gateway.ask(create) == created
+        assert (created.change, bool(created.changes)) == ("created", True)
+        # What it has changed is told once.
+        assert await gateway.ask(create) == msgspec.structs.replace(created, changes={})
         change = put(place, noun, "two") if noun != "variable" else putting(noun, "halo", org="acme", value=2)
         changed: Shown = await gateway.ask(change)
-        assert changed.change == "changed"
-        assert await gateway.ask(change) == changed
+        assert (changed.change, bool(changed.changes)) == ("changed", True)
+        assert await gateway.ask(change) == msgspec.structs.replace(changed, changes={})
         remove = removing(noun, created.fields["id"], org="acme")
         await gateway.ask(remove)
         await gateway.ask(remove)
@@ -221,7 +227,7 @@ async def test_messages_of_variables_of_an_older_version_are_read(place: Place) 
 BEFORE = """
     SET ROLE millrace_oauth;
     SET search_path = oauth;
-    DROP TABLE authorization_request, outbox, provider_gate, token, vault, resource, past_version;
+    DROP TABLE authorization_request, lent_client, outbox, provider_gate, token, vault, resource, past_version;
     CREATE TABLE connection (
         id text PRIMARY KEY, org text NOT NULL, name text NOT NULL, grant_kind text NOT NULL, sealed text NOT NULL,
         version bigint NOT NULL, revoking boolean NOT NULL DEFAULT false, announced boolean NOT NULL DEFAULT false,
