@@ -15,6 +15,7 @@ from services.events.adapters import ADAPTERS, VERIFICATIONS, Adapter, custom, d
 from services.events.entities import Claims
 from services.events.mappings import Values, absent, integration_of, misfits
 from services.events.registrations.rules import RegistrationRules
+from services.events.retentions import Retentions
 from services.events.schedules.rules import Schedules
 from services.events.subscriptions import Subscriptions, Workflows
 from shared.adapters import CustomAdapters
@@ -269,6 +270,7 @@ def keepers(
         "subscription": subscriptions,
         "integration": Integrations(claims),
         "schedule": Schedules(rows, engine, known),
+        "retention": Retentions(),
         "mapping": Mappings(rows, claims),
     }
     made = catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)

@@ -56,7 +56,7 @@ class Alerts:
         since = until - timedelta(seconds=spec.alert_window)
         try:
             async with looking(self._deps, SECONDS) as connection:
-                selection = await selected(Search(org=search["org"], q=spec.q), connection)
+                selection = await selected(Search(org=search["org"], q=spec.q), connection, self._deps)
                 count = await selecting.count(connection, selection, since, until, limit + 1)
         except (Invalid, Unavailable) as error:
             # Neither a query of another version nor one that takes too long keeps the others from being counted.

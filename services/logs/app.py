@@ -16,6 +16,7 @@ from services.logs.gaps import Gaps, record_gaps
 from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS
+from services.logs.retention import Retention, retain
 from services.logs.scope import ArchiveDeps
 from services.logs.searches import keepers
 from services.logs.tailing import LogsDeps
@@ -27,6 +28,8 @@ from shared.leader import lead
 from shared.messages import Logged
 from shared.owners.rows import ResourceRows
 from shared.projection import started
+from shared.registry import RegistryView
+from shared.resources.retention import RetentionEntry
 from shared.service import Runtime
 
 # The log of archiving itself stays on standard output: archived, it would feed itself.
@@ -54,10 +57,14 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             digests = Digests(sealers(bus.client, engine, seeds(settings.keys), settings.copies), runtime.health)
             runtime.background.start(keep(digests, settings.database_url), "digests")
+            view = RegistryView(bus.client, "retentions", RetentionEntry, runtime.health)
+            runtime.background.start(view.run(), "registry retentions")
+            retention = Retention(engine, bus, view, runtime.health, utc_now)
+            runtime.background.start(retain(retention, settings.database_url), "retention")
             gaps = Gaps(engine, bus, runtime.health)
             runtime.background.start(record_gaps(gaps, settings.database_url), "gaps")
             alerting = lead(
-                Alerts(bus, ArchiveDeps(engine, utc_now)).once,
+                Alerts(bus, ArchiveDeps(engine, utc_now, retention.limits)).once,
                 url=settings.database_url,
                 service="logs",
                 lock="logs.alerts",
@@ -68,7 +75,7 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             runtime.background.start(alerting, "alerts")
             feed = Feed(engine)
             runtime.background.start(feed.run(), "feed")
-            deps = LogsDeps(engine, utc_now, feed=feed, numbers=OrderedDict(), keepers=kept, digests=digests)
+            deps = LogsDeps(engine, utc_now, retention.limits, feed=feed, numbers=OrderedDict(), keepers=kept, digests=digests)
             bus.answer(QUESTIONS, deps)
             await bus.start()
             runtime.background.start(bus.attend(), "broker")

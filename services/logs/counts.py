@@ -53,7 +53,7 @@ async def count_by_time(asked: CountByTime, deps: ArchiveDeps) -> Histogram:
     since, until = times.span(asked.since, asked.until, deps.now())
     step = step_of(since, until, asked.bars)
     async with looking(deps) as connection:
-        rows = await selecting.histogram(connection, await selected(asked, connection), since, until, step)
+        rows = await selecting.histogram(connection, await selected(asked, connection, deps), since, until, step)
     levels: dict[datetime, dict[str, int]] = defaultdict(dict)
     for row in rows:
         levels[row["time"]][row["level"]] = row["count"]
@@ -87,7 +87,7 @@ async def count_by_value(asked: CountByValue, deps: ArchiveDeps) -> Facets:
         raise Invalid(error.detail, errors=tuple(Problem("fields", one.message) for one in error.errors)) from error
     since, until = times.span(asked.since, asked.until, deps.now())
     async with looking(deps) as connection:
-        selection = await selected(asked, connection)
+        selection = await selected(asked, connection, deps)
         rows = await selecting.facets(
             connection, selection, fields, since=since, until=until, values=asked.values, sample=SAMPLE + 1
         )

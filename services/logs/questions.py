@@ -68,7 +68,7 @@ async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
     room = PAGE_BYTES
     more = False
     async with looking(deps) as connection:
-        selection = await selected(asked, connection)
+        selection = await selected(asked, connection, deps)
         rows = selecting.search(connection, selection, since=since, until=until, order=order, after=after, limit=limit + 1)
         async with contextlib.aclosing(rows):
             async for found in rows:
@@ -100,7 +100,7 @@ async def read_chain(asked: ReadChain, deps: ArchiveDeps) -> Chain:
     limit = max(1, min(asked.limit, CHAIN))
     since = moment_at(asked.since, "since")
     async with looking(deps) as connection:
-        rows = await selecting.chain(connection, asked.org, asked.correlation_id, since, CHAINED, limit + 1)
+        rows = await selecting.chain(connection, asked.org, asked.correlation_id, since, CHAINED, limit + 1, limits=deps.limits())
     items = [Link(**{**row, "time": rfc3339(row["time"])}) for row in rows[:limit]]
     return Chain(items, cut=len(rows) > limit)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.logs import alert_rows, selecting
+from services.logs.limits import Limit
 from services.logs.query import parse
 from services.logs.selection import Selection
 from services.logs.tree import And, Column, Equals, resolved, runs_asked_for
@@ -25,10 +26,11 @@ _CANCELED = "57014"  # query_canceled: here, by the statement's time-out
 
 
 class ArchiveDeps(msgspec.Struct, frozen=True):
-    """Dependencies of the answers."""
+    """Dependencies of the answers; `limits` are those of what is kept."""
 
     engine: AsyncEngine
     now: Callable[[], datetime]
+    limits: Callable[[], Sequence[Limit]] = tuple
 
 
 @contextlib.asynccontextmanager
@@ -45,27 +47,27 @@ async def looking(deps: ArchiveDeps, seconds: float | None = None) -> AsyncItera
         raise
 
 
-def named(asked: OfRows[Any]) -> Selection:
+def named(asked: OfRows[Any], limits: Sequence[Limit] = ()) -> Selection:
     """Return the rows that a question is about; it may name chains by their runs. Raises `Invalid` with the place of a mistake."""
     tree = parse(asked.q)
     if asked.stream is not None:
         tree = And((Equals(Column("stream"), asked.stream), tree))
-    return Selection(None if asked.everything else asked.org, tree)
+    return Selection(None if asked.everything else asked.org, tree, limits)
 
 
-async def selected(asked: OfRows[Any], connection: AsyncConnection) -> Selection:
+async def selected(asked: OfRows[Any], connection: AsyncConnection, deps: ArchiveDeps) -> Selection:
     """Return the rows that a question is about, with the chains and the saved search that it names looked up.
 
     Raises as `named`, and `NotFound`.
     """
-    selection = named(asked)
+    selection = named(asked, deps.limits())
     if asked.saved is not None:
         saved = await alert_rows.query_of(connection, asked.org, asked.saved)
         if saved is None:
             raise NotFound(f"there is no search {asked.saved!r}")
-        selection = Selection(selection.org, And((parse(saved), selection.tree)))
+        selection = Selection(selection.org, And((parse(saved), selection.tree)), selection.limits)
     runs = runs_asked_for(selection.tree)
     if not runs:
         return selection
     chains = await selecting.correlations_of(connection, selection.org, runs)
-    return Selection(selection.org, resolved(selection.tree, chains))
+    return Selection(selection.org, resolved(selection.tree, chains), selection.limits)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs.conditions import texts_of
 from services.logs.cursor import Order
+from services.logs.limits import Limit, hiding
 from services.logs.places import At
 from services.logs.selection import Selection
 from services.logs.tables import message
@@ -176,18 +177,27 @@ async def between(
 
 
 async def chain(
-    connection: AsyncConnection, org: str, correlation_id: str, since: datetime, types: Sequence[str], limit: int
+    connection: AsyncConnection,
+    org: str,
+    correlation_id: str,
+    since: datetime,
+    types: Sequence[str],
+    limit: int,
+    *,
+    limits: Sequence[Limit],
 ) -> list[RowMapping]:
-    """Return the messages of these types of a chain by time, without their documents."""
-    statement = """
+    """Return the messages of these types of a chain by time, as far as they are kept, without their documents."""
+    kept, parameters = hiding(limits, org)
+    statement = f"""
         SELECT time, type, id, causation_id, run, left(message, :shown) AS message,
                jsonb_strip_nulls(jsonb_build_object(
                    'delivery', data ->> 'delivery', 'event', data ->> 'event', 'subscription', data ->> 'subscription',
                    'requested_by', data ->> 'requested_by', 'rerun_of', data ->> 'rerun_of',
                    'blocked_on', data ->> 'blocked_on', 'attempt', data ->> 'attempt')) AS fields
           FROM message
-         WHERE correlation_id = :correlation_id AND org = :org AND time >= :since AND type = ANY(:types)
+         WHERE correlation_id = :correlation_id AND org = :org AND time >= :since AND type = ANY(:types) AND {kept}
          ORDER BY time, stream, seq LIMIT :limit
     """
     given = {"org": org, "correlation_id": correlation_id, "since": since, "types": list(types), "limit": limit, "shown": SHOWN}
+    given |= parameters
     return list((await connection.execute(text(statement), given)).mappings().all())

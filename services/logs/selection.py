@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from services.logs.conditions import Condition
+from services.logs.limits import Limit, hiding
 from services.logs.matching import Seen, matches
 from services.logs.tree import Tree
 
 
 class Selection:
-    """Rows of the organization `org` that a tree matches; None: of all organizations. In SQL, and of one row in Python."""
+    """Rows of the organization `org` that a tree matches; None: of all organizations. In SQL, and of one row in Python.
 
-    def __init__(self, org: str | None, tree: Tree) -> None:
+    In SQL without what is past its `limits`, removed already or not; of a new row none is.
+    """
+
+    def __init__(self, org: str | None, tree: Tree, limits: Sequence[Limit] = ()) -> None:
         self.org = org
         self.tree = tree
+        self.limits = limits
 
     @cached_property
     def _condition(self) -> Condition:
         return Condition(self.tree)
 
+    @cached_property
+    def _kept(self) -> tuple[str, dict[str, Any]]:
+        return hiding(self.limits, self.org)
+
     @property
     def sql(self) -> str:
         """The condition over the columns of `message`, without chunks, whose lines are rows of their own."""
         own = "" if self.org is None else " AND org = :org"
-        return f"line >= 0{own} AND {self._condition.sql}"
+        return f"line >= 0{own} AND {self._kept[0]} AND {self._condition.sql}"
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of the condition."""
         own = {} if self.org is None else {"org": self.org}
-        return own | self._condition.parameters
+        return own | self._kept[1] | self._condition.parameters
 
     def holds(self, seen: Seen) -> bool:
         """Return whether a row is one of them."""

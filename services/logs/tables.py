@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     Column,
@@ -86,6 +87,17 @@ gap = Table(
     Column("reason", Text, nullable=False),
     Column("found_at", Moment, nullable=False, server_default=func.now()),
     Column("recorded", Boolean, nullable=False, server_default=false()),
+)
+
+# Up to where nothing is left that a retention does not keep: that of an organization, or ("") of all but `others`.
+removal = Table(
+    "removal",
+    metadata,
+    *(Column(name, Text, primary_key=True) for name in ("stream", "org")),
+    Column("others", ARRAY(Text), nullable=False),
+    Column("time", Moment, nullable=False),
+    Column("incarnation", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
 )
 
 

@@ -70,7 +70,7 @@ async def tail(asked: TailLogs, deps: LogsDeps) -> TailPage:
     selection = named(asked)
     if _is_behind(page.place, feed) or asked.saved is not None or runs_asked_for(selection.tree):
         async with looking(deps, SECONDS) as connection:
-            selection = await selected(asked, connection)
+            selection = await selected(asked, connection, deps)
             await _catch_up(page, feed, selection, connection)
     if place is None:
         return TailPage(items=[], position=places.written(page.place), dropped=0, more=False)

@@ -1,0 +1,70 @@
+"""For how long the archive keeps what: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from shared.organizations import PLATFORM
+from shared.resources.retention import DEFAULT, FEWEST, RetentionEntry
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """Messages of a stream from before `before` are not kept: those of `org`, or of all organizations but `others`."""
+
+    stream: str
+    org: str | None
+    before: datetime
+    others: tuple[str, ...] = ()
+
+
+def limits_at(now: datetime, retentions: Iterable[RetentionEntry]) -> list[Limit]:
+    """Return the limits as of `now`; of each stream those of single organizations come first.
+
+    An organization's own retention counts, of several the longest, else the platform's, else the default. Fewer days than a stream
+    has at least, which an earlier version may have recorded, count as these.
+    """
+    own: dict[str, dict[str, int]] = {}
+    for one in retentions:
+        declared = own.setdefault(one.spec.stream, {})
+        declared[one.org] = max(one.spec.days, declared.get(one.org, 0))
+    made: list[Limit] = []
+    for stream, fewest in FEWEST.items():
+        declared = own.get(stream, {})
+        shared = declared.get(PLATFORM, DEFAULT.get(stream))
+        others = sorted(declared.keys() - {PLATFORM})
+        made += [Limit(stream, org, now - timedelta(days=max(fewest, declared[org]))) for org in others]
+        if shared is not None:
+            made.append(Limit(stream, None, now - timedelta(days=max(fewest, shared)), tuple(others)))
+    return made
+
+
+def hiding(limits: Iterable[Limit], org: str | None) -> tuple[str, dict[str, Any]]:
+    """Return a condition that messages are to be kept, with its parameters, for a search of `org` (None: of all)."""
+    cases: list[str] = []
+    parameters: dict[str, Any] = {}
+    limits = [one for one in limits if org is None or one.org in {None, org}]
+    if not limits:
+        return "TRUE", {}
+    for number, one in enumerate(limits):
+        parameters |= {f"kept_stream{number}": one.stream, f"kept_from{number}": one.before}
+        of = ""
+        if one.org is not None:
+            parameters[f"kept_org{number}"] = one.org
+            of = f" AND org = :kept_org{number}"
+        cases.append(f"WHEN stream = :kept_stream{number}{of} THEN CAST(:kept_from{number} AS timestamptz)")
+    return f"time >= CASE {' '.join(cases)} ELSE CAST('-infinity' AS timestamptz) END", parameters
+
+
+def ranges_of(sequences: Iterable[int]) -> list[tuple[int, int]]:
+    """Return sequences as ranges, each with its first and its last."""
+    made: list[tuple[int, int]] = []
+    for seq in sorted(set(sequences)):
+        if made and made[-1][1] == seq - 1:
+            made[-1] = made[-1][0], seq
+        else:
+            made.append((seq, seq))
+    return made
