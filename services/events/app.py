@@ -30,6 +30,7 @@ from services.events.queued import QueuedRuns
 from services.events.redeclaring import redeclare
 from services.events.registrations.reconciling import Registrar
 from services.events.registrations.rules import RegistrationRules
+from services.events.repairs import Repairs
 from services.events.replay_rows import ReplayRows
 from services.events.replays import Replayer
 from services.events.resources import DERIVED, keepers
@@ -69,6 +70,8 @@ LARGE_AT_ONCE = 8
 ASKED_OF_ORG, ASKED = 4, 32
 # Seconds between two looks at what is to be tried again: no policy is more exact.
 SWEPT_EVERY = 1.0
+# And at dead letters that a retry has left open: it was cut off.
+REPAIRED_EVERY = 30.0
 
 
 class Events:
@@ -241,13 +244,20 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         replayer = Replayer(events)
         for part in (sweeper, replayer):
             stack.push_async_callback(part.close)
-        for name, once in (("sweeping", sweeper.once), ("replays", replayer.once)):
+        repairs = Repairs(events)
+        looks = (
+            ("sweeping", sweeper.once, SWEPT_EVERY),
+            ("replays", replayer.once, SWEPT_EVERY),
+            ("repairs", repairs.once, REPAIRED_EVERY),
+        )
+        for name, once, pause in looks:
             leading = lead(
                 once,
                 url=settings.database_url,
                 service="events",
                 lock=f"events.{name}",
-                pause=SWEPT_EVERY,
+                pause=pause,
+                first=SWEPT_EVERY,
                 interrupted=f"{name}.interrupted",
             )
             runtime.background.start(leading, name)

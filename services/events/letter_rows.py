@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, func, select, tuple_, update
+from sqlalchemy import RowMapping, and_, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.events.tables import dead_letter
+from services.events.store import in_turns, texts
+from services.events.tables import dead_letter, delivery
 from shared.db import transaction
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Invalid
@@ -21,7 +22,7 @@ from shared.statements import Compiled, Statement, given, inserted, overwriting
 
 EVERY_ORG = "*"
 
-_L = dead_letter.c
+_D, _L = delivery.c, dead_letter.c
 _MADE = [column.name for column in _L if column.name not in {"changed_by", "changed_at"}]
 # One that was replayed and died again is open again.
 _PUT = Compiled(overwriting(inserted(dead_letter, *_MADE), *_MADE, changed_by=None, changed_at=None))
@@ -48,6 +49,13 @@ class LetterRows:
     async def open_of(self, org: str, delivery: str) -> list[RowMapping]:
         """Return the letters of a delivery that have no end yet."""
         return await self._all(select(dead_letter).where(_L.org == org, _L.delivery == delivery, _L.status == "open"))
+
+    async def retried(self, before: datetime, limit: int, *, besides: Collection[str]) -> list[RowMapping]:
+        """Return open letters of deliveries that were retried since, but before a time: those of each organization in turn."""
+        of = and_(_D.id == _L.delivery, _D.retried_by.is_not(None), _D.accepted_at > _L.received_at, _D.accepted_at < before)
+        found = in_turns(_L.id, _L.org, _L.received_at).join(delivery, of)
+        found = found.where(_L.status == "open", _L.delivery.is_not(None), _L.id.not_in(texts(besides)))
+        return await self._all(select(dead_letter).where(_L.id.in_(found.limit(limit))))
 
     async def page(
         self,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import msgspec
 import pytest
 
-from services.events import handlers
+from services.events import handlers, repairs, retries
 from shared.aggregate import history
 from shared.envelope import new_id
-from shared.errors import Conflict, Invalid, NotFound
+from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.letters import GivenUp, bury
 from shared.questions import Page
 from shared.questions.events import DeliveryView, EventEdit, RetryDelivery
@@ -30,6 +32,10 @@ from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside
 from tests.support.servers import Place
+
+
+def broken(*_: Any) -> Any:
+    raise Invalid("broken")
 
 
 async def letters(outside: Outside, number: int = 1, **narrowed: Any) -> list[DeadLetterView]:
@@ -128,6 +134,82 @@ async def test_a_retry_that_makes_the_events_of_a_delivery_ends_its_letters(plac
         await outside.delivery(second, "filtered")
 
 
+async def test_a_retry_that_is_cut_off_before_it_ends_the_letters_is_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def cut_off(*_: Any, **__: Any) -> None:
+        raise Unavailable("cut off")
+
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        _, first = await unreadable(outside, ref="main")
+        _, edited = await unreadable(outside, ref="main")
+        _, left = await unreadable(outside, ref="main")
+        listed = {one.delivery: one for one in await letters(outside, 3, status="open")}
+        monkeypatch.setattr(retries, "end_repaired", cut_off)
+        retry: dict[str, Any] = {"org": "default", "actor": "ann"}
+        with pytest.raises(Unavailable):
+            await bus.ask(RetryDelivery(id=new_id(), edit=EventEdit(data=1, type="push"), delivery=edited, **retry))
+        await outside.source(adapter="hmac")
+        again = RetryDelivery(id=new_id(), delivery=first, **retry)
+        for _ in range(2):  # Once more, it has made its events already.
+            with contextlib.suppress(Unavailable):
+                await bus.ask(again)
+        for id_ in (first, edited):
+            await outside.delivery(id_, "filtered")
+        await letters(outside, 3, status="open")
+        monkeypatch.undo()
+        monkeypatch.setattr(repairs, "GRACE", timedelta(0))
+    # At the next start, or look.
+    async with running(place, "events"), bus_of(place, "gateway") as bus, bus_of(place, "admin") as admin:
+        outside = Outside(place, bus)
+        ended = await letters(outside, 2, status="replayed")
+        assert {one.delivery for one in ended} == {first, edited}
+        assert {one.changed_by for one in ended} == {"events"}
+        assert [one.delivery for one in await letters(outside, status="open")] == [left]
+        # The retry that is asked for once more by the letter is another one.
+        with pytest.raises(Conflict, match="replayed already"):
+            await replayed(outside, listed[first].id)
+        # Each delivery has one event, whatever was done twice.
+        accepted = (await admin.client.jetstream().stream_info("EVENTS", subjects_filter="event.*.accepted")).state.subjects or {}
+        assert sum(accepted.values()) == 2
+
+
+async def test_the_events_that_a_retry_did_not_come_to_are_made_before_its_letter_ends(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishing, made = retries.publish_again, 0
+
+    async def cut_off(events: list[Any], first: Any, deps: Any) -> None:
+        nonlocal made
+        await publishing(events[:1], first, deps)
+        made = len(events)
+        raise Unavailable("cut off")
+
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        reading = handlers.checked_event
+        monkeypatch.setattr(handlers, "checked_event", broken)
+        id_ = await outside.webhook(await outside.source(adapter="line"), {"events": [{"type": "push"}] * 3})
+        await outside.delivery(id_, "dead")
+        [letter] = await letters(outside)
+        monkeypatch.setattr(handlers, "checked_event", reading)
+        monkeypatch.setattr(retries, "publish_again", cut_off)
+        with pytest.raises(Unavailable):
+            await bus.ask(RetryDelivery(id=new_id(), org="default", actor="ann", delivery=id_))
+        assert made == 3
+        await outside.delivery(id_, "filtered")
+        monkeypatch.undo()
+        monkeypatch.setattr(repairs, "GRACE", timedelta(0))
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        assert [one.id for one in await letters(outside, status="replayed")] == [letter.id]
+
+        async def whole() -> bool:
+            story = await outside.delivery(id_, "filtered")
+            return len(story.events) == 3
+
+        await eventually(whole)
+
+
 async def test_a_discarded_letter_stays_listed_and_is_not_replayed(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
@@ -142,9 +224,6 @@ async def test_a_discarded_letter_stays_listed_and_is_not_replayed(place: Place)
 
 
 async def test_an_event_that_dies_again_is_open_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> Any:
-        raise Invalid("broken")
-
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
         source = await outside.source()
