@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from services.events import domain
 from services.events.domain import AlertType
-from services.events.handlers import HandlerDeps
+from services.events.fan_out import RoutingDeps
 from services.events.letter_rows import original_of
 from shared import aggregate
 from shared.bus import Bus
@@ -40,7 +40,7 @@ LONGEST_ERROR = 2000
 Fields = dict[str, Any]
 
 
-class AlertDeps(HandlerDeps, Protocol):
+class AlertDeps(RoutingDeps, Protocol):
     """Further dependencies of these handlers."""
 
     bus: Bus

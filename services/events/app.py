@@ -12,12 +12,11 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.events import alerts, domain
+from services.events import alerts, domain, fan_out, parsing
 from services.events.config import EventsSettings, read
 from services.events.deferring.resuming import DeferredWebhooks
 from services.events.entities import organization_of
 from services.events.floods import Floods
-from services.events.handlers import HANDLERS
 from services.events.holding.plan import holds
 from services.events.holding.releasing import Releaser
 from services.events.holding.room import HeldRoom
@@ -261,7 +260,11 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
                 interrupted=f"{name}.interrupted",
             )
             runtime.background.start(leading, name)
-        bus.handle({**HANDLERS, **alerts.HANDLERS}, events, admits=lambda work: queued.admits(work) and floods.admits(work))
+        bus.handle(
+            {**parsing.HANDLERS, **fan_out.HANDLERS, **alerts.HANDLERS},
+            events,
+            admits=lambda work: queued.admits(work) and floods.admits(work),
+        )
         bus.answer(QUESTIONS, events)
         await bus.start()
         runtime.background.start(events.scheduler.sweep(), "search for overdue schedules")

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from services.events import domain, routing
-from services.events.handlers import HandlerDeps
+from services.events.fan_out import RoutingDeps
 from services.events.letter_rows import LetterRows
 from services.events.store import EventsStore
 from shared import aggregate
@@ -52,7 +52,7 @@ ROOM_FOR_OUTCOMES, ROOM_FOR_EVENTS, ROOM_FOR_RUNS = 512 * 1024, 128 * 1024, 384 
 SHOWN_FIRST = ("unroutable", "held", "failed", "routed", "filtered")
 
 
-class DeliveryDeps(HandlerDeps, Protocol):
+class DeliveryDeps(RoutingDeps, Protocol):
     """Further dependencies of these questions and commands."""
 
     bus: Bus

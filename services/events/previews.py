@@ -11,7 +11,8 @@ import msgspec
 
 from services.events import domain
 from services.events.deliveries import DeliveryDeps, begun
-from services.events.handlers import HandlerDeps, accepted_of, route, routed_to
+from services.events.fan_out import RoutingDeps, route, routed_to
+from services.events.parsing import accepted_of
 from services.events.retries import events_of
 from shared.bounded import is_room
 from shared.consumer import Follows
@@ -63,7 +64,7 @@ class PreviewDeps(DeliveryDeps, Keepers, Protocol):
     preview_room: PreviewRoom
 
 
-async def preview_webhook(asked: PreviewWebhook, deps: HandlerDeps) -> WebhookPreview:
+async def preview_webhook(asked: PreviewWebhook, deps: RoutingDeps) -> WebhookPreview:
     """Return the events of a request and what each subscription would do. Raises `NotFound`."""
     source = await deps.source(asked.source)
     if source is None or source.org != asked.org:
@@ -153,7 +154,7 @@ async def _drafted(asked: PreviewSubscription, deps: PreviewDeps) -> tuple[Subsc
 
 
 async def _outcome(
-    subscription: SubscriptionEntry, event: EventAccepted, deps: HandlerDeps, room: int
+    subscription: SubscriptionEntry, event: EventAccepted, deps: RoutingDeps, room: int
 ) -> tuple[PreviewedOutcome | None, int]:
     if not domain.matches(subscription.spec.event, event.type):
         return None, room
@@ -161,7 +162,7 @@ async def _outcome(
     return found[0], room
 
 
-async def _outcomes(event: EventAccepted, deps: HandlerDeps, room: int) -> tuple[list[PreviewedOutcome], int]:
+async def _outcomes(event: EventAccepted, deps: RoutingDeps, room: int) -> tuple[list[PreviewedOutcome], int]:
     names = {one.id: one.name for one in deps.subscriptions(event.source)}
     return await _taken(route(event, deps), names, room)
 

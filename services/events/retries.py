@@ -10,8 +10,8 @@ from sqlalchemy import RowMapping
 from services.events import domain, routing
 from services.events.adapters.webhook import ParsedEvent, checked_event
 from services.events.deliveries import DeliveryDeps, begun, delivery_view, source_name
-from services.events.handlers import accepted_of, by_reference
 from services.events.letter_ends import end_repaired
+from services.events.parsing import accepted_of, by_reference
 from shared.asking import Questions
 from shared.envelope import Envelope, derived_id, open_message
 from shared.errors import Conflict, Invalid, NotFound, Problem, Unavailable

@@ -14,7 +14,7 @@ from sqlalchemy import RowMapping
 
 from services.events import domain, routing
 from services.events.deliveries import DeliveryDeps, begun
-from services.events.handlers import LONGEST_REASON
+from services.events.parsing import LONGEST_REASON
 from services.events.retries import catch_up, events_of, publish_again
 from services.events.sandboxed import AdapterLost
 from shared import aggregate

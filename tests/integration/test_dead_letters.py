@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.events import handlers, repairs, retries
+from services.events import fan_out, parsing, repairs, retries
 from shared.aggregate import history
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
@@ -186,12 +186,12 @@ async def test_the_events_that_a_retry_did_not_come_to_are_made_before_its_lette
 
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
-        reading = handlers.checked_event
-        monkeypatch.setattr(handlers, "checked_event", broken)
+        reading = parsing.checked_event
+        monkeypatch.setattr(parsing, "checked_event", broken)
         id_ = await outside.webhook(await outside.source(adapter="line"), {"events": [{"type": "push"}] * 3})
         await outside.delivery(id_, "dead")
         [letter] = await letters(outside)
-        monkeypatch.setattr(handlers, "checked_event", reading)
+        monkeypatch.setattr(parsing, "checked_event", reading)
         monkeypatch.setattr(retries, "publish_again", cut_off)
         with pytest.raises(Unavailable):
             await bus.ask(RetryDelivery(id=new_id(), org="default", actor="ann", delivery=id_))
@@ -227,7 +227,7 @@ async def test_an_event_that_dies_again_is_open_again(place: Place, monkeypatch:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
         source = await outside.source()
-        monkeypatch.setattr(handlers.domain, "matching", broken)
+        monkeypatch.setattr(fan_out.domain, "matching", broken)
         id_ = await outside.webhook(source, {"ref": "main"})
         [letter] = await letters(outside)
         assert (letter.type, letter.delivery) == ("event.accepted", id_)

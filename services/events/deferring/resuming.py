@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events.deferring import rows
 from services.events.deferring.rows import NOTHING, WaitedFor
-from services.events.handlers import HandlerDeps, accepted_of
+from services.events.parsing import ParsingDeps, accepted_of
 from services.events.sandboxed import AdapterLost, AdapterUnavailable
 from shared import aggregate, tasks
 from shared.adapters import CustomAdapters
@@ -65,7 +65,7 @@ _PARSE = next(work for work in WORK if work.messages[0] is WebhookReceived)
 _log = structlog.get_logger()
 
 
-class ResumingDeps(HandlerDeps, Protocol):
+class ResumingDeps(ParsingDeps, Protocol):
     """Dependencies of resuming."""
 
     bus: Bus

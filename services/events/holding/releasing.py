@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.events import domain
 from services.events.ends import end_of
-from services.events.handlers import HandlerDeps, requested
+from services.events.fan_out import RoutingDeps, requested
 from services.events.holding import plan, state
 from services.events.holding.looks import GroupLooks, Look
 from services.events.holding.plan import Decision, Group, Held, HeldEvents, LastRun
@@ -59,7 +59,7 @@ LONGEST, TOGETHER = 30.0, 50
 _log = structlog.get_logger()
 
 
-class ReleasingDeps(HandlerDeps, Protocol):
+class ReleasingDeps(RoutingDeps, Protocol):
     """Dependencies of the releaser."""
 
     bus: Bus

@@ -1,86 +1,55 @@
-"""Messages in: a received webhook becomes events, an accepted event becomes runs or a visible reason why not."""
+"""Messages in: an accepted event becomes runs, is held, or has a visible reason why not."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 
 from services.events import domain, inputs
-from services.events.adapters import ADAPTERS, PARSERS, Parse, ParsedEvent, Webhook
-from services.events.adapters.webhook import checked_event
+from services.events.adapters import ADAPTERS
 from services.events.holding.plan import holds
 from services.events.holding.room import HeldRoom
-from services.events.registrations.notices import NoticeDeps, take_notice
-from services.events.sandboxed import AdapterUnavailable, read_in_sandbox
-from shared.adapters import CustomAdapters
-from shared.blobs import Blobs
+from services.events.parsing import LONGEST_REASON, ParsingDeps, by_reference
 from shared.consumer import Follows, Handlers
-from shared.encryption import CannotOpen, Keyring
 from shared.envelope import rfc3339, utc_now
-from shared.errors import Invalid, NotFound, Problem, Unavailable
+from shared.errors import Invalid, NotFound, Problem
 from shared.expressions.pool import Expressions, Trouble
 from shared.messages import (
     EventAccepted,
-    EventDeferred,
     EventFiltered,
     EventHeld,
     EventRouted,
     EventUnroutable,
     Message,
     RunRequested,
-    WebhookReceived,
 )
 from shared.messages.declaration import hashed_key
 from shared.questions.events import MappingView
 from shared.questions.executor import WorkflowEntry
 from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
-from shared.streams import BULK_LANES, INLINE_BYTES
-from shared.values import LARGE, aside
+from shared.streams import INLINE_BYTES
 
 # Characters of a key that people are shown.
 LONGEST_KEY = 200
-# Characters: a person reads the beginning, and a row holds the reason of every subscription.
-LONGEST_REASON = 1000
-# Events of one webhook that take the prompt lane: more of them would keep others' there waiting.
-MOST_PROMPT = 32
 # Outcomes of one webhook, about: the story of its delivery is read whole for a retry.
 MOST_OUTCOMES = 20_000
 # Bytes of large inputs that one event makes: four of the largest webhook that is taken, in a message's time and others' sight.
 LARGEST_FAN_OUT = 100 * 1024 * 1024
 
-_log = structlog.get_logger()
 
+class RoutingDeps(ParsingDeps, Protocol):
+    """Dependencies of routing events."""
 
-class HandlerDeps(NoticeDeps, Protocol):
-    """Dependencies of the handlers."""
-
-    bodies: Blobs
-    keyring: Keyring
     expressions: Expressions
-
-    adapters: CustomAdapters
     held_room: HeldRoom
-
-    def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
-        """Return a context within which the body or the data at `reference` may be held in memory."""
-
-    async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
-        """Return a source, also a retired one's last state, or None."""
 
     def subscriptions(self, source: str) -> list[SubscriptionEntry]:
         """Return the subscriptions of a source that there are now."""
-
-    async def first_received(self, delivery: str) -> datetime | None:
-        """Return when a delivery was received for the first time, as far as the rows are written."""
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the workflow that an organization means by a name. Raises NotFound, Unavailable."""
@@ -111,73 +80,7 @@ class Large:
             raise Invalid(f"the inputs of this event's runs have more than {most} together: a smaller input mapping would fit")
 
 
-async def parse(webhook: WebhookReceived, deps: HandlerDeps) -> AsyncIterator[tuple[Message, str]]:
-    """Make the events of a webhook; each is itself by its number in the request.
-
-    A sender's delivery that was received before, longer ago than the broker remembers ids, yields nothing. One whose adapter, in a
-    workspace, cannot make them now is deferred: here it would be in the way of others.
-    """
-    if webhook.sender_delivery is not None:
-        first = await deps.first_received(webhook.delivery)
-        if first is not None and first != datetime.fromisoformat(webhook.received_at):
-            _log.info("delivery.repeated", delivery=webhook.delivery, first_received_at=rfc3339(first))
-            return
-    # Of others the body is not read here.
-    async with deps.room_for(webhook.body_ref if webhook.adapter in PARSERS else None):
-        try:
-            async for accepted in accepted_of(webhook, deps, retry=None):
-                await take_notice(accepted, webhook, deps)
-                yield accepted, accepted.event
-        except AdapterUnavailable as error:
-            yield (
-                EventDeferred(
-                    source=webhook.source,
-                    delivery=webhook.delivery,
-                    adapter=webhook.adapter,
-                    received_at=webhook.received_at,
-                    reason=error.detail[:LONGEST_REASON],
-                ),
-                "deferred",
-            )
-
-
-async def accepted_of(
-    webhook: WebhookReceived, deps: HandlerDeps, *, retry: str | None, adapters: CustomAdapters | None = None
-) -> AsyncIterator[EventAccepted]:
-    """Yield the events of a webhook; `retry` makes their ids new. `adapters` are asked in place of the usual ones.
-
-    Raises `Invalid` when the body does not parse, `AdapterUnavailable`.
-    """
-    source = await deps.source(webhook.source)
-    parser = PARSERS.get(webhook.adapter)
-    if parser is not None:
-        events = await _read(parser, await _request(webhook, source, deps))
-    elif source is not None:
-        events = await read_in_sandbox(webhook, source, adapters or deps.adapters)
-    else:
-        raise NotFound(f"there is no adapter {webhook.adapter!r}")
-    lane = webhook.lane if retry is None else None
-    if len(events) > MOST_PROMPT:
-        lane = lane or BULK_LANES[0]
-    for number, event in enumerate(events):
-        data, reference = await by_reference(event.data, deps)
-        yield EventAccepted(
-            source=webhook.source,
-            source_name=source.name if source else webhook.source,
-            event=domain.event_id(webhook.delivery, number, retry),
-            delivery=webhook.delivery,
-            type=event.type,
-            data=data,
-            data_ref=reference,
-            headers=event.headers,
-            received_at=webhook.received_at,
-            retried_by=retry,
-            number=number,
-            lane=lane,
-        )
-
-
-async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[Follows]:
+async def route(event: EventAccepted, deps: RoutingDeps) -> AsyncIterator[Follows]:
     """Request a run for every subscription that wants the event, or report why there is none."""
     matching = domain.matching(deps.subscriptions(event.source), event.type)
     if not matching:
@@ -192,7 +95,7 @@ async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[Follow
             yield message
 
 
-async def routed_to(matching: list[SubscriptionEntry], event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[Follows]:
+async def routed_to(matching: list[SubscriptionEntry], event: EventAccepted, deps: RoutingDeps) -> AsyncIterator[Follows]:
     """Yield what becomes of an event with each of some subscriptions whose pattern fits it."""
     wanted = [subscription for subscription in matching if subscription.id not in event.skip]
     data = event.data
@@ -225,7 +128,7 @@ async def _hindrance(
     subscription: SubscriptionEntry,
     document: dict[str, Any],
     integration: dict[str, Any] | None,
-    deps: HandlerDeps,
+    deps: RoutingDeps,
 ) -> EventFiltered | None:
     """Return why a subscription's filter does not let an event pass, None where it does. Raises `Unavailable`."""
     if subscription.spec.filter is None:
@@ -244,7 +147,7 @@ async def _hindrance(
     return None if passes else _filtered(event, subscription, reason, failed=False)
 
 
-async def _integration(event: EventAccepted, data: Any, deps: HandlerDeps) -> tuple[str | None, dict[str, Any] | None]:
+async def _integration(event: EventAccepted, data: Any, deps: RoutingDeps) -> tuple[str | None, dict[str, Any] | None]:
     """Return the organization that an event's entity picks, and the values of its source's integration; None where there is none.
 
     Raises `NotFound`, `Invalid`.
@@ -262,7 +165,7 @@ async def _integration(event: EventAccepted, data: Any, deps: HandlerDeps) -> tu
     return org, domain.integration_document(await deps.mapping(org, source.spec.integration), entity)
 
 
-def _entity_path(source: SourceEntry, deps: HandlerDeps) -> str | None:
+def _entity_path(source: SourceEntry, deps: RoutingDeps) -> str | None:
     """Return where the adapter of a source says that the entity stands in an event."""
     adapter = ADAPTERS.get(source.spec.adapter)
     if adapter is not None:
@@ -277,7 +180,7 @@ async def _routed(
     integration: dict[str, Any] | None,
     subscription: SubscriptionEntry,
     org: str,
-    deps: HandlerDeps,
+    deps: RoutingDeps,
     large: Large,
 ) -> AsyncIterator[Message]:
     run = domain.run_id(event.event, subscription.id)
@@ -363,7 +266,7 @@ async def _key(subscription: SubscriptionEntry, evaluate: inputs.Evaluate) -> st
     return msgspec.json.encode(value).decode()
 
 
-async def _value(deps: HandlerDeps, org: str, variables: dict[str, Any], source: str) -> Any:
+async def _value(deps: RoutingDeps, org: str, variables: dict[str, Any], source: str) -> Any:
     return await deps.expressions.value(org, source, variables)
 
 
@@ -407,58 +310,4 @@ def _of(event: EventAccepted) -> dict[str, Any]:
     return {"source": event.source, "event": event.event, "delivery": event.delivery, "number": event.number}
 
 
-async def _request(webhook: WebhookReceived, source: SourceEntry | None, deps: HandlerDeps) -> Webhook:
-    """Return a webhook as a built-in adapter reads it."""
-    return Webhook(
-        headers=dict(webhook.headers),
-        query=dict(webhook.query),
-        body=await _body(webhook, deps),
-        settings=source.spec.settings if source else {},
-        secrets={} if source is None else _opened(source, deps),
-    )
-
-
-def _opened(source: SourceEntry, deps: HandlerDeps) -> dict[str, str]:
-    """Return the secrets of a source that its adapter reads webhooks with. Raises `Unavailable`."""
-    adapter = ADAPTERS.get(source.spec.adapter)
-    try:
-        return {
-            name: deps.keyring.open(source.sealed[name], source.org, source.id, name)
-            for name in (() if adapter is None else adapter.opens)
-            if name in source.sealed
-        }
-    except CannotOpen as error:
-        raise Unavailable(f"a secret of source {source.name!r} cannot be opened: {error}") from error
-
-
-async def _read(parser: Parse, request: Webhook) -> list[ParsedEvent]:
-    """Return the events of a request."""
-
-    def read() -> list[ParsedEvent]:
-        return [checked_event(event) for event in parser(request)]
-
-    return await aside(read, size=LARGE + 1 if request.secrets else len(request.body))
-
-
-async def by_reference(value: Any, deps: HandlerDeps, encoded: bytes | None = None) -> tuple[Any, str | None]:
-    """Return `value` as it travels: itself, or above 256 KiB of JSON nothing and the hash under which it is kept.
-
-    `encoded` is its JSON where that is at hand.
-    """
-    encoded = encoded or msgspec.json.encode(value)
-    if len(encoded) <= INLINE_BYTES:
-        return value, None
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield encoded
-
-    return None, (await deps.bodies.put(parts())).sha256
-
-
-async def _body(webhook: WebhookReceived, deps: HandlerDeps) -> bytes:
-    if webhook.body_ref is not None:
-        return await deps.bodies.read(webhook.body_ref)
-    return base64.b64decode(webhook.body_base64 or "")
-
-
-HANDLERS: Handlers = {WebhookReceived: parse, EventAccepted: route}
+HANDLERS: Handlers = {EventAccepted: route}
