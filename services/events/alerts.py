@@ -62,7 +62,7 @@ async def alert_event(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tupl
         "reason": message.reason,
     }
     if isinstance(message, EventOverdue):
-        fields |= {"received_at": message.received_at, "since": message.since}
+        fields |= {"received_at": message.received_at, "since": message.since, "adapter": message.adapter}
         type_: AlertType = "millrace.overdue"
     else:
         names = {"subscription": message.subscription_name or message.subscription, "workflow": message.workflow}

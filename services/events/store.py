@@ -179,7 +179,8 @@ class EventsStore:
         found = in_turns(_D.id, _D.org, _D.received_at).where(
             ~_D.ended, _D.dead.is_(None), _D.overdue_at.is_(None), _D.received_at < before, since < before, ~waits
         )
-        columns = (_D[name] for name in ("id", "org", "source", "type", "accepted", "received_at", "correlation_id"))
+        names = ("id", "org", "source", "type", "accepted", "received_at", "correlation_id", "deferred_for", "deferred")
+        columns = (_D[name] for name in names)
         statement = select(*columns, since.label("since")).where(_D.id.in_(found.limit(limit))).order_by(_D.received_at)
         async with transaction(self._engine) as connection:
             return list((await connection.execute(statement)).mappings().all())
@@ -199,8 +200,9 @@ class EventsStore:
         return [by_id[id_] for id_ in ids if id_ in by_id], len(found)
 
     async def overdue(self) -> int:
-        """Return how many deliveries were found to have no end, and still have none."""
-        statement = select(func.count()).where(~_D.ended, _D.dead.is_(None), _D.overdue_at.is_not(None))
+        """Return how many deliveries were found to have no end, and still have none, without those that wait for an adapter."""
+        found = (~_D.ended, _D.dead.is_(None), _D.overdue_at.is_not(None), _D.deferred_for.is_(None))
+        statement = select(func.count()).where(*found)
         async with transaction(self._engine) as connection:
             return int((await connection.execute(statement)).scalar_one())
 

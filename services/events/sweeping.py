@@ -169,16 +169,29 @@ class Sweeper:
             for part in (waiting[: len(_PARSE)], waiting[len(_PARSE) :])
         )
         for row in await self._deps.store.unended(utc_now() - self._overdue, parsed, routed, MOST):
-            what = f"its event {row['type']} was accepted" if row["accepted"] is not None else "it was received"
-            reason = f"{what}, and nothing has come of it for {self._overdue.total_seconds():.0f} s or more"
             overdue = EventOverdue(
                 source=row["source"],
                 delivery=row["id"],
                 received_at=rfc3339(row["received_at"]),
                 since=rfc3339(row["since"]),
-                reason=reason,
+                reason=_why(row, self._overdue),
+                adapter=row["deferred_for"],
             )
             id_ = derived_id(row["id"], "overdue", overdue.since)
             await self._deps.bus.publish(self._deps.bus.seal(overdue, org=row["org"], id=id_, correlation=row["correlation_id"]))
-            _log.error("delivery.overdue", delivery=row["id"], source=row["source"], since=overdue.since)
+            fields = {"delivery": row["id"], "source": row["source"], "since": overdue.since}
+            if overdue.adapter is None:
+                _log.error("delivery.overdue", **fields)
+            else:
+                _log.warning("delivery.still_deferred", adapter=overdue.adapter, **fields)
         self._found = await self._deps.store.overdue()
+
+
+def _why(row: RowMapping, after: timedelta) -> str:
+    """Return why a delivery has no end so long after it began: it waits as it is meant to, or nobody knows of anything."""
+    long = f"for {after.total_seconds():.0f} s or more"
+    if row["deferred_for"] is not None:
+        reason = f"it is deferred {long}, and handled once the adapter {row['deferred_for']} of its workspace can be asked"
+        return f"{reason}: {row['deferred']}"[:LONGEST_REASON]
+    what = f"its event {row['type']} was accepted" if row["accepted"] is not None else "it was received"
+    return f"{what}, and nothing has come of it {long}"

@@ -166,10 +166,14 @@ class EventResumed(Message, frozen=True, kw_only=True):
 
 @message("event.overdue", key="source", by="events")
 class EventOverdue(Message, frozen=True, kw_only=True):
-    """A delivery has no end since `since` (RFC 3339), longer than any should take, and nothing of it waits to be handled."""
+    """A delivery has no end since `since` (RFC 3339), longer than any should take, and nothing of it waits to be handled.
+
+    One that is deferred waits for the `adapter` of its workspace, and for nothing else.
+    """
 
     source: str
     delivery: str
     received_at: str
     since: str
     reason: str
+    adapter: str | None = None

@@ -16,7 +16,7 @@ from services.executor.workspaces import adapters
 from shared.bus import Bus
 from shared.durables import bring
 from shared.envelope import Sealed, new_id, open_envelope, open_message
-from shared.messages import DeadLettered, EventAccepted, EventResumed, WebhookReceived
+from shared.messages import DeadLettered, EventAccepted, EventOverdue, EventResumed, WebhookReceived
 from shared.questions import Page
 from shared.questions.events import DeliveryList, ListDeliveries, RetryDelivery
 from shared.streams import WORK
@@ -111,6 +111,34 @@ async def test_more_webhooks_than_are_handled_at_a_time_wait_for_hanging_code_an
             return await deferred(outside) == 0
 
         await eventually(none_waits)
+
+
+async def test_one_that_waits_for_long_is_reported_as_what_it_is(place: Place, data: Path) -> None:
+    executor: dict[str, str] = {"MILLRACE_DATA": str(data / "executor"), **sandbox_settings()}
+    async with running(place, "events", MILLRACE_OVERDUE="1") as runtime, bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        async with running(place, "executor", **executor):
+            await put(outside, ADAPTER)
+            source = await outside.source("acme", adapter="acme")
+        id_ = await received(outside, source, 1)
+
+        async def reported() -> EventOverdue | None:
+            found = [one for one in await stream(place, "EVENTS") if one.type == "event.overdue"]
+            return open_message(found[0], EventOverdue) if found else None
+
+        said = await eventually(reported)
+        assert isinstance(said, EventOverdue)
+        assert (said.delivery, said.adapter) == (id_, "acme")
+        assert "it is deferred for 1 s or more, and handled once the adapter acme of its workspace can be asked: " in said.reason
+        assert "nothing has come of it" not in said.reason
+
+        async def seen() -> bool:
+            return (await outside.delivery(id_, "deferred")).overdue_at is not None
+
+        await eventually(seen)
+        assert runtime.health.document()["deliveries"] == {"overdue": 0}
+        async with running(place, "executor", **executor):
+            await outside.delivery(id_, "filtered")
 
 
 async def test_while_the_executor_is_away_webhooks_wait_through_restarts_and_each_is_read_once(place: Place, data: Path) -> None:
