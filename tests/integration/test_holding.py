@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.event import listen
 
 from services.events.app import Events
 from services.events.holding import plan, releasing, room, state
@@ -20,6 +23,7 @@ from services.events.holding.looks import EACH
 from services.events.holding.releasing import Releaser
 from shared import aggregate
 from shared.bus import Bus
+from shared.db import open_engine, transaction
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import NotFound, Unavailable
 from shared.messages import EventAccepted, EventHeld, RunRequested, TimerSet
@@ -490,6 +494,30 @@ async def a_workflow(_self: Any, org: str, name: str) -> WorkflowEntry:
     return WorkflowEntry(
         org=org, name=name, version="v", input_schema={}, line=1, timeout=60.0, retries=0, concurrency=None, **texts
     )
+
+
+async def test_a_look_at_a_key_with_very_many_events_reads_few_of_them(place: Place) -> None:
+    asked: list[Any] = []
+    put = """
+        INSERT INTO held
+        SELECT 'e' || n, 's', 'n', 'w', 'o', 'src', 'd' || n, 0, 'group', 'k', now() + n * interval '1 ms', now(), n, 'o'
+          FROM generate_series(1, 10000) AS n
+    """
+    engine = open_engine(place.database_url("events"), service="events")
+    try:
+        async with transaction(engine) as connection:
+            await connection.execute(text(put))
+            await connection.execute(text("ANALYZE held"))
+            listen(engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+            found = await state.read(connection, "group")
+            assert found is not None
+            assert (found[1].first[0].event, found[1].newest.event) == ("e1", "e10000")
+            for statement, parameters in asked[:]:
+                explained = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+                rows = re.findall(r"'Actual Rows': ([0-9.]+)", str(explained.scalar_one()))
+                assert max(int(float(number)) for number in rows) <= plan.MOST_AT_ONCE, statement
+    finally:
+        await engine.dispose()
 
 
 async def test_an_organization_has_a_bounded_number_of_events_held(

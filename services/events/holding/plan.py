@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -47,13 +47,14 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 class HeldEvents(msgspec.Struct, frozen=True, kw_only=True):
     """The held events of a group: the `first` of them in the order in which they were received, and the `newest`.
 
-    `since` and `until` are when the first and the last of all of them began to be held, `earliest` and `latest` their sequences.
+    `since` and `until` are when the first and the last of all of them began to be held, `earliest` and `latest` their sequences:
+    known of those that are debounced only, since others may hold very many.
     """
 
     first: Sequence[Held]
     newest: Held
-    since: datetime
-    until: datetime
+    since: datetime = datetime.max.replace(tzinfo=UTC)
+    until: datetime = datetime.max.replace(tzinfo=UTC)
     earliest: int = 0
     latest: int = 0
 

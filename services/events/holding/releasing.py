@@ -154,6 +154,7 @@ class Releaser:
                 last_run = await self._last_run(before, connection)
                 settled = await state.settled_before(connection, head)
             if spec is not None and spec.debounce is not None:
+                waiting = await state.spanned(connection, look.group, waiting)
                 begun = await self._begun(look.group, waiting, connection)
             while True:
                 decision = plan.decide(spec, before, waiting, last_run, settled, now, begun=begun)
@@ -167,7 +168,7 @@ class Releaser:
                 rest = await state.read(connection, look.group, waiting.latest)
                 if rest is None:
                     break
-                waiting = msgspec.structs.replace(rest[1], since=waiting.since, until=waiting.until)
+                waiting = msgspec.structs.replace(waiting, first=rest[1].first, newest=rest[1].newest)
             if decision.look_at is not None:
                 timer = TimerSet(key=f"{PREFIX}{look.group}", owner=OWNER, at=rfc3339(decision.look_at))
                 await self._deps.bus.publish(self._deps.bus.seal(timer, org=waiting.newest.run_org, id=new_id()))

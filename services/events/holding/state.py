@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from sqlalchemy import ARRAY, Text, and_, any_, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -47,14 +48,16 @@ async def read(connection: AsyncConnection, group: str, latest: int | None = Non
     if not first:
         return None
     newest = (await connection.execute(select(*_FIELDS).where(mine).order_by(*_NEWEST_FIRST).limit(1))).mappings().one()
-    times = (func.min(_H.held_at), func.max(_H.held_at), func.min(_H.sequence), func.max(_H.sequence))
-    since, until, earliest, last = (await connection.execute(select(*times).where(mine))).one()
     row = (await connection.execute(select(held_group).where(_G.id == group))).mappings().first()
     found = Group() if row is None else Group(**{name: row[name] for name in Group.__struct_fields__})
-    waiting = HeldEvents(
-        first=[Held(**one) for one in first], newest=Held(**newest), since=since, until=until, earliest=earliest, latest=last
-    )
-    return found, waiting
+    return found, HeldEvents(first=[Held(**one) for one in first], newest=Held(**newest))
+
+
+async def spanned(connection: AsyncConnection, group: str, waiting: HeldEvents) -> HeldEvents:
+    """Return a group's held events with the times and the places of all of them, which are read for that."""
+    times = (func.min(_H.held_at), func.max(_H.held_at), func.min(_H.sequence), func.max(_H.sequence))
+    found = (await connection.execute(select(*times).where(_H.held_group == group))).one()
+    return msgspec.structs.replace(waiting, **dict(zip(("since", "until", "earliest", "latest"), found, strict=True)))
 
 
 async def at(connection: AsyncConnection, group: str, sequence: int) -> Held:
