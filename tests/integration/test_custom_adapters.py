@@ -228,6 +228,44 @@ async def test_a_failing_parse_is_a_dead_letter_with_its_place_and_without_the_s
     assert KEY not in str(letter)
 
 
+LOUD = CODED.replace(
+    '        if "x-break"', "        for _ in range(700):\n            print('x' * 100_000)\n        if \"x-break\"", 1
+)
+LARGE = CODED.replace('        if "x-break"', "        return Event('large', 'a' * 1_100_000)\n        if 'x-break'", 1)
+MANY = CODED.replace(
+    '        if "x-break"', "        return [Event('e', {'n': n}) for n in range(50_000)]\n        if 'x-break'", 1
+)
+
+
+async def test_what_code_prints_goes_nowhere_and_what_it_answers_is_bounded(home: House) -> None:
+    await home.commit(CODED)
+    path = await home.source()
+    await home.taken(path)
+    await home.events(1)
+
+    async def told(type_: str, status: str) -> str | None:
+        listed = (await home.client("GET", f"/api/v1/deliveries?status={status}")).json["items"]
+        return next((one["reason"] for one in listed if type_ in one["reason"]), None)
+
+    for text, word in ((LARGE, "at most 1048576 bytes"), (MANY, "at most 1048576 bytes")):
+        await home.commit(text)
+        before = len(await stream(home.place, "DEAD"))
+        assert (await home.send(path)).status == 202
+
+        async def buried(before: int = before) -> list[Any] | None:
+            return (await stream(home.place, "DEAD"))[before:] or None
+
+        (letter,) = await eventually(buried)  # type: ignore[misc]
+        assert word in open_message(letter, DeadLettered).error
+    await home.commit(LOUD)
+    assert (await home.send(path)).status == 202
+    assert "printed more than" in str(await eventually(lambda: told("OutputLimit", "deferred")))
+    assert await stream(home.place, "LOGS") == []
+    # Repaired, it reads what waits.
+    await home.commit(CODED)
+    await home.events(2)
+
+
 HANGING = CODED.replace("        given = request", "        while True:\n            pass\n        given = request")
 CRASHING = CODED.replace("        given = request", "        import os\n        os._exit(1)\n        given = request")
 

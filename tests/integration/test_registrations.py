@@ -664,9 +664,14 @@ async def test_a_source_that_cannot_be_registered_is_refused_with_what_is_missin
 async def test_an_address_inside_is_asked_for_nothing(place: Place) -> None:
     async with graph() as server, registered(place, server, MILLRACE_EGRESS_ALLOW="10.1.2.3") as made:
         await made.connect()
-        await made.put()
-        shown = await made.until("failing")
-        assert "loopback" in shown["error"]
+        port = server.url.rpartition(":")[2]
+        inside = {"mail": server.url, "named": f"http://localhost:{port}", "v6": f"http://[::ffff:127.0.0.1]:{port}"}
+        inside |= {"link": "http://169.254.169.254", "own": "http://192.168.0.1"}
+        for name, url in inside.items():
+            await made.put(name, api_url=url)
+        words = {"mail": "loopback", "named": "loopback", "v6": "IPv4-mapped", "link": "metadata service", "own": "private"}
+        for name, word in words.items():
+            assert word in (await made.until("failing", name))["error"]
         assert server.asked == []
 
 
