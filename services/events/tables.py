@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Table, Text, false, text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, PrimaryKeyConstraint, Table, Text, false, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.tables import Moment, checkpoint_in, required, resource_in
@@ -84,13 +84,13 @@ delivery_event = Table(
 )
 Index("delivery_event_unanswered", delivery_event.c.delivery, postgresql_where=text("NOT answered"))
 
-# The outcome of an event with a subscription, "" where none matched; its delivery's are found from these by the second index.
+# The outcome of an event with a subscription, "" where none matched. Those of a delivery are found by the second index: the key
+# does not begin with the delivery, or the planner might take it for that and read all of one that has very many.
 delivery_outcome = Table(
     "delivery_outcome",
     metadata,
-    Column("delivery", Text, primary_key=True),
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("subscription", Text, primary_key=True),
+    *(Column("delivery", Text), Column("number", BigInteger), Column("subscription", Text)),
+    PrimaryKeyConstraint("number", "delivery", "subscription"),
     *(Column(name, Text) for name in ("name", "workflow")),
     Column("status", Text, nullable=False),
     *(Column(name, Text) for name in ("reason", "run")),

@@ -14,7 +14,7 @@ STATEMENTS = (
     """
     CREATE TABLE delivery_outcome (
         delivery text, number bigint, subscription text, name text, workflow text, status text NOT NULL, reason text, run text,
-        retry_at timestamptz, tries bigint NOT NULL, PRIMARY KEY (delivery, number, subscription))
+        retry_at timestamptz, tries bigint NOT NULL, PRIMARY KEY (number, delivery, subscription))
     """,
     """
     INSERT INTO delivery_outcome
