@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -86,14 +86,15 @@ _ANSWERED = Compiled(
 )
 
 
-def put_changes(changed: Mapping[str, Mapping[int, Change]]) -> list[Statement]:
-    """Return the statements that write what changed of the events of deliveries, by id."""
+def put_changes(changed: Mapping[str, Mapping[int, Change]], again: Collection[str]) -> list[Statement]:
+    """Return the statements that write what changed of the events of deliveries, by id; those `again` may have had some before."""
     forgotten, events, outcomes, answered = (list[dict[str, Any]]() for _ in range(4))
     for id_, by_number in changed.items():
         for number, change in by_number.items():
             of = {"delivery": id_, "number": number}
             if change.made is not None:
-                forgotten.append(of | {"subscription": ",".join(change.kept)})
+                if id_ in again:
+                    forgotten.append(of | {"subscription": ",".join(change.kept)})
                 events.append(of | msgspec.structs.asdict(change.made) | {"answered": bool(change.outcomes)})
             if change.kept or change.made is None:
                 answered.append(of)

@@ -75,6 +75,8 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
     kinds = (EventAccepted, EventHeld, EventRouted, EventFiltered, EventUnroutable, EventOverdue, EventDeferred, EventResumed)
     messages = [(at, at.message) for at in batch if isinstance(at.message, kinds)]
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
+    # Those that may have outcomes which an event that is made again is to forget.
+    again = {id_ for id_, row in rows.items() if row["accepted"] is not None}
     # Read from the rows once, and written to them once, of a delivery: most have several messages in a batch.
     folded: dict[str, list[Said]] = {}
     for at, message in messages:
@@ -100,12 +102,14 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
     for delivery, said in folded.items():
         after, changed[delivery] = changes(msgspec.convert(rows[delivery], Routing), said)
         rows[delivery] |= msgspec.structs.asdict(after)
+        if after.retried_by is not None:
+            again.add(delivery)
     emitted = Counter(
         (at.envelope.org, message.chain)
         for at, message in messages
         if isinstance(message, EventAccepted) and message.chain is not None and message.retried_by is None
     )
-    written = [*replay_statements(batch), *store.put_routings(list(rows.values()), changed)]
+    written = [*replay_statements(batch), *store.put_routings(list(rows.values()), changed, again)]
     written += held_statements(messages)
     return [*written, store.count_in_chains("events", emitted)] if emitted else written
 

@@ -284,10 +284,15 @@ async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[st
     return {row["id"]: dict(row) for row in await _ROUTINGS(ids=deliveries).fetch(connection)}
 
 
-def put_routings(rows: Sequence[dict[str, Any]], changed: Mapping[str, Mapping[int, Change]]) -> list[Statement]:
-    """Write how deliveries were routed, and what changed of their events, by id: so many statements for all of them."""
+def put_routings(
+    rows: Sequence[dict[str, Any]], changed: Mapping[str, Mapping[int, Change]], again: Collection[str]
+) -> list[Statement]:
+    """Write how deliveries were routed, and what changed of their events, by id: so many statements for all of them.
+
+    Those `again` may have had events before.
+    """
     # The first write what the last one finds.
-    return [*outcomes.put_changes(changed), _PUT_ROUTINGS.of(rows)] if rows else []
+    return [*outcomes.put_changes(changed, again), _PUT_ROUTINGS.of(rows)] if rows else []
 
 
 def count_in_chains(what: Literal["events", "runs"], counts: Mapping[tuple[str, str], int]) -> Statement:

@@ -30,10 +30,12 @@ def greet(event: dict) -> dict:
 """
 
 
-async def ended(outside: Outside, delivery: str, *statuses: str) -> DeliveryView:
+async def ended(outside: Outside, delivery: str, *statuses: str, retries: int = 0) -> DeliveryView:
     async def there() -> DeliveryView | None:
         view: DeliveryView = await outside.bus.ask(GetDelivery(org="default", id=delivery))
-        return view if sorted(run.status for run in view.runs) == sorted(statuses) else None
+        # Runs are rows of another stream than retries.
+        is_there = view.retries == retries and sorted(run.status for run in view.runs) == sorted(statuses)
+        return view if is_there else None
 
     view = await eventually(there)
     assert isinstance(view, DeliveryView)
@@ -101,8 +103,8 @@ async def test_a_retry_with_other_data_is_recorded_as_such_and_leaves_what_was_r
         # It goes to all, whose runs have succeeded, too.
         again = await client("POST", f"/api/v1/deliveries/{id_}/retry", json={"edit": {"data": {"ref": "bad"}}})
         assert again.status == 202
-        view = await ended(outside, id_, "failed", "succeeded")
-        assert (view.retries, view.edited_by) == (1, "platform-key")
+        view = await ended(outside, id_, "failed", "succeeded", retries=1)
+        assert view.edited_by == "platform-key"
         assert view.request is not None
         assert view.request.body == '{"ref":"main"}'
         accepted = [one for one in await stream(place, "EVENTS") if one.type == "event.accepted"]
@@ -118,8 +120,8 @@ async def test_a_retry_with_other_data_is_recorded_as_such_and_leaves_what_was_r
         ]  # fmt: skip
         # A plain one after it is by what was received.
         await client("POST", f"/api/v1/deliveries/{id_}/retry?all=true")
-        view = await ended(outside, id_, "failed", "succeeded", "succeeded")
-        assert (view.retries, view.edited_by) == (2, None)
+        view = await ended(outside, id_, "failed", "succeeded", "succeeded", retries=2)
+        assert view.edited_by is None
         unknown = await client("POST", f"/api/v1/deliveries/{id_}/retry", json={"edit": {"data": 1, "number": 3}})
         assert (unknown.status, unknown.json["errors"][0]["path"]) == (422, "edit.number")
 
@@ -151,7 +153,7 @@ async def test_stories_are_the_same_made_anew_from_the_streams(place: Place, dat
             await outside.delivery(id_, "unroutable")
             await ended(outside, id_, status)
         await edited(outside, ids[0], {"ref": "bad"})
-        await ended(outside, ids[0], "succeeded", "failed")
+        await ended(outside, ids[0], "succeeded", "failed", retries=1)
         before = [await outside.bus.ask(GetDelivery(org="default", id=id_)) for id_ in ids]
     connection = await asyncpg.connect(place.database_url("events"))
     await connection.execute("TRUNCATE delivery, delivery_run, chain; DELETE FROM checkpoint WHERE projection <> 'catalog'")
