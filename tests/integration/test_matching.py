@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import string
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -148,8 +149,33 @@ def follows(words: list[str], wanted: list[str], *, prefix: bool) -> bool:
     return False
 
 
+def of_column(chance: random.Random, kind: int) -> Case:
+    if kind == 9:
+        part = chance.choice(["RATE", "zoë", "second", "a.b", "-tick", "=", "%", "_", "e"])
+        lower = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+        return Case(f"message:{part}", lambda row, _: part.translate(lower) in row.message.translate(lower))
+    if kind == 10:
+        low, high = sorted(chance.choices(range(60), k=2))
+        return Case(f"seq:[{low} TO {high}.5]", lambda row, _: low <= row.seq <= high)
+    name = chance.choice(["type", "key", "service", "run", "workflow", "id", "correlation_id", "causation_id", "stream", "seq"])
+    begun = chance.choice(["r", "run.", "run.f", "ex", "w", "m1", "c", "1", "R", ""])
+    if kind == 11:
+
+        def starts(row: Row, _: Any) -> bool:
+            found = getattr(row, name)
+            return found is not None and str(found).startswith(begun)
+
+        return Case(f"{name}:{begun}*", starts)
+    if name == "seq":
+        return Case("seq:<=30", lambda row, _: row.seq <= 30)
+    bound = chance.choice(["m", "run.failed", "R", "c2"])
+    return Case(f"{name}:<{bound}", lambda row, _: getattr(row, name) is not None and getattr(row, name) < bound)
+
+
 def leaf(chance: random.Random) -> Case:
-    kind = chance.randrange(9)
+    kind = chance.randrange(13)
+    if kind > 8:
+        return of_column(chance, kind)
     if kind == 0:
         phrase = " ".join(chance.choices(WORDS, k=chance.choice([1, 1, 2])))
         wanted = [word.casefold() for word in re.findall(r"[^\W_]+", phrase)]
