@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from services.logs import counts, partitions, questions, scope, selecting
 from services.logs.counts import count_by_time, count_by_value
@@ -366,6 +367,14 @@ async def test_a_page_takes_a_bounded_number_of_statements(archive: Archive) -> 
     with counting(archive.deps.engine) as statements:
         assert len(await archive.ids(limit=30)) == 30
     assert len(statements) == 2
+
+
+async def test_a_search_is_planned_for_the_words_that_it_has_however_often_it_is_asked(archive: Archive) -> None:
+    for number in range(10):
+        await archive.ids(f"w{number}")
+    async with transaction(archive.deps.engine) as connection:
+        prepared = "SELECT sum(custom_plans), sum(generic_plans) FROM pg_prepared_statements WHERE statement LIKE :like"
+        assert tuple((await connection.execute(text(prepared), {"like": "%tsv @@%"})).one()) == (10, 0)
 
 
 async def test_a_search_that_takes_too_long_is_answered_so(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
