@@ -30,6 +30,7 @@ AGAIN_AFTER, TRIES = 0.15, 100
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # SQLSTATE classes that mean "the server is not there for us now": connection exceptions, operator intervention, no resources.
+FULL = "the disk of the database is full: it stores nothing until there is room"
 _PASSING = ("08", "57P", "53", "25006")
 
 
@@ -85,10 +86,14 @@ def naming_trouble() -> Any:
         yield
     except PoolTimeout as error:
         raise Unavailable("all database connections are in use") from error
-    except (OperationalError, InterfaceError) as error:
-        raise Unavailable("the database cannot be reached") from error
+    except asyncpg.DiskFullError as error:
+        raise Unavailable(FULL) from error
     except DBAPIError as error:
+        if isinstance(error, OperationalError | InterfaceError):
+            raise Unavailable("the database cannot be reached") from error
         state = str(getattr(error.orig, "sqlstate", "") or "")
+        if state == asyncpg.DiskFullError.sqlstate:
+            raise Unavailable(FULL) from error
         if error.connection_invalidated or state.startswith(_PASSING):
             raise Unavailable("the database cannot be reached") from error
         raise

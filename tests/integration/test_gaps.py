@@ -165,3 +165,40 @@ async def test_a_gap_before_a_message_that_is_refused_is_found(place: Place, mon
     assert [tuple(row) for row in await own.fetch("SELECT first_seq, last_seq FROM gap")] == [(2, 2)]
     assert await own.fetchval("SELECT array_agg(DISTINCT seq ORDER BY seq) FROM message WHERE stream = 'LINES'") == [1, 3, 4]
     await own.close()
+
+
+async def test_a_full_disk_is_told_and_archiving_goes_on_when_there_is_room(place: Place) -> None:
+    admin = await asyncpg.connect(place.database_url("admin"), server_settings={"search_path": "logs"})
+    # The error that Postgres itself raises where it cannot extend a file.
+    await admin.execute(
+        """
+        CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON message FOR EACH ROW EXECUTE FUNCTION full_disk()
+        """
+    )
+    async with running(place, "logs") as runtime:
+        await lines(place, 3)
+
+        async def told() -> bool:
+            parts = runtime.health.document()["parts"]
+            return "disk of the database is full" in str(parts.get("projection archive-lines", {}).get("detail"))
+
+        await eventually(told)
+        assert not runtime.health.ready
+        assert await admin.fetchval("SELECT count(*) FROM message") == 0
+        await admin.execute("DROP TRIGGER full_disk ON message")
+
+        async def archived() -> bool:
+            return bool(await admin.fetchval("SELECT count(DISTINCT seq) FROM message WHERE stream = 'LINES'") == 3)
+
+        await eventually(archived)
+
+        async def well() -> bool:
+            return runtime.health.problem("projection archive-lines") is None
+
+        await eventually(well)
+    # No row was given up for it.
+    assert await admin.fetchval("SELECT count(*) FROM message WHERE type = 'undecodable'") == 0
+    assert await admin.fetchval("SELECT count(*) FROM gap") == 0
+    await admin.close()
