@@ -200,12 +200,17 @@ def _check_version(path: Path) -> None:
     made_by = file.read_text("utf-8", "replace").strip() if file.exists() else None
     if made_by == current:
         return
-    if made_by is not None and _numbers(made_by) > _numbers(current):
+    if made_by is not None and is_newer(made_by):
         message = (
             f"The data folder {path} was made by Millrace {made_by}, which is newer than this one ({current}); use that version."
         )
         raise StartError(message)
     write_private(file, f"{current}\n".encode())
+
+
+def is_newer(made_by: str) -> bool:
+    """Return whether something was made by a newer version than this one; an unreadable one counts as newer."""
+    return _numbers(made_by) > _numbers(running_version())
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -41,6 +41,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _NANO = 1_000_000_000
 _NO_STREAM = 10059  # nats-server server/errors.json
 _NAME_IN_USE = 10058
+# In a stream's metadata while `millrace rebuild` refills it; its value is the first sequence.
+REFILLING = "millrace_refilling"
 OLDEST_NATS = (2, 12)  # atomic batches and schedules
 OLDEST_POSTGRES = 150000  # server_version_num; partitioning and MERGE as used
 # A statement of a service that runs longer than this is a mistake; searches set a shorter one themselves.
@@ -59,8 +61,11 @@ async def prepare(*, nats_url: str, database_url: str, credentials: Credentials,
 # -- the broker -----------------------------------------------------------------------------------------------------------
 
 
-async def prepare_broker(url: str, *, replicas: int = 1) -> None:
-    """Make every stream, consumer, registry and bucket of `shared.streams` that is missing, and update the others."""
+async def prepare_broker(url: str, *, replicas: int = 1, aging: bool = True) -> None:
+    """Make every stream, consumer, registry and bucket of `shared.streams` that is missing, and update the others.
+
+    Not `aging`: streams that are there keep the age limits that they have.
+    """
     try:
         client = await nats.connect(
             url,
@@ -78,7 +83,7 @@ async def prepare_broker(url: str, *, replicas: int = 1) -> None:
         if (version.major, version.minor) < OLDEST_NATS:
             found = f"{version.major}.{version.minor}.{version.patch}"
             raise StartError(f"The NATS server is {found}; Millrace needs {'.'.join(map(str, OLDEST_NATS))} or newer.")
-        await asyncio.gather(*(_stream(client, stream_config(stream, replicas)) for stream in STREAMS))
+        await asyncio.gather(*(_stream(client, stream_config(stream, replicas), aging=aging) for stream in STREAMS))
         await asyncio.gather(
             *(bring(client, work) for work in WORK),
             *(_stream(client, _registry_config(registry.bucket, replicas)) for registry in REGISTRIES),
@@ -141,7 +146,7 @@ def _bucket_config(bucket: str, max_age: float | None, replicas: int) -> dict[st
     }
 
 
-async def _stream(client: Client, config: dict[str, Any]) -> None:
+async def _stream(client: Client, config: dict[str, Any], *, aging: bool = True) -> None:
     name = config["name"]
     try:
         info = await api_request(client, f"$JS.API.STREAM.INFO.{name}", None)
@@ -155,10 +160,12 @@ async def _stream(client: Client, config: dict[str, Any]) -> None:
             if racing.code != _NAME_IN_USE:
                 raise
             # Another process made it in the meantime, with an incarnation of its own, which counts.
-            await _stream(client, config)
+            await _stream(client, config, aging=aging)
         return
     existing: dict[str, Any] = info["config"]
-    wanted = existing | config
+    if REFILLING in (existing.get("metadata") or {}):
+        raise StartError(f"The stream {name} has been refilled in part only: call millrace rebuild --from archive again.")
+    wanted = existing | config | ({} if aging else {"max_age": existing.get("max_age", 0)})
     wanted["metadata"] = {INCARNATION: new_id()} | (existing.get("metadata") or {})
     if wanted != existing:
         await api_request(client, f"$JS.API.STREAM.UPDATE.{name}", wanted, wait=15)

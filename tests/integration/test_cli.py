@@ -147,7 +147,11 @@ def millrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize(
-    ("program", "says"), [("up", "--public-url"), ("demo", "--once"), ("rebuild", "--from"), ("doctor", "--port")]
+    ("program", "says"),
+    [
+        *[("up", "--public-url"), ("demo", "--once"), ("rebuild", "--from"), ("doctor", "--port")],
+        *[("backup", "--verify"), ("restore", "--keys")],
+    ],
 )
 def test_a_program_of_the_stack_shows_its_own_help_under_the_commands_name(program: str, says: str) -> None:
     done = millrace(program, "--help")

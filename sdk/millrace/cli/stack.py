@@ -1,4 +1,4 @@
-"""`up`, `demo`, `rebuild`, `doctor`: programs of the package `deploy`, each of which takes this process's place.
+"""`up`, `demo`, `rebuild`, `backup`, `restore`, `doctor`: programs of `deploy`, each of which takes this process's place.
 
 They are executed, not imported: the SDK stands on nothing but itself. So they have this terminal, these signals and this exit code.
 """
@@ -32,5 +32,7 @@ COMMANDS = [
     program_of("up", "deploy.local", "Start everything on this machine and keep it running."),
     program_of("demo", "deploy.demo", "Start everything, send a signed webhook and show what came of it."),
     program_of("rebuild", "deploy.rebuild", "Make the projections' rows anew, with the services stopped."),
+    program_of("backup", "deploy.backup", "Write everything into a folder, while it works."),
+    program_of("restore", "deploy.restore", "Make a new data folder of a backup."),
     program_of("doctor", "deploy.doctor", "Say what is wrong on this machine and what to do."),
 ]
