@@ -37,8 +37,16 @@ _NANO = 1_000_000_000
 Start = Literal["all", "new", "last_per_subject"]
 
 
+# The header of a message that was put back: its incarnation, sequence and time (RFC 3339) when it was stored first.
+ORIGIN = "Millrace-Origin"
+_ORIGIN = ORIGIN.encode()
+
+
 class Delivered(msgspec.Struct, frozen=True):
-    """One message as the stream holds it: `sequence` and store `time` are the stream's; `pending` counts those behind it."""
+    """One message as the stream holds it: `sequence` and store `time` are the stream's; `pending` counts those behind it.
+
+    The time of one that was put back from the archive is that of its first storing.
+    """
 
     subject: str
     data: bytes
@@ -71,11 +79,17 @@ def delivered(msg: Msg) -> Delivered:
     tokens = msg.reply.split(".")
     # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>; newer servers add two in front.
     offset = 2 if len(tokens) >= 11 else 0
+    # Headers are not read for it: few messages have one, and reading takes as long as all else.
+    origin = (msg.headers or {}).get(ORIGIN) if _ORIGIN in getattr(msg, "head", _ORIGIN) else None
     return Delivered(
         subject=msg.subject,
         data=msg.data,
         sequence=int(tokens[5 + offset]),
-        time=datetime.fromtimestamp(int(tokens[7 + offset]) / _NANO, UTC),
+        time=(
+            datetime.fromtimestamp(int(tokens[7 + offset]) / _NANO, UTC)
+            if origin is None
+            else datetime.fromisoformat(origin.rpartition(" ")[2])
+        ),
         headers=_Headers(msg),
         pending=int(tokens[8 + offset]),
     )
