@@ -164,7 +164,8 @@ class Http:
             "name": "spare",
             "id": self._place.known["delivery"] if "deliveries" in route.path else self._place.known["run"],
             "org": ORG,
-            "path": "spare.txt",
+            "path": "checkpoint" if "digests" in route.path else "spare.txt",
+            "stream": "CONNECTIONS",
         }
         if route.path.startswith("/api/v1/workflows"):
             known["name"] = "take"
