@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
@@ -18,22 +19,40 @@ from shared.messages import Logged
 
 # Most lines that wait for the bus: above it the oldest go, counted.
 WAITING = 2000
+# Records below a warning that are handed on in a second, beyond the `WAITING` of a burst: a loop that logs is not to fill the bus.
+MOST_A_SECOND = 500
 # Characters of a field: an error may repeat a sender's input.
 LONGEST = 16 * 1024
+_QUIET = {"debug", "info"}
 _LEVELS = {"debug", "info", "warning", "error", "critical"}
 
 
 class BusSink:
-    """A structlog processor that also hands records to the bus; never blocks, never raises, drops the oldest and counts."""
+    """A structlog processor that also hands records to the bus; never blocks, never raises.
 
-    def __init__(self, service: str) -> None:
+    Of a flood it drops what is below a warning, of all that wait the oldest, and counts: `dropped` in all, and in a record
+    `log.dropped` when the flood is over.
+    """
+
+    def __init__(self, service: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._service = service
+        self._clock = clock
+        self._allowed, self._allowed_at = float(WAITING), clock()
+        self._flooded = 0
         self._waiting: deque[tuple[Logged, str | None]] = deque()
         self._arrived = asyncio.Event()
         self.dropped = 0
 
     def __call__(self, _logger: Any, method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Remember the record for the bus."""
+        if not self._admits(method):
+            self.dropped += 1
+            self._flooded += 1
+            return record
+        if self._flooded:
+            told = Logged(service=self._service, level="warning", event="log.dropped", fields={"count": self._flooded})
+            self._flooded = 0
+            self._waiting.append((told, None))
         fields = {key: _plain(value) for key, value in record.items() if key not in {"event", "level", "timestamp"}}
         level = method if method in _LEVELS else "error"
         correlation = fields.get("correlation_id")
@@ -44,6 +63,17 @@ class BusSink:
         self._waiting.append((logged, correlation if isinstance(correlation, str) else None))
         self._arrived.set()
         return record
+
+    def _admits(self, method: str) -> bool:
+        now = self._clock()
+        self._allowed = min(float(WAITING), self._allowed + (now - self._allowed_at) * MOST_A_SECOND)
+        self._allowed_at = now
+        if method not in _QUIET:
+            return True
+        if self._allowed < 1:
+            return False
+        self._allowed -= 1
+        return True
 
     @contextlib.asynccontextmanager
     async def sending(self, publish: Callable[[Logged, str | None], Awaitable[None]]) -> AsyncIterator[None]:

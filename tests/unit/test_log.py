@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 from shared.errors import Invalid, Unavailable
-from shared.log import LONGEST, BusSink
+from shared.log import LONGEST, MOST_A_SECOND, WAITING, BusSink
 from shared.messages import Logged
 
 
@@ -56,3 +56,21 @@ async def test_a_field_is_cut_to_what_a_record_may_hold() -> None:
     async with sink.sending(publish):
         sink(None, "error", {"event": "failed", "reason": "x" * 10_000_000, "left": ValueError("y" * 10_000_000)})
     assert {len(value) for value in records[0].fields.values()} == {LONGEST}
+
+
+def test_a_flood_is_dropped_and_counted_but_for_warnings_and_told_when_it_is_over() -> None:
+    now = 0.0
+    sink = BusSink("events", lambda: now)
+    for number in range(WAITING + 300):
+        sink(None, "info", {"event": "loop", "number": number})
+    assert sink.dropped == 300
+    sink._waiting.clear()
+    sink(None, "error", {"event": "trouble"})
+    # A second later so many records more are taken.
+    now = 1.0
+    for number in range(MOST_A_SECOND + 50):
+        sink(None, "info", {"event": "loop", "number": number})
+    events = [(logged.event, logged.fields.get("count")) for logged, _ in sink._waiting]
+    assert events[:3] == [("log.dropped", 300), ("trouble", None), ("loop", None)]
+    assert len(events) == 2 + MOST_A_SECOND
+    assert sink.dropped == 350
