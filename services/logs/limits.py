@@ -42,11 +42,14 @@ def limits_at(now: datetime, retentions: Iterable[RetentionEntry]) -> list[Limit
     return made
 
 
-def hiding(limits: Iterable[Limit], org: str | None) -> tuple[str, dict[str, Any]]:
-    """Return a condition that messages are to be kept, with its parameters, for a search of `org` (None: of all)."""
+def hiding(limits: Iterable[Limit], org: str | None, since: datetime | None = None) -> tuple[str, dict[str, Any]]:
+    """Return a condition that messages are to be kept, with its parameters, for a search of `org` (None: all) from `since` on."""
     cases: list[str] = []
     parameters: dict[str, Any] = {}
     limits = [one for one in limits if org is None or one.org in {None, org}]
+    # Where all of a stream that is looked at is kept, whoever's it is, the planner is spared a condition.
+    reached = {one.stream for one in limits if since is None or one.before > since}
+    limits = [one for one in limits if one.stream in reached]
     if not limits:
         return "TRUE", {}
     for number, one in enumerate(limits):

@@ -141,7 +141,9 @@ async def correlations_of(connection: AsyncConnection, org: str | None, runs: Co
 
 def _within(selection: Selection, since: datetime, until: datetime) -> tuple[str, dict[str, Any]]:
     """Return the condition of a selection between two times, by which partitions are passed over, and its parameters."""
-    return f"time >= :since AND time <= :until AND {selection.sql}", selection.parameters | {"since": since, "until": until}
+    kept, limits = selection.kept(since)
+    given = selection.parameters | limits | {"since": since, "until": until}
+    return f"time >= :since AND time <= :until AND {kept} AND {selection.sql}", given
 
 
 async def positions(connection: AsyncConnection) -> list[tuple[str, str, int]]:
@@ -167,13 +169,14 @@ async def between(
     connection: AsyncConnection, selection: Selection, incarnation: str, after: At, to: int, limit: int
 ) -> list[RowMapping]:
     """Return the columns `_FOUND` of the selected rows of a stream behind a place, up to a sequence, in the order of the stream."""
+    kept, limits = selection.kept()
     statement = f"""
         SELECT {_SHOWN} FROM message
-         WHERE incarnation = :incarnation AND (seq, line) > (:seq, :line) AND seq <= :to AND {selection.sql}
+         WHERE incarnation = :incarnation AND (seq, line) > (:seq, :line) AND seq <= :to AND {kept} AND {selection.sql}
          ORDER BY seq, line LIMIT :limit
     """
     given = {"incarnation": incarnation, "seq": after.seq, "line": after.line, "to": to, "limit": limit}
-    return list((await connection.execute(text(statement), selection.parameters | given)).mappings().all())
+    return list((await connection.execute(text(statement), selection.parameters | limits | given)).mappings().all())
 
 
 async def chain(
@@ -187,7 +190,7 @@ async def chain(
     limits: Sequence[Limit],
 ) -> list[RowMapping]:
     """Return the messages of these types of a chain by time, as far as they are kept, without their documents."""
-    kept, parameters = hiding(limits, org)
+    kept, parameters = hiding(limits, org, since)
     statement = f"""
         SELECT time, type, id, causation_id, run, left(message, :shown) AS message,
                jsonb_strip_nulls(jsonb_build_object(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ from services.logs.tree import Tree
 class Selection:
     """Rows of the organization `org` that a tree matches; None: of all organizations. In SQL, and of one row in Python.
 
-    In SQL without what is past its `limits`, removed already or not; of a new row none is.
+    What is past its `limits`, removed already or not, is another condition: few searches go so far back, and no new row does.
     """
 
     def __init__(self, org: str | None, tree: Tree, limits: Sequence[Limit] = ()) -> None:
@@ -27,21 +28,21 @@ class Selection:
     def _condition(self) -> Condition:
         return Condition(self.tree)
 
-    @cached_property
-    def _kept(self) -> tuple[str, dict[str, Any]]:
-        return hiding(self.limits, self.org)
+    def kept(self, since: datetime | None = None) -> tuple[str, dict[str, Any]]:
+        """Return the condition that rows from `since` on are not past the limits, and its parameters."""
+        return hiding(self.limits, self.org, since)
 
     @property
     def sql(self) -> str:
         """The condition over the columns of `message`, without chunks, whose lines are rows of their own."""
         own = "" if self.org is None else " AND org = :org"
-        return f"line >= 0{own} AND {self._kept[0]} AND {self._condition.sql}"
+        return f"line >= 0{own} AND {self._condition.sql}"
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of the condition."""
         own = {} if self.org is None else {"org": self.org}
-        return own | self._kept[1] | self._condition.parameters
+        return own | self._condition.parameters
 
     def holds(self, seen: Seen) -> bool:
         """Return whether a row is one of them."""

@@ -68,7 +68,10 @@ def test_an_organizations_own_retention_comes_before_the_platforms_and_that_befo
 
 def test_a_search_is_held_to_the_limits_of_its_organization() -> None:
     limits = limits_at(NOW, [entry("acme", "LOGS", 60)])
-    assert hiding([], "acme") == ("TRUE", {})
+    assert hiding([], "acme") == hiding(limits, "acme", NOW - timedelta(days=30)) == ("TRUE", {})
+    # Acme keeps its own for longer: what others' limit hides it is to see.
+    assert "acme" in hiding(limits, "acme", NOW - timedelta(days=61))[1].values()
+    assert set(hiding(limits, None, NOW - timedelta(days=40))[1].values()) >= {"LOGS", "acme"}
     assert "acme" in hiding(limits, "acme")[1].values()
     assert "acme" not in hiding(limits, "globex")[1].values()
 
