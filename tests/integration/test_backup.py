@@ -177,3 +177,20 @@ async def test_a_backup_of_a_newer_version_is_refused(data: Path) -> None:
     assert (code, "Millrace 999.0.0, which is newer" in said) == (2, True), said
     code, said = await backup(place / "backup", "--data", str(data))
     assert (code, "is not empty" in said) == (2, True), said
+
+
+async def test_a_folder_whose_broker_lost_its_runs_is_filled_from_the_archive_once(data: Path) -> None:
+    before = await messages(data)
+    async with stores_of(data) as stores, administrator(stores.nats_url) as admin:
+        await api_request(admin, "$JS.API.STREAM.DELETE.RUNS", None)
+
+    async def refilled() -> tuple[int, str]:
+        command = [sys.executable, "-m", "deploy.rebuild", "--from", "archive", "--data", str(data)]
+        code, said = await ended(await program(*command))
+        return code, said.splitlines()[-1]
+
+    assert await refilled() == (0, f"Refilled: RUNS. Offered again: {RUNS} runs.")
+    assert await refilled() == (0, "Refilled: nothing, since no stream is missing. Offered again: 0 runs.")
+    first, last, count = before["RUNS"]
+    offered = {"RUNS": (first, last + RUNS, count + RUNS), "executor-runs-normal": (0, 0, RUNS)}
+    assert await messages(data) == before | offered
