@@ -25,6 +25,7 @@ from shared.client import subscribe, unique_name
 from shared.errors import Unavailable
 from shared.lingering import Lingering
 from shared.messages.log import SERVICES
+from shared.values import FIRST, LAST
 
 # The server sends a heartbeat this often while a pull waits; after two missed ones the pull counts as lost.
 HEARTBEAT = 2.0
@@ -79,20 +80,31 @@ def delivered(msg: Msg) -> Delivered:
     tokens = msg.reply.split(".")
     # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>; newer servers add two in front.
     offset = 2 if len(tokens) >= 11 else 0
-    # Headers are not read for it: few messages have one, and reading takes as long as all else.
-    origin = (msg.headers or {}).get(ORIGIN) if _ORIGIN in getattr(msg, "head", _ORIGIN) else None
+    sequence = int(tokens[5 + offset])
     return Delivered(
         subject=msg.subject,
         data=msg.data,
-        sequence=int(tokens[5 + offset]),
-        time=(
-            datetime.fromtimestamp(int(tokens[7 + offset]) / _NANO, UTC)
-            if origin is None
-            else datetime.fromisoformat(origin.rpartition(" ")[2])
-        ),
+        sequence=sequence,
+        time=_origin(msg, sequence) or datetime.fromtimestamp(int(tokens[7 + offset]) / _NANO, UTC),
         headers=_Headers(msg),
         pending=int(tokens[8 + offset]),
     )
+
+
+def _origin(msg: Msg, sequence: int) -> datetime | None:
+    """Return when a message was stored first that was put back at its sequence; None for any other, whatever its header says."""
+    # Headers are not read for it: few messages have one, and reading takes as long as all else.
+    if _ORIGIN not in getattr(msg, "head", _ORIGIN):
+        return None
+    _, _, said = (msg.headers or {}).get(ORIGIN, "").partition(" ")
+    number, _, moment = said.partition(" ")
+    if number != str(sequence):
+        return None
+    try:
+        found = datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None and FIRST <= found <= LAST else None
 
 
 def sequence_of(msg: Msg) -> int:

@@ -164,3 +164,20 @@ async def test_a_stream_with_other_content_is_left_alone_and_one_that_is_well_is
         assert await refill.run() == {}
         assert refill.refused == ["LOGS was left alone: it was made anew and has 1 other messages by now."]
         assert {stream.name: await content(admin, stream.name) for stream in STREAMS} == before
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *["i {other} 2001-01-01T00:00:00Z", "i {seq} yesterday", "i {seq} 2001-01-01T00:00:00"],
+        *["i {seq} 0001-01-01T00:00:00Z", "{seq}", ""],
+    ],
+)
+async def test_an_origin_that_is_none_leaves_a_message_the_time_of_its_stream(place: Place, said: str) -> None:
+    async with bus_of(place, "executor") as bus, bus_of(place, "logs") as reader, administrator(place.nats_url("admin")) as admin:
+        document = bus.seal(Logged(service="executor", level="info", event="x", fields={}), org="global").document
+        headers = {"Millrace-Origin": said.format(seq=1, other=2)}
+        await admin.jetstream().publish("log.executor.info", document, headers=headers)
+        [(sequence, _, _, time)] = await content(reader.client, "LOGS")
+        assert sequence == 1
+        assert time.year > 2001
