@@ -18,6 +18,7 @@ from services.logs.query import NUMBER
 from services.logs.tree import (
     FIELDS,
     And,
+    ChainOf,
     Column,
     Compares,
     Equals,
@@ -31,7 +32,6 @@ from services.logs.tree import (
     SearchWords,
     StartsWith,
     Tree,
-    Why,
 )
 
 # Columns that may be NULL. A comparison with the others never is, and must stand bare for an index to serve it.
@@ -86,7 +86,7 @@ class Condition:
                 return f"({self.text(field)} IS NOT NULL)"
             case Everything():
                 return "true"
-            case Why(run):
+            case ChainOf(run):
                 raise TypeError(f"the chain of run {run!r} is not resolved")
 
     def _words(self, any_of: list[str | None]) -> str:

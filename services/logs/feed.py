@@ -19,7 +19,7 @@ from services.logs import selecting
 from services.logs.domain import StreamPosition, row_of
 from services.logs.lines import split
 from services.logs.matching import Seen
-from services.logs.places import At, Place
+from services.logs.places import At, TailPlace
 from shared.db import transaction
 from shared.errors import Unavailable
 
@@ -78,9 +78,9 @@ class Feed:
         return self._first + len(self._arrived)
 
     @property
-    def here(self) -> Place:
+    def here(self) -> TailPlace:
         """The place behind all that is here."""
-        return Place(dict(self.incarnations), {stream: At(seq) for stream, seq in self.head.items()})
+        return TailPlace(dict(self.incarnations), {stream: At(seq) for stream, seq in self.head.items()})
 
     def after(self, number: int) -> list[Arrived]:
         """Return the messages from a number on, or all that are here where that one no longer is."""

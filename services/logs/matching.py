@@ -16,6 +16,7 @@ from services.logs.lexemes import Lexemes
 from services.logs.query import NUMBER
 from services.logs.tree import (
     And,
+    ChainOf,
     Column,
     Compares,
     Equals,
@@ -29,7 +30,6 @@ from services.logs.tree import (
     SearchWords,
     StartsWith,
     Tree,
-    Why,
 )
 
 _MISSING: Any = object()
@@ -82,7 +82,7 @@ def matches(tree: Tree, seen: Seen) -> bool:
             return getattr(seen.row, name) is not None
         case Everything():
             return True
-        case Why(run):
+        case ChainOf(run):
             raise TypeError(f"the chain of run {run!r} is not resolved")
     raise TypeError(f"{tree!r} is no tree")
 

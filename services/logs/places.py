@@ -21,24 +21,24 @@ class At(NamedTuple):
     line: int = 0
 
 
-class Place(msgspec.Struct, frozen=True):
+class TailPlace(msgspec.Struct, frozen=True):
     """A place in every stream, by name, with the incarnation of each. A stream that is not there is at its beginning."""
 
     incarnations: dict[str, str]
     at: dict[str, At]
 
-    def moved(self, stream: str, at: At) -> Place:
+    def moved(self, stream: str, at: At) -> TailPlace:
         """Return the place that is behind another message of a stream."""
-        return Place(self.incarnations, {**self.at, stream: at})
+        return TailPlace(self.incarnations, {**self.at, stream: at})
 
 
-def written(place: Place) -> str:
+def written(place: TailPlace) -> str:
     """Return a place as text of letters, digits, dots and hyphens."""
     parts = [_base36(at.seq) + (f"-{_base36(at.line)}" if at.line else "") for _, at in sorted(place.at.items())]
     return ".".join((_fingerprint(place.incarnations), *parts))
 
 
-def read(text: str, incarnations: Mapping[str, str]) -> Place | None:
+def read(text: str, incarnations: Mapping[str, str]) -> TailPlace | None:
     """Return the place that `written` made; None where the streams are others by now. Raises `Malformed`."""
     fingerprint, *parts = text.split(".")
     try:
@@ -50,7 +50,7 @@ def read(text: str, incarnations: Mapping[str, str]) -> Place | None:
     names = sorted(incarnations)
     if fingerprint != _fingerprint(incarnations) or len(found) != len(names):
         return None
-    return Place(dict(incarnations), dict(zip(names, found, strict=True)))
+    return TailPlace(dict(incarnations), dict(zip(names, found, strict=True)))
 
 
 def _fingerprint(incarnations: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from services.logs.domain import LEVELS, level_known, storable
 from services.logs.tree import (
     FIELDS,
     And,
+    ChainOf,
     Column,
     Compares,
     Equals,
@@ -26,7 +27,6 @@ from services.logs.tree import (
     SearchWords,
     StartsWith,
     Tree,
-    Why,
 )
 from shared.errors import Invalid, Problem
 
@@ -150,7 +150,7 @@ class _Parser:
         if prefix:
             self._at = started
             self._fail("a run's id without *")
-        return Why(run)
+        return ChainOf(run)
 
     def _field(self, name: str) -> Field:
         if name in FIELDS:

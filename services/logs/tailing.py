@@ -13,7 +13,7 @@ from services.logs import places, selecting
 from services.logs.digests.keeping import Digests
 from services.logs.feed import Feed
 from services.logs.items import item_of, item_of_row
-from services.logs.places import At, Place
+from services.logs.places import At, TailPlace
 from services.logs.scope import ArchiveDeps, looking, named, selected
 from services.logs.selection import Selection
 from services.logs.tree import runs_asked_for
@@ -45,7 +45,7 @@ class LogsDeps(ArchiveDeps, frozen=True, kw_only=True):
 class _Page:
     """An answer in the making, and the place behind it."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: TailPlace) -> None:
         self.place = place
         self.items: list[TailItem] = []
         self.dropped = 0
@@ -84,7 +84,7 @@ async def tail(asked: TailLogs, deps: LogsDeps) -> TailPage:
     return TailPage(items=page.items, position=position, dropped=page.dropped, more=more)
 
 
-def _is_behind(place: Place, feed: Feed) -> bool:
+def _is_behind(place: TailPlace, feed: Feed) -> bool:
     return any(at.seq < feed.floor.get(stream, 0) for stream, at in place.at.items())
 
 

@@ -72,7 +72,7 @@ class Exists(msgspec.Struct, frozen=True):
     field: Field
 
 
-class Why(msgspec.Struct, frozen=True):
+class ChainOf(msgspec.Struct, frozen=True):
     """Messages of the chain that this run is of; to be made a comparison by `resolved` before it is looked for."""
 
     run: str
@@ -96,13 +96,13 @@ class Or(msgspec.Struct, frozen=True):
     items: tuple[Tree, ...]
 
 
-Tree = Everything | SearchWords | Equals | StartsWith | Compares | Exists | Why | Not | And | Or
+Tree = Everything | SearchWords | Equals | StartsWith | Compares | Exists | ChainOf | Not | And | Or
 
 
 def runs_asked_for(tree: Tree) -> set[str]:
     """Return the runs whose chains a tree names."""
     match tree:
-        case Why(run):
+        case ChainOf(run):
             return {run}
         case Not(item):
             return runs_asked_for(item)
@@ -114,7 +114,7 @@ def runs_asked_for(tree: Tree) -> set[str]:
 def resolved(tree: Tree, chains: Mapping[str, str]) -> Tree:
     """Return a tree with the chain, by its correlation id, of each run that it names; nothing is in that of an unknown run."""
     match tree:
-        case Why(run):
+        case ChainOf(run):
             return Equals(Column("correlation_id"), chains[run]) if run in chains else Not(Everything())
         case Not(item):
             return Not(resolved(item, chains))

@@ -14,7 +14,7 @@ from services.gateway import watching
 from services.gateway.api import sse
 from services.gateway.api import tail as tails
 from services.logs import feed, places, tailing
-from services.logs.places import At, Place
+from services.logs.places import At, TailPlace
 from shared.bus import Bus
 from shared.envelope import new_id
 from shared.errors import Malformed
@@ -213,7 +213,7 @@ async def test_a_silent_tail_has_heartbeats_and_learns_its_place(place: servers.
 
 def test_a_place_is_text_that_only_the_same_streams_understand() -> None:
     incarnations = {"B": "2", "A": "1"}
-    there = Place(incarnations, {"A": At(0), "B": At(36**5, 7)})
+    there = TailPlace(incarnations, {"A": At(0), "B": At(36**5, 7)})
     written = places.written(there)
     assert places.read(written, incarnations) == there
     assert places.read(written, incarnations | {"A": "3"}) is None

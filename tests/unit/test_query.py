@@ -12,6 +12,7 @@ from services.logs.conditions import Condition
 from services.logs.query import parse
 from services.logs.tree import (
     And,
+    ChainOf,
     Column,
     Compares,
     Equals,
@@ -23,7 +24,6 @@ from services.logs.tree import (
     SearchWords,
     StartsWith,
     Tree,
-    Why,
     resolved,
 )
 from shared.errors import Invalid
@@ -70,7 +70,7 @@ TYPE, LEVEL, RUN, SEQ = Column("type"), Column("level"), Column("run"), Column("
         ("fields.http.status:>=500", Compares(Path(("fields", "http", "status")), ">=", "500")),
         ("attempt:2", Equals(Path(("attempt",)), "2")),
         ("\\-a", SearchWords("-a")),
-        ("why:r1 -level:info", And((Why("r1"), Not(Equals(LEVEL, "info"))))),
+        ("why:r1 -level:info", And((ChainOf("r1"), Not(Equals(LEVEL, "info"))))),
     ],
 )
 def test_a_query_means_what_people_know(text: str, tree: Tree) -> None:
