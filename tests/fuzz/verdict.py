@@ -10,6 +10,7 @@ from nats.aio.client import Client as Nats
 from shared.messages.log import SERVICES
 from shared.messages.timer import fired_for
 from shared.pull import StreamError, api_request
+from shared.resources import KINDS
 from shared.runs import END_SUBJECTS
 from shared.streams import STREAMS
 from tests.fuzz.place import Place, eventually
@@ -18,10 +19,16 @@ from tests.fuzz.wire import Unanswered
 # Seconds for rows to follow the streams, and for readiness to follow the rows.
 CAUGHT_UP_WITHIN = 60.0
 _WORKFLOWS = ("workflow.*.changed", "workflow.*.removed")
+
+
+def _nouns(owner: str) -> tuple[str, ...]:
+    return tuple(f"{kind.noun}.>" for kind in KINDS.values() if kind.owner == owner and not kind.in_vault)
+
+
 # Projections that read some messages of their stream only, by service.
 _FILTERED = {
     "events": {
-        "catalog": ("source.>", "subscription.>", "integration.>", "mapping.>", "schedule.>"),
+        "catalog": _nouns("events"),
         "registrations": ("registration.>",),
         "schedules": ("schedule.>",),
         "declared-schedules": _WORKFLOWS,
@@ -32,6 +39,7 @@ _FILTERED = {
     },
     "executor": {"catalog": ("file.>", "workflow.>", "adapter.>"), "timers": (fired_for("executor"),)},
     "oauth": {"catalog": ("variable.>",)},
+    "logs": {"catalog": _nouns("logs")},
 }
 
 

@@ -57,6 +57,7 @@ FIELDS: dict[str, Any] = {
     "concurrency_key": "k",
     "files": {"spare.txt": "bm90aGluZw=="},
     "expected": {},
+    "days": 400,
 }
 INPUT = {"value": {"a": ["b", 1]}, "event": None}
 # Seconds before what was too busy is asked again.
@@ -79,6 +80,7 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
     "sources": {"entity": None, "by_entity": False},
     "deliveries": {"number": 0, "since": "2026-01-30T00:00:00Z", "until": "2026-01-31T00:00:00Z"},
     "schedules": {"cron": "5 9 * * *", "every": None, "timezone": "UTC", "source": None, "event": None, "input": {"value": 1}},
+    "vault": {"after": "", "key": None},
     "subscriptions": {
         "key": "event.type",
         "ordering": "key",
@@ -230,6 +232,9 @@ def judged(case: Case, answer: Answer) -> Outcome:
     if not kind.startswith("application/problem+json"):
         # What is no HTTP is refused before there is a request, and the parts of a head are not answered one by one.
         if answer.status == 400 and (case.text or "").startswith(("header:", "path:", "query:")):
+            return Outcome(REFUSED, said)
+        # What a person's browser opens answers with a page, which says what went wrong as well.
+        if case.target.partition(" ")[2].startswith("/oauth/") and kind.startswith("text/html"):
             return Outcome(REFUSED, said)
         raise Wrong(f"no problem document but {kind or 'nothing'}: {said}")
     try:

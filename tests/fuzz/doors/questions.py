@@ -47,6 +47,17 @@ COMMON: dict[str, Any] = {
     "causation_id": None,
     "everything": False,
     "hops": 0,
+    "bars": 10,
+    "days": 400,
+    "saved": None,
+    "until": None,
+}
+# The same of one question, where another one means something else by it.
+OF: dict[str, dict[str, Any]] = {
+    "ask.logs.facets": {"fields": ["level"]},
+    "ask.logs.archived_rows": {"after": None},
+    "do.events.rotate_keys": {"after": "", "key": None},
+    "do.oauth.rotate_keys": {"after": "", "key": None},
 }
 # SHA-256 of `nothing`, which the preparation has stored.
 NOTHING = "1785cfc3bc6ac7738e8b38cdccd1af12563c2b9070e07af336a1bf8c0f772b6a"
@@ -106,7 +117,7 @@ class Questions:
         found = self._place.known[id_.get(asked.verb, "topic")]
         known = COMMON | {"id": found, "org": ORG, "actor": "fuzz", "sha256": NOTHING}
         known |= {"run": self._place.known["run"], "delivery": self._place.known["delivery"], "since": "2026-11-01T00:00:00Z"}
-        known |= {"correlation_id": found} if subject == "ask.logs.chain" else {}
+        known |= ({"correlation_id": found} if subject == "ask.logs.chain" else {}) | OF.get(subject, {})
         if noun:
             fields: dict[str, Any] = example(KINDS[noun].body, known | {"integration": None, "value": 1})
             plain = {name: value for name, value in fields.items() if name not in KINDS[noun].confidential}
