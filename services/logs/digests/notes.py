@@ -104,7 +104,7 @@ def open_note(note: str, keys: Sequence[VerifierKey]) -> str:
             raise Unverified(f"the signature of {key.name} is wrong: the text was changed, or another key signed") from None
         verified = True
     if not verified:
-        raise Unverified("none of the known keys has signed it")
+        raise Unverified("none of the known keys, of which each stream has its own, has signed it")
     return text
 
 
