@@ -50,7 +50,7 @@ def signed(schemes: Iterable[Scheme], request: Request, secret: str, now: float,
             return _signed(scheme, request, secret, now, delivery)
         except ValueError as error:
             reasons.append(str(error))
-    raise ValueError(reasons[0] if reasons else "its source is verified by something else than signatures and tokens")
+    raise ValueError(reasons[0] if reasons else "its source is verified by something else than an HMAC or a fixed token")
 
 
 def _signed(scheme: Scheme, request: Request, secret: str, now: float, delivery: str) -> Request:

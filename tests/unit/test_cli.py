@@ -37,8 +37,8 @@ NOW = 1_700_000_000
 # Adapters whose requests nobody but the sender can sign.
 UNSIGNABLE = {
     "discord": "the private key of ed25519",
-    "http-signatures": "by something else than signatures and tokens",
-    "jwt": "by something else than signatures and tokens",
+    "http-signatures": "by something else than an HMAC or a fixed token",
+    "jwt": "by something else than an HMAC or a fixed token",
     "microsoft-graph": "each item of value in the body",
     "sendgrid": "the private key of ecdsa-p256-sha256",
     "sns": "the private key of rsa-v1_5-sha256",

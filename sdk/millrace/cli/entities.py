@@ -169,7 +169,9 @@ def _options(field: Field, verb: str) -> list[Callable[[Any], Any]]:
         both = "--enabled/--disabled" if field.name == "enabled" else f"{field.option}/--no-{field.option[2:]}"
         return [click.option(both, field.name, default=None, help=doc)]
     if "object" not in field.types:
-        return [click.option(field.option, field.name, help=doc + (" '' clears it." if "null" in field.types else ""))]
+        metavar = "JSON" if "array" in field.types else None
+        doc += " '' clears it." if "null" in field.types else ""
+        return [click.option(field.option, field.name, metavar=metavar, help=doc)]
     found = [click.option(field.option, field.name, metavar="JSON|@FILE|-", help=doc)]
     if field.has_members:
         found.append(
@@ -211,7 +213,10 @@ def _value(field: Field, given: Any) -> Any:
         return an_object(given, field.option) if "null" not in field.types or given else None
     if given == "" and "null" in field.types:
         return None
-    return given if isinstance(given, bool) or "string" in field.types else fitting(given, field.schema, {})
+    value = given if isinstance(given, bool) or "string" in field.types else fitting(given, field.schema, {})
+    if "array" in field.types and isinstance(value, str):
+        raise click.UsageError(f"{field.option} takes a JSON list, such as '[\"one\"]', not {given!r}.")
+    return value
 
 
 def _members(session: Session, kind: Kind, name: str, field: Field, made: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]:

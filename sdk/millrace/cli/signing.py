@@ -37,6 +37,8 @@ def request_of(source: dict[str, Any], sending: Sending, secret: str | None) -> 
     schemes: list[Scheme] = [scheme_of(one) for one in verification.get("schemes", ())]
     if secret is None:
         return prepared(schemes, request, sending.delivery)
+    if source.get("verification") is None:
+        raise ValueError(f"the adapter {source['adapter']} is not in service: no file of the workspace declares it now")
     try:
         return signed(schemes, request, secret, sending.now, sending.delivery)
     except ValueError as error:
