@@ -105,7 +105,7 @@ async def data() -> AsyncIterator[Path]:
             await connection.close()
         process = await program(sys.executable, "-m", "deploy.backup", str(place / "backup"), "--data", str(path))
         async with asyncio.timeout(BOUND):
-            while not (place / "backup.unfinished" / "postgres.dump").exists():
+            while not (place / "backup.unfinished" / "streams").exists():
                 assert process.returncode is None
                 await asyncio.sleep(0.002)
         process.kill()

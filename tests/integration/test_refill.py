@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -26,11 +25,24 @@ from shared.messages.log import Logged
 from shared.projection import incarnation_of
 from shared.pull import OrderedReader, api_request
 from shared.streams import STREAMS
-from tests.support.inside import bus_of, eventually
+from tests.support.inside import bus_of
 from tests.support.servers import Place
 
 LOST = ("RUNS", "LOGS")
 PROJECTING = ("executor", "logs")
+
+
+class KilledError(Exception):
+    """The end of a refill when a part of a stream is there."""
+
+
+class Killing(Display):
+    """Ends a refill when a part of a stream is there."""
+
+    def progress(self, name: str, done: int, total: int) -> None:
+        """Take the first part of a stream for the end."""
+        if done < total:
+            raise KilledError(name)
 
 
 class Addresses:
@@ -135,17 +147,8 @@ async def test_a_refill_that_was_cut_short_goes_on_and_nothing_starts_before(pla
         before = await content(admin, "RUNS")
         await lose(admin, "RUNS")
         monkeypatch.setattr("deploy.rebuild.refill.MOST", 3)
-        filling = asyncio.create_task(Refill(admin, connection, Display()).run())
-
-        async def begun() -> bool:
-            found = await api_request(admin, "$JS.API.STREAM.NAMES", {})
-            if "RUNS" not in (found["streams"] or []):
-                return False
-            return bool((await api_request(admin, "$JS.API.STREAM.INFO.RUNS", None))["state"]["last_seq"])
-
-        await eventually(begun, every=0.0)
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
+        with pytest.raises(KilledError):
+            await Refill(admin, connection, Killing()).run()
     async with opened(place) as (admin, connection):
         with pytest.raises(StartError, match="RUNS has been refilled in part only"):
             await prepare_broker(place.nats_url("admin"))
@@ -181,3 +184,17 @@ async def test_an_origin_that_is_none_leaves_a_message_the_time_of_its_stream(pl
         [(sequence, _, _, time)] = await content(reader.client, "LOGS")
         assert sequence == 1
         assert time.year > 2001
+
+
+async def test_a_broker_that_lost_everything_has_its_streams_again(place: Place) -> None:
+    async with lived(place) as (admin, connection, _):
+        before = {name: await content(admin, name) for name in LOST}
+        every = (await api_request(admin, "$JS.API.STREAM.NAMES", {}))["streams"]
+        await lose(admin, *every)
+        refill = Refill(admin, connection, Display())
+        done = await refill.run()
+        await prepare_broker(place.nats_url("admin"))
+        assert {name: await content(admin, name) for name in LOST} == before
+        await caught_up(place, admin, connection)
+        assert (await refill.offer(done), refill.refused) == (1, [])
+        assert set((await api_request(admin, "$JS.API.STREAM.NAMES", {}))["streams"]) == set(every)
