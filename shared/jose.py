@@ -30,6 +30,8 @@ from cryptography.x509 import load_pem_x509_certificate
 Key = Any
 # The bits of an RSA key: fewer are broken, more cost too much for each request.
 RSA_BITS = (2048, 8192)
+# The bits of its exponent, as Go and Windows take it: with a longer one each signature costs 200 times as much to be verified.
+EXPONENT_BITS = 32
 # The algorithms of RFC 9421 by their names in RFC 7518 and 8037.
 MESSAGE_ALGORITHMS = {
     "hmac-sha256": "HS256",
@@ -78,7 +80,7 @@ def private_key_of(text: str) -> Key:
         thumbprint_of(text)
     except (UnsupportedAlgorithm, ValueError, TypeError) as error:
         raise ValueError("this is no private key as PEM without a password") from error
-    _bounded(key.public_key())
+    bounded(key.public_key())
     if usual_algorithm(key) is None:
         raise ValueError("a private key is RSA, Ed25519, or of the curves P-256, P-384 and P-521")
     return key
@@ -110,8 +112,8 @@ def public_key_of(text: str) -> Key:
     """Return a public key: PEM, or DER as base64. Raises ValueError for another, or one that is too small or too large."""
     try:
         if text.lstrip().startswith("-----"):
-            return _bounded(load_pem_public_key(text.encode()))
-        return _bounded(load_der_public_key(base64.b64decode(text, validate=True)))
+            return bounded(load_pem_public_key(text.encode()))
+        return bounded(load_der_public_key(base64.b64decode(text, validate=True)))
     except (UnsupportedAlgorithm, ValueError) as error:
         raise ValueError("this is no public key, PEM or DER as base64") from error
 
@@ -205,7 +207,7 @@ ALGORITHMS: Sequence[str] = (
 def _of(one: dict[str, Any]) -> Key:
     if one["kty"] == "RSA":
         n, e = (int.from_bytes(decoded(one[name]), "big") for name in ("n", "e"))
-        return _bounded(RSAPublicNumbers(e, n).public_key())
+        return bounded(RSAPublicNumbers(e, n).public_key())
     if one["kty"] == "EC":
         x, y = (int.from_bytes(decoded(one[name]), "big") for name in ("x", "y"))
         return EllipticCurvePublicNumbers(x, y, _NAMED_CURVES[one["crv"]]).public_key()
@@ -214,7 +216,11 @@ def _of(one: dict[str, Any]) -> Key:
     raise ValueError("a key of another kind")
 
 
-def _bounded(key: Key) -> Key:
-    if isinstance(key, RSAPublicKey) and not RSA_BITS[0] <= key.key_size <= RSA_BITS[1]:
-        raise ValueError(f"an RSA key has {RSA_BITS[0]} to {RSA_BITS[1]} bits")
+def bounded(key: Key) -> Key:
+    """Return a public key by which a signature is soon verified. Raises ValueError for one of RSA that is too large or small."""
+    if isinstance(key, RSAPublicKey):
+        if not RSA_BITS[0] <= key.key_size <= RSA_BITS[1]:
+            raise ValueError(f"an RSA key has {RSA_BITS[0]} to {RSA_BITS[1]} bits")
+        if key.public_numbers().e.bit_length() > EXPONENT_BITS:
+            raise ValueError(f"an RSA key has an exponent of up to {EXPONENT_BITS} bits")
     return key

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA1, SHA256, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key, load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from shared.jose import MESSAGE_ALGORITHMS, public_key_of, suits
+from shared.jose import MESSAGE_ALGORITHMS, bounded, public_key_of, suits
 from shared.verification import PUBLIC_KEY, MessageSignature, SignatureScheme, WebToken
 
 # Whether any of some signatures is the one that the holder of a key makes of a text.
@@ -140,7 +140,7 @@ def _verify_of(algorithm: str, key: bytes) -> Callable[[bytes, bytes], None]:
         if algorithm == "ed25519" and len(key) == 32:
             public: Any = Ed25519PublicKey.from_public_bytes(key)
         else:
-            public = load_pem_public_key(key) if key.lstrip().startswith(b"-----") else load_der_public_key(key)
+            public = bounded(load_pem_public_key(key) if key.lstrip().startswith(b"-----") else load_der_public_key(key))
     except UnsupportedAlgorithm as error:
         raise ValueError("the public key is of a kind that is not known") from error
     if algorithm == "ed25519" and isinstance(public, Ed25519PublicKey):

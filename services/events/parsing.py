@@ -12,8 +12,8 @@ import msgspec
 import structlog
 
 from services.events import domain
-from services.events.adapters import ADAPTERS, PARSERS, Parse, ParsedEvent, Webhook
-from services.events.adapters.webhook import checked_event
+from services.events.adapters import ADAPTERS, PARSERS, Webhook
+from services.events.opening import read
 from services.events.registrations.notices import NoticeDeps, take_notice
 from services.events.sandboxed import AdapterUnavailable, read_in_sandbox
 from shared.adapters import CustomAdapters
@@ -25,7 +25,6 @@ from shared.errors import NotFound, Unavailable
 from shared.messages import EventAccepted, EventDeferred, Message, WebhookReceived
 from shared.resources.source import SourceEntry
 from shared.streams import BULK_LANES, INLINE_BYTES
-from shared.values import LARGE, aside
 
 # Characters: a person reads the beginning, and a row holds the reason of every subscription.
 LONGEST_REASON = 1000
@@ -89,7 +88,7 @@ async def accepted_of(
     source = await deps.source(webhook.source)
     parser = PARSERS.get(webhook.adapter)
     if parser is not None:
-        events = await _read(parser, await _request(webhook, source, deps))
+        events = await read(parser, await _request(webhook, source, deps), source.org if source else "")
     elif source is not None:
         events = await read_in_sandbox(webhook, source, adapters or deps.adapters)
     else:
@@ -137,15 +136,6 @@ def _opened(source: SourceEntry, deps: ParsingDeps) -> dict[str, str]:
         }
     except CannotOpen as error:
         raise Unavailable(f"a secret of source {source.name!r} cannot be opened: {error}") from error
-
-
-async def _read(parser: Parse, request: Webhook) -> list[ParsedEvent]:
-    """Return the events of a request."""
-
-    def read() -> list[ParsedEvent]:
-        return [checked_event(event) for event in parser(request)]
-
-    return await aside(read, size=LARGE + 1 if request.secrets else len(request.body))
 
 
 async def by_reference(value: Any, deps: ParsingDeps, encoded: bytes | None = None) -> tuple[Any, str | None]:

@@ -141,7 +141,7 @@ def _value(item: Item, received: Received) -> str:
         return value
     parts = urlsplit(received.base)
     path, mark, query = received.target.partition("?")
-    if name == "@query-param":
+    if name == "@query-param" and item.parameters:
         return _parameter(item, query)
     values = {
         "@method": received.method,

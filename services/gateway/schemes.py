@@ -76,6 +76,7 @@ class Scheme:
         self._body_values = [(name, reader) for name, reader in values if reader.place.in_body]
         self._parts = [(text.encode(), name) for text, name in pieces(declared.template)]
         self._is_body = declared.template == "{body}"
+        self._is_token = declared.algorithm == "token"
         self._is_keyed = "{secret}" in declared.template
         self._when = Conditions(declared.when)
         self._digest = Reader(declared.body_digest) if declared.body_digest is not None else None
@@ -175,7 +176,8 @@ class Scheme:
 
     def _matches(self, candidates: Sequence[bytes], values: dict[str, str], received: Received, room: _Room) -> bool:
         """Return whether any key made any candidate. All are compared, whichever fits."""
-        found, signed = False, None
+        # A token signs nothing: each of many items may have one.
+        found, signed = False, b"" if self._is_token else None
         for key, check in self._checks_of(received):
             if signed is None or self._is_keyed:
                 signed = room.take(received.body) if self._is_body else self._signed(values, received, key, room)

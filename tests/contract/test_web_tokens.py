@@ -195,6 +195,7 @@ def test_of_a_key_set_public_keys_for_signatures_are_taken() -> None:
             {"kty": "oct", "k": "c2VjcmV0"},
             {"kty": "EC", "crv": "P-256", "x": x, "y": x},
             {"kty": "RSA", "n": b64(small.n.to_bytes(128, "big")), "e": e},
+            {"kty": "RSA", "n": n, "e": b64((2**2000 + 1).to_bytes(251, "big"))},
             {"kty": "RSA", "n": 1},
             "nothing",
         ]
@@ -314,6 +315,7 @@ def test_a_message_without_a_time_is_refused(parameters: str, said: str) -> None
         '("@method" "@path" "content-digest" "date";sf)',
         '("@method" "@path" "content-digest" 1)',
         '("@METHOD" "@path" "content-digest")',
+        '("@query-param" "content-digest")',
     ],
 )
 def test_a_component_that_is_not_understood_is_refused(covered: str) -> None:

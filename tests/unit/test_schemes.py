@@ -7,12 +7,14 @@ from urllib.parse import urlencode
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.events.adapters.github import SCHEME as GITHUB
 from services.events.adapters.webhook import FORM
-from services.gateway.schemes import MAX_CANDIDATES, MOST_TIMES, ClaimedSignature
+from services.gateway.schemes import MAX_CANDIDATES, MOST_TIMES, ClaimedSignature, Scheme
 from shared.signatures import digest_of, key_of
 from shared.verification import Place, SignatureScheme, Verification
 from tests.support.senders import DECLARED, NOW, STANDARD_WEBHOOKS, STRIPE, VECTORS, claim_of, refusal
@@ -167,6 +169,21 @@ def test_a_template_has_no_body_signed_hundreds_of_times(template: str) -> None:
     headers = {"x-signature": digest_of(scheme, KEY, b""), "content-type": FORM if "form" in template else "application/json"}
     reason = refusal(scheme, (KEY,), headers, body, NOW)
     assert reason == f"the template has more than {MOST_TIMES} times the body signed"
+
+
+def test_each_of_many_items_may_have_a_token_which_signs_nothing() -> None:
+    scheme = SignatureScheme(algorithm="token", signature=Place(json="token"), encoding="text", each="items")
+    items = [{"token": KEY.decode(), "text": "x" * 1000}] * 500
+    assert refusal(scheme, (KEY,), {}, msgspec.json.encode({"items": items}), NOW) is None
+    assert refusal(scheme, (KEY,), {}, msgspec.json.encode({"items": [*items, {"token": "other"}]}), NOW) is not None
+
+
+@pytest.mark.parametrize(("exponent", "bits"), [(2**2000 + 1, 2048), (65537, 9000)], ids=["exponent", "size"])
+def test_a_key_that_costs_much_with_each_request_is_none(exponent: int, bits: int) -> None:
+    numbers = RSAPublicNumbers(exponent, 2 ** (bits - 1) + 1)
+    key = numbers.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    with pytest.raises(ValueError, match="an RSA key has"):
+        Scheme(SignatureScheme(algorithm="rsa-v1_5-sha256", signature=Place(header="x-signature")), (key,))
 
 
 def test_a_long_text_in_a_body_is_not_taken_apart() -> None:
