@@ -101,6 +101,8 @@ def test_a_key_in_the_wrong_form_and_a_declaration_of_a_later_version_are_named(
     later = {"adapter": "acme", "settings": {}, "verification": {"schemes": [{"signature": {"cookie": "sign"}}]}}
     with pytest.raises(ValueError, match="this version cannot read how the source is verified"):
         request_of(later, sending_of("github"), KEY)
+    with pytest.raises(ValueError, match="acme is not in service"):
+        request_of(later | {"verification": None}, sending_of("github"), KEY)
 
 
 def test_github_is_signed_as_github_documents_it() -> None:
@@ -380,6 +382,15 @@ def test_a_time_as_the_server_takes_it_passes(given: str | None) -> None:
 def test_a_header_that_cannot_be_sent_is_named(given: str, said: str) -> None:
     with pytest.raises(click.UsageError, match=said):
         header(given)
+
+
+def test_a_list_that_is_no_json_is_refused_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    from millrace.cli.program import program
+
+    monkeypatch.setenv("MILLRACE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("MILLRACE_KEY", "mr_key")
+    with pytest.raises(click.UsageError, match=r"--hosts takes a JSON list, such as .*, not 'api.example'"):
+        program.main(["providers", "put", "hub", "--hosts", "api.example", "--dry-run"], standalone_mode=False)
 
 
 def test_a_run_that_waits_says_for_what() -> None:
