@@ -25,6 +25,8 @@ WINDOW = 8 * 1024 * 1024
 WITHIN = 60.0
 # Deletions on their way at a time.
 TOGETHER = 500
+# The status of the last message of a whole snapshot, where it has one; another one tells of trouble.
+_WHOLE = "204"
 _NO_MESSAGE = (10037, 10043)  # nats-server server/errors.json
 
 
@@ -50,9 +52,9 @@ async def save(client: Client, stream: str, write: Callable[[bytes], Any]) -> di
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()
-    if msg.headers:
-        # An end by trouble says so in its status line.
-        raise Unavailable(f"the broker gave up on {stream}: {' '.join(str(value) for value in msg.headers.values())}")
+    status = (msg.headers or {}).get("Status", _WHOLE)
+    if status != _WHOLE:
+        raise Unavailable(f"the broker gave up on {stream}: {status} {(msg.headers or {}).get('Description', '')}")
     return {"config": answer["config"], "state": answer["state"]}
 
 

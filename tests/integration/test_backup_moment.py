@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import asyncpg
@@ -20,6 +21,7 @@ from tests.support.inside import bus_of
 from tests.support.servers import Place
 
 PARSE = next(work for work in WORK if work.name == "events-parse")
+CHUNKS = 3
 RUNS = next(work for work in WORK if work.managed)
 
 
@@ -53,17 +55,23 @@ async def test_what_comes_after_the_moment_is_cut_away_and_all_else_comes_back_a
     connection = await asyncpg.connect(place.database_url("admin"))
     async with bus_of(place, "executor") as bus, bus_of(place, "logs") as reader, administrator(place.nats_url("admin")) as admin:
         await log(bus, 5)
+        # More than one chunk, also compressed.
+        text = secrets.token_hex(CHUNKS * streams.CHUNK)
+        for start in range(0, len(text), streams.CHUNK):
+            fields = {"text": text[start : start + streams.CHUNK]}
+            await bus.publish(bus.seal(Logged(service="executor", level="info", event="x", fields=fields), org="global"))
 
         async def registries() -> None:
             await log(bus, 2)
 
         _, taken = await moment.choose(admin, connection, registries, working=True)
-        assert taken.cuts["LOGS"] == 7
+        assert taken.cuts["LOGS"] == 7 + 2 * CHUNKS
         before = await content(reader, "LOGS")
         incarnation = await incarnation_of(admin, "LOGS")
         await log(bus, 3)
         parts: list[bytes] = []
         given = await streams.save(admin, "LOGS", parts.append)
+        assert len(parts) > CHUNKS
         await api_request(admin, "$JS.API.STREAM.DELETE.LOGS", None)
         await streams.load(admin, given["config"], given["state"], parts)
         await streams.cut(admin, "LOGS", taken.cuts["LOGS"], given["state"]["last_seq"])
@@ -71,7 +79,7 @@ async def test_what_comes_after_the_moment_is_cut_away_and_all_else_comes_back_a
         assert await incarnation_of(admin, "LOGS") == incarnation
         # A sequence is never given twice.
         await log(bus, 1)
-        assert (await content(reader, "LOGS"))[-1][0] == 11
+        assert (await content(reader, "LOGS"))[-1][0] == 11 + 2 * CHUNKS
     await connection.close()
 
 
