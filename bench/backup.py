@@ -1,0 +1,131 @@
+"""Backup, restore and rebuild from the archive, in seconds per GB of the data folder, beside a plain copy of the same bytes.
+
+A data folder gets messages of a kilobyte, and its archive their rows. Then each command runs as an operator calls it, without
+services: the time of starting the stores is within. The limit copies the stopped folder, and waits until it is on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import click
+
+from bench.support import outcome
+from bench.support.outcome import BenchError, Outcome
+from deploy.credentials import load_or_create
+from deploy.folder import claim, run_folder
+from deploy.positions import administrator
+from deploy.prepare import prepare
+from deploy.rebuild.parts import open_parts, replay
+from deploy.stores import Stores
+from shared.bus import connected
+from shared.commit import outgoing_of
+from shared.health import Health
+from shared.messages.log import Logged
+from shared.pull import api_request
+from shared.sending import send_batch
+
+MESSAGES = 100_000
+TOGETHER = 500
+TEXT = "the quick brown fox jumps over the lazy dog " * 20
+GB = 1e9
+
+
+async def measure(folder: Path, messages: int) -> Outcome:
+    """Fill a data folder with so many messages and time everything."""
+    data = folder / "data"
+    await _fill(data, messages)
+    size = _size(data) / GB
+    copied = await _timed(lambda: asyncio.to_thread(_copy, data, folder / "copy"))
+    shutil.rmtree(folder / "copy")
+    saved = await _timed(lambda: _program("deploy.backup", str(folder / "backup"), "--data", str(data)))
+    restored = await _timed(lambda: _program("deploy.restore", str(folder / "backup"), "--data", str(folder / "restored")))
+    async with _stores(data) as stores, administrator(stores.nats_url) as admin:
+        await api_request(admin, "$JS.API.STREAM.DELETE.LOGS", None)
+    rebuilt = await _timed(lambda: _program("deploy.rebuild", "--from", "archive", "--data", str(data)))
+    more: dict[str, Any] = {
+        "data_folder_gb": size,
+        "backup_gb": _size(folder / "backup") / GB,
+        "messages": messages,
+        "copy_s_per_gb": copied / size,
+        "backup_s_per_gb": saved / size,
+        "restore_s_per_gb": restored / size,
+        "rebuild_s_per_gb": rebuilt / size,
+        "backup_s": saved,
+        "restore_s": restored,
+        "rebuild_s": rebuilt,
+    }
+    return Outcome(
+        name="backup", figure=saved / size, unit="s/GB", limit=copied / size, ratio=saved / copied if copied else 0.0, more=more
+    )
+
+
+async def _fill(data: Path, messages: int) -> None:
+    async with _stores(data) as stores:
+        credentials = load_or_create(data / "credentials.json", None)
+        await prepare(nats_url=stores.nats_url, database_url=stores.database_url, credentials=credentials)
+        async with connected(stores.nats_url_of("executor"), service="executor", health=Health("executor")) as bus:
+            for start in range(0, messages, TOGETHER):
+                numbers = range(start, min(start + TOGETHER, messages))
+                told = (Logged(service="executor", level="info", event="x", fields={"n": n, "text": TEXT}) for n in numbers)
+                batch = [outgoing_of(bus.client, bus.seal(one, org="global"), None) for one in told]
+                if await send_batch(bus.client, batch) is None:
+                    raise BenchError("the broker refused a batch")
+        connection = await asyncpg.connect(stores.database_url)
+        async with administrator(stores.nats_url) as admin, open_parts(stores, ("logs",)) as parts:
+            await replay(parts, admin, connection, lambda *_: None)
+        await connection.close()
+
+
+@asynccontextmanager
+async def _stores(data: Path) -> AsyncIterator[Stores]:
+    with claim(data) as folder, run_folder(folder) as sockets:
+        credentials = load_or_create(folder.credentials, None)
+        stores = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None)
+        try:
+            await stores.start()
+            yield stores
+        finally:
+            await stores.stop()
+
+
+async def _program(module: str, *arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *arguments, stdout=asyncio.subprocess.DEVNULL)
+    if await process.wait() != 0:
+        raise BenchError(f"{module} failed")
+
+
+async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+    began = time.perf_counter()
+    await work()
+    return time.perf_counter() - began
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, symlinks=True)
+    os.sync()
+
+
+def _size(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in folder.rglob("*"))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
+@click.option("--messages", default=MESSAGES, show_default=True, help="How many messages there are to be.")
+def main(*, as_json: bool, messages: int) -> None:
+    """Time backup, restore and rebuild beside a copy."""
+    raise SystemExit(outcome.main(lambda folder, _seconds: measure(folder, messages), seconds=0, as_json=as_json))
+
+
+if __name__ == "__main__":
+    main()
