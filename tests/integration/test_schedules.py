@@ -330,6 +330,20 @@ async def test_a_schedule_that_says_too_little_or_too_much_is_refused_by_the_fie
         assert [one.local[4:] for one in times] == ["-01-01T00:00:00+01:00"] * 2
 
 
+async def test_the_schedules_of_an_organization_come_so_often_at_most(place: Place, data: Path) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        often = {"every": 1, "workflow": "nowhere"}
+        await told(bus, putting("schedule", "off", enabled=False, **often))
+        for number in range(20):
+            await told(bus, putting("schedule", f"each-{number}", **often))
+        for name, refused in (("more", often), ("more", often | {"every": 59}), ("off", often)):
+            with pytest.raises(Invalid, match=r"every: the schedules of default would come 1,2[0-9]+ times a minute together"):
+                await bus.ask(putting("schedule", name, **refused))
+        await told(bus, putting("schedule", "each-0", input={"x": 1}, **often))
+        await told(bus, putting("schedule", "each-1", **(often | {"every": 2})))
+        await told(bus, putting("schedule", "more", **(often | {"every": 2})))
+
+
 async def seen(place: Place, id_: str) -> bool:
     """Return whether a schedule was looked at."""
     connection = await asyncpg.connect(place.database_url("events"))

@@ -21,6 +21,8 @@ from shared.resources.schedule import Firing, Schedule
 from shared.streams import INLINE_BYTES
 
 DECLARED = "workflow:"
+# Times a minute at which the schedules of an organization fire together: each takes some milliseconds of all others' turns.
+MOST_A_MINUTE = 1200
 
 
 class Schedules(Rules[Schedule]):
@@ -60,7 +62,19 @@ class Schedules(Rules[Schedule]):
             found = await self._rows.by_id("source", source)
             if found is not None and found[0].spec.adapter != domain.TOPIC:
                 raise _wrong("source", f"has the adapter {found[0].spec.adapter!r}; only one with the adapter 'topic' takes events")
+        await self._check_rate(draft)
         return msgspec.structs.replace(spec, cron=cron)
+
+    async def _check_rate(self, draft: Draft[Schedule]) -> None:
+        """Raise `Invalid` for a schedule with which those of its organization would come too often."""
+        before = 0.0 if draft.before is None else _a_minute(draft.before.spec)
+        if (rate := _a_minute(draft.spec)) <= max(1, before):
+            return
+        others = await self._rows.page("schedule", draft.org, "", 1000)
+        together = rate + sum(_a_minute(one.spec) for one in others if one.id != draft.id)
+        if together > MOST_A_MINUTE:
+            most = f"{MOST_A_MINUTE:,} times a minute are the most"
+            raise _wrong("every", f"the schedules of {draft.org} would come {together:,.0f} times a minute together, and {most}")
 
     async def shown(self, found: Sequence[Resource[Schedule]]) -> Sequence[dict[str, Any]]:
         """Return of each when it fires next, what became of the last time, the workflow that declares it, and the warnings."""
@@ -79,6 +93,11 @@ def _shown(schedule: Resource[Schedule], last: Firing | None, workflows: Collect
         "declared_by": None if declared is None else declared.removeprefix(DECLARED),
         "warnings": [] if name is None or name in workflows else [msgspec.to_builtins(absent(name, workflows))],
     }
+
+
+def _a_minute(spec: Schedule) -> float:
+    """Return how often a schedule fires in a minute, at most."""
+    return 0.0 if not spec.enabled else 1.0 if spec.every is None else 60 / spec.every
 
 
 def _wrong(field: str, detail: str) -> Invalid:
