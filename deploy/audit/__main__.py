@@ -26,7 +26,7 @@ SHOWN = 20
     "--key",
     "keys",
     multiple=True,
-    help="A verifier key that you know to be this installation's; repeatable. Else the export's own.",
+    help="A public key that you know to be this installation's (`millrace audit key`); repeatable. Else the export's own.",
 )
 @click.option(
     "--copy",

@@ -96,7 +96,11 @@ class Stream:
             yield from self._rows(checkpoint)
 
     def _opened(self, note: bytes) -> Checkpoint:
-        return opened(note, lambda origin: [key for key in self._keys if key.name == origin])
+        # A key has the name of its tree, and the trees of an installation have the same keys: any one of them will do.
+        checkpoint = opened(note, lambda origin: [VerifierKey(origin, key.public) for key in self._keys])
+        if not checkpoint.origin.endswith(f"/{self.name.lower()}"):
+            raise Diverged(f"the checkpoint is of another stream: {checkpoint.origin}")
+        return checkpoint
 
     def _tree(self, checkpoint: Checkpoint) -> Iterator[Finding]:
         """Return what is wrong with the tree: made anew from its entries it has every tile, its root, and that of each copy."""

@@ -16,7 +16,7 @@ from services.logs.gaps import Gaps, record_gaps
 from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS
-from services.logs.retention import Retention, retain
+from services.logs.retention import Removals, retain
 from services.logs.scope import ArchiveDeps
 from services.logs.searches import keepers
 from services.logs.tailing import LogsDeps
@@ -59,7 +59,7 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             runtime.background.start(keep(digests, settings.database_url), "digests")
             view = RegistryView(bus.client, "retentions", RetentionEntry, runtime.health)
             runtime.background.start(view.run(), "registry retentions")
-            retention = Retention(engine, bus, view, runtime.health, utc_now)
+            retention = Removals(engine, bus, view, runtime.health, utc_now)
             runtime.background.start(retain(retention, settings.database_url), "retention")
             gaps = Gaps(engine, bus, runtime.health)
             runtime.background.start(record_gaps(gaps, settings.database_url), "gaps")

@@ -19,7 +19,7 @@ from services.logs.tables import message, removal
 KEPT = (f"audit.{GAP}", f"audit.{REMOVED}")
 
 
-class Place(NamedTuple):
+class MessagePlace(NamedTuple):
     """The place of an archived message."""
 
     time: datetime
@@ -27,23 +27,23 @@ class Place(NamedTuple):
     seq: int
 
 
-async def begun(connection: AsyncConnection, limit: Limit) -> Place | None:
+async def begun(connection: AsyncConnection, limit: Limit) -> MessagePlace | None:
     """Return up to where nothing is left that a limit does not keep; None where its organizations are others than before."""
     statement = select(removal.c.time, removal.c.incarnation, removal.c.seq).where(
         removal.c.stream == limit.stream, removal.c.org == (limit.org or ""), removal.c.others == list(limit.others)
     )
     found = (await connection.execute(statement)).one_or_none()
-    return None if found is None else Place(*found)
+    return None if found is None else MessagePlace(*found)
 
 
-async def note(connection: AsyncConnection, limit: Limit, place: Place) -> None:
+async def note(connection: AsyncConnection, limit: Limit, place: MessagePlace) -> None:
     """Record up to where nothing is left."""
     values = {"stream": limit.stream, "org": limit.org or "", "others": list(limit.others), **place._asdict()}
     statement = insert(removal).values(values)
     await connection.execute(statement.on_conflict_do_update(index_elements=["stream", "org"], set_=values))
 
 
-async def following(connection: AsyncConnection, limit: Limit, after: Place | None, most: int) -> list[Place]:
+async def following(connection: AsyncConnection, limit: Limit, after: MessagePlace | None, most: int) -> list[MessagePlace]:
     """Return the oldest messages after a place that a limit does not keep, by time."""
     of = message.c
     wanted = [of.stream == limit.stream, of.time < limit.before, of.line <= 0]
@@ -57,10 +57,10 @@ async def following(connection: AsyncConnection, limit: Limit, after: Place | No
         # The first is what partitions are chosen by.
         wanted += [of.time >= after.time, tuple_(of.time, of.incarnation, of.seq) > tuple_(*after)]
     order = (of.time, of.incarnation, of.seq)
-    return [Place(*row) for row in await connection.execute(select(*order).where(*wanted).order_by(*order).limit(most))]
+    return [MessagePlace(*row) for row in await connection.execute(select(*order).where(*wanted).order_by(*order).limit(most))]
 
 
-async def remove(connection: AsyncConnection, stream: str, places: Sequence[Place]) -> int:
+async def remove(connection: AsyncConnection, stream: str, places: Sequence[MessagePlace]) -> int:
     """Delete messages with the rows of their lines; return how many rows."""
     given = (
         func.unnest(

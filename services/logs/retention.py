@@ -17,7 +17,7 @@ from services.logs import removals, store
 from services.logs.domain import CATEGORY, REMOVED
 from services.logs.limits import Limit, limits_at, ranges_of
 from services.logs.partitions import name_of
-from services.logs.removals import Place
+from services.logs.removals import MessagePlace
 from shared.bus import Bus
 from shared.db import transaction
 from shared.envelope import rfc3339
@@ -50,10 +50,10 @@ class _Batch(msgspec.Struct, frozen=True):
     """Messages that are recorded as removed."""
 
     limit: Limit
-    places: list[Place]
+    places: list[MessagePlace]
 
 
-class Retention:
+class Removals:
     """The removal of one replica at a time."""
 
     def __init__(
@@ -137,7 +137,7 @@ class Retention:
             _log.info("archive.partition_dropped", partition=name)
 
 
-def _audited(limit: Limit, incarnation: str, places: list[Place]) -> Audited:
+def _audited(limit: Limit, incarnation: str, places: list[MessagePlace]) -> Audited:
     detail: dict[str, Any] = {
         "incarnation": incarnation,
         "ranges": ranges_of(one.seq for one in places),
@@ -150,7 +150,7 @@ def _audited(limit: Limit, incarnation: str, places: list[Place]) -> Audited:
     return Audited(category=CATEGORY, verb=REMOVED, actor="logs", target=limit.stream, outcome="ok", detail=detail)
 
 
-async def retain(retention: Retention, url: str) -> None:
+async def retain(retention: Removals, url: str) -> None:
     """Look for ever, while no other replica with the database at `url` does."""
     await lead(
         retention.look,

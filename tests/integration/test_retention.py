@@ -17,7 +17,7 @@ from services.logs import partitions
 from services.logs.digests.notes import verifier_key
 from services.logs.limits import Limit, hiding, limits_at, ranges_of
 from services.logs.questions import QUESTIONS
-from services.logs.retention import Retention
+from services.logs.retention import Removals
 from services.logs.scope import ArchiveDeps
 from shared.bus import Bus
 from shared.db import open_engine
@@ -92,9 +92,9 @@ class Removing:
         self.health = Health("logs")
         self.retention = self.anew()
 
-    def anew(self) -> Retention:
+    def anew(self) -> Removals:
         """Return the retention of a process that has just begun."""
-        return Retention(self.archive.deps.engine, self.bus, self.view, self.health, lambda: self.now)
+        return Removals(self.archive.deps.engine, self.bus, self.view, self.health, lambda: self.now)
 
     async def archived(self, count: int) -> None:
         """Wait until so many records of removals are archived, and seal them."""
@@ -259,7 +259,7 @@ async def test_a_partition_is_dropped_when_nothing_is_left_in_it_and_not_before(
             " document, said_at, tsv) VALUES (now() - interval '20 days', 'CATALOG', 'i', 1, '', '', '', '', '', '', '', '', '',"
             " now(), '')"
         )
-        await Retention(engine, bus, view, Health("logs"), utc_now).look()
+        await Removals(engine, bus, view, Health("logs"), utc_now).look()
         names = {
             row[0]
             for row in await own.fetch("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'message'::regclass")

@@ -88,7 +88,8 @@ def export_archive(session: Session, folder: Path, streams: tuple[str, ...]) -> 
 
 
 def _keys(digests: list[dict[str, Any]]) -> list[str]:
-    return sorted({key for one in digests for key in one["keys"]})
+    """Return one of the names of each key: written, it is the name, an id, and the key itself, with + between."""
+    return list({key.rpartition("+")[2]: key for one in digests for key in one["keys"]}.values())
 
 
 def _fetch_digest(session: Session, digest: dict[str, Any], place: Path) -> int:
