@@ -127,6 +127,9 @@ def check_connection(spec: Connection, *, has_token: bool) -> None:
         problems += [Problem(one, f"is missing: {spec.grant} needs it") for one in flow.needs if not getattr(spec, one)]
     if spec.grant == "basic" and not spec.username:
         problems.append(Problem("username", "is missing: basic needs one"))
+    if spec.username is not None and ":" in spec.username:
+        # RFC 7617: what is behind it would be the beginning of the password.
+        problems.append(Problem("username", "holds a colon, which no user's name for basic has"))
     if spec.grant != "basic" and spec.username is not None:
         problems.append(Problem("username", "is of basic only"))
     if spec.query is not None and (spec.grant != "api_key" or spec.header is not None):

@@ -153,6 +153,7 @@ async def test_credentials_that_are_no_tokens_say_how_they_are_sent(place: Place
     [
         ({"token": None}, "token"),
         ({"grant": "basic", "token": "x"}, "username"),
+        ({"grant": "basic", "token": "x", "username": "me:x"}, "username"),
         ({"grant": "api_key", "token": "x", "query": "k", "header": "X"}, "query"),
         ({"token": "x", "header": "X Y"}, "header"),
         ({"token": "x", "prefix": "a\nb"}, "prefix"),
