@@ -323,6 +323,15 @@ def test_a_component_that_is_not_understood_is_refused(covered: str) -> None:
     assert "covers" in str(reason(verifier, rfc(signed("hmac-sha256", covered=covered)), CREATED))
 
 
+@pytest.mark.parametrize("blank", ["\u2028", "\x85", "\x1c"])
+def test_what_looks_like_a_blank_is_not_what_was_signed(blank: str) -> None:
+    covered = '("x-to" "content-digest")'
+    headers = signed("hmac-sha256", covered=covered, base=f'"x-to": a b\n"content-digest": {DIGEST}\n')
+    verifier = Verifier([MessageScheme(MessageSignature(components=("content-digest",)), [SECRET])])
+    assert reason(verifier, rfc({"X-To": " a b\t"} | headers), CREATED) is None
+    assert reason(verifier, rfc({"X-To": f"a{blank}b"} | headers), CREATED) is not None
+
+
 def test_of_several_signatures_any_may_be_the_one() -> None:
     headers = signed("hmac-sha256")
     other = B25["headers"]
