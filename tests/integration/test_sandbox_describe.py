@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox import attempt, children
-from services.executor.sandbox.jail import ServedWorkflow
+from services.executor.sandbox.jail import ServedDefinition
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
 
 pytestmark = pytest.mark.skipif(
@@ -199,15 +199,23 @@ async def test_a_file_that_only_uses_workflows_of_others_is_not_executed(bench: 
 
 async def test_a_served_workflow_whose_function_is_no_workflow_any_more_is_a_problem(bench: Bench) -> None:
     served = [
-        ServedWorkflow("good", "a.py", "good"),
-        ServedWorkflow("moved", "a.py", "moved"),
-        ServedWorkflow("gone", "a.py", "gone"),
+        ServedDefinition("good", "a.py", "good"),
+        ServedDefinition("moved", "a.py", "moved"),
+        ServedDefinition("gone", "a.py", "gone"),
     ]
     bundle = bench.bundle(a="def good(): pass\ndef moved(): pass\n", b=GOOD.replace("good", "moved"))
     found = await bench.children.describe(bundle, served=served)
     assert [(one.path, "the workflow good is gone" in one.message) for one in found.problems] == [("a.py", True)]
     renamed = bench.bundle(a=GOOD.replace("@workflow", "@workflow(name='better')"))
     assert (await bench.children.describe(renamed, served=served[:1])).problems == []
+
+
+async def test_a_served_adapter_whose_file_does_not_find_its_decorator_any_more_is_a_problem(bench: Bench) -> None:
+    served = [ServedDefinition("good", "a.py", "good", is_adapter=True), ServedDefinition("good", "b.py", "good")]
+    bundle = bench.bundle(a="from milrace import adapter\n@adapter\ndef good(request): pass\n", b=GOOD)
+    found = await bench.children.describe(bundle, served=served)
+    assert [(one.path, "the adapter good is gone" in one.message) for one in found.problems] == [("a.py", True)]
+    assert [one.name for one in found.workflows] == ["good"]
 
 
 @pytest.mark.parametrize(

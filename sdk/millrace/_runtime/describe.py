@@ -19,13 +19,15 @@ from millrace.errors import Cancelled, ResultError
 
 _LARGEST = 256 * 1024
 """Bytes as JSON of one workflow's description: most of it is the schema of its input."""
+_WORKFLOW = ("workflow", "@workflow or @data_provider")
+_ADAPTER = ("adapter", "@adapter")
 _FURTHER = 2.0
 """Seconds that the import of a file may take once another was slow."""
 
 
 def describe(
     bundle: str,
-    served: list[dict[str, str]] | None = None,
+    served: list[dict[str, Any]] | None = None,
     patience: float = 10.0,
     announce: Callable[[str], None] = lambda _path: None,
     *,
@@ -36,8 +38,8 @@ def describe(
 
     A file that does not parse is a problem and is not executed; one that uses no decorator is not executed either, unless another
     imports it. Of two workflows with one name, or two adapters, the first is kept and the second is a problem. So is one of those
-    that are `served` (name, path, function) where the function is still there and is no workflow any more. An import that nothing
-    provides, of a file that a workflow may load, is a warning.
+    that are `served` (name, path, function, is_adapter) where the function is still there and is none any more. An import that
+    nothing provides, of a file that a workflow may load, is a warning.
 
     The import of a file may take `patience` seconds, and less once another was slow; `announce` is called with each before. Where
     `only` is given no other files are described; those `without` have packages of their own, and are described apart.
@@ -86,7 +88,10 @@ def describe(
         else:
             _admit_adapter(found, found[2].adapter, adapters, problems)
     if is_whole:
-        problems += _vanished(served or [], workflows, {one["path"] for one in problems} | failed, texts)
+        broken = {one["path"] for one in problems} | failed
+        for of_adapters, found_ones in ((False, workflows), (True, adapters)):
+            known = [one for one in served or [] if bool(one.get("is_adapter")) is of_adapters]
+            problems += _vanished(known, found_ones, broken, texts, _ADAPTER if of_adapters else _WORKFLOW)
     wrong = {(one["path"], one["line"]) for one in problems}
     problems += [_problem(*one, severity="warning") for one in in_vain if one[:2] not in wrong]
     unique = {(one["path"], one["line"], one["message"]): one for one in problems}
@@ -157,19 +162,27 @@ def _place(definition: _declare.Definition, bundle: str) -> tuple[str, int] | No
 
 
 def _vanished(
-    served: list[dict[str, str]], workflows: list[dict[str, Any]], broken: set[str], texts: dict[str, finding.Text]
+    served: list[dict[str, Any]],
+    declared: list[dict[str, Any]],
+    broken: set[str],
+    texts: dict[str, finding.Text],
+    what: tuple[str, str],
 ) -> Iterator[dict[str, Any]]:
-    """Yield a problem for each workflow that was served from a file, and is no workflow though its function is still there."""
-    names = {one["name"] for one in workflows}
-    places = {(one["path"], one["function"]) for one in workflows}
+    """Yield a problem for each definition that was served from a file, and is none though its function is still there.
+
+    `what` is its kind, and the decorators that declare it.
+    """
+    names = {one["name"] for one in declared}
+    places = {(one["path"], one["function"]) for one in declared}
     for one in served:
         name, path, function = one["name"], one["path"], one["function"].rpartition(".")[2]
         if name in names or path in broken or path not in texts or (path, one["function"]) in places:
             continue
         if function in texts[path].functions:
+            kind, decorators = what
             message = (
-                f"the workflow {name} is gone, though {function} is still here: nothing declares it that leads to @workflow or "
-                "@data_provider of millrace; to have it no more, delete or rename the function"
+                f"the {kind} {name} is gone, though {function} is still here: nothing declares it that leads to {decorators} of "
+                "millrace; to have it no more, delete or rename the function"
             )
             yield _problem(path, 1, message)
 

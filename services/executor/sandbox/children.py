@@ -18,7 +18,7 @@ from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.fork_server import ForkServer
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
-from services.executor.sandbox.jail import Cancellation, Capabilities, Description, Job, Outcome, ServedWorkflow, Tier
+from services.executor.sandbox.jail import Cancellation, Capabilities, Description, Job, Outcome, ServedDefinition, Tier
 from services.executor.sandbox.pool import ChildPool
 from services.executor.sandbox.preloading import Preloading
 from services.executor.sandbox.probing import remedy, targets
@@ -240,7 +240,7 @@ class Children:
         bundle: Path,
         *,
         site_packages: Path | None = None,
-        served: Sequence[ServedWorkflow] = (),
+        served: Sequence[ServedDefinition] = (),
         patience: float = 10.0,
         only: Sequence[str] | None = None,
         without: Sequence[str] = (),

@@ -159,12 +159,13 @@ class DeclaredAdapter(msgspec.Struct, frozen=True, kw_only=True):
     declaration: AdapterDeclaration
 
 
-class ServedWorkflow(msgspec.Struct, frozen=True):
-    """A workflow that is in service, and which function of which file it is."""
+class ServedDefinition(msgspec.Struct, frozen=True):
+    """A workflow or an adapter that is in service, and which function of which file it is."""
 
     name: str
     path: str
     function: str
+    is_adapter: bool = False
 
 
 class BundleProblem(msgspec.Struct, frozen=True):
@@ -333,7 +334,7 @@ class Sandbox(Protocol):
         bundle: Path,
         *,
         site_packages: Path | None = None,
-        served: Sequence[ServedWorkflow] = (),
+        served: Sequence[ServedDefinition] = (),
         patience: float = 10.0,
         only: Sequence[str] | None = None,
         without: Sequence[str] = (),

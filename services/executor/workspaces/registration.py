@@ -19,7 +19,7 @@ from services.executor.sandbox.jail import (
     DeclaredWorkflow,
     Description,
     Sandbox,
-    ServedWorkflow,
+    ServedDefinition,
 )
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles, Manifest
@@ -117,7 +117,8 @@ async def registration(
     is_empty = active is None and not any(map(domain.is_code, latest))
     if is_empty or not any(map(domain.is_bundled, paths)) or (active is not None and active.files == latest and is_served):
         return Registration(going_on, misplaced + (active.warnings if active is not None else []))
-    known = [ServedWorkflow(one.name, one.path, one.function) for one in served]
+    known = [ServedDefinition(one.name, one.path, one.function) for one in served]
+    known += [ServedDefinition(one.name, one.path, one.function, is_adapter=True) for one in adapted]
     before = active.files if active else {}
     changed = () if is_anew else paths
     slow = deps.slow.of(org, latest, changed)
@@ -202,9 +203,9 @@ async def _packages(
 
 
 async def describe(
-    deps: RegistrationDeps, tree: dict[str, str], known: list[ServedWorkflow], org: str, packages: Chosen
+    deps: RegistrationDeps, tree: dict[str, str], known: list[ServedDefinition], org: str, packages: Chosen
 ) -> Description:
-    """Read a tree's code in children, one for each environment; `known` are the workflows that the organization is served by now.
+    """Read a tree's code in children, one for each environment; `known` is what the organization is served by now.
 
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
