@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Literal, Protocol
@@ -38,6 +39,8 @@ MOST_SHOWN = 20
 MOST_INPUT = 256 * 1024
 # Previews of subscriptions at a time, of one organization and in all: each holds one event. What is routed has room of its own.
 EACH, PLACES = 2, 4
+# Seconds after which no further event is looked at: the asker waits for five.
+SECONDS = 3.0
 
 
 class PreviewRoom:
@@ -104,6 +107,7 @@ async def _previewed(asked: PreviewSubscription, deps: PreviewDeps) -> Subscript
     subscription, warnings = await _drafted(asked, deps)
     source = subscription.refs["source"]
     room, events = MOST_INPUT, list[RoutedPreview]()
+    until = time.monotonic() + SECONDS
     for row in await deps.store.newest_deliveries(asked.org, source, asked.n):
         first = await begun(row, deps)
         if first is None or len(events) == asked.n:
@@ -113,9 +117,16 @@ async def _previewed(asked: PreviewSubscription, deps: PreviewDeps) -> Subscript
         except (Invalid, NotFound):
             continue  # its adapter, or the settings of its source, made events of it once
         for event in accepted[: asked.n - len(events)]:
+            if time.monotonic() > until:
+                found = f"only the newest {len(events)} events were looked at, which took {SECONDS:g} s"
+                return _preview(source, events, [*warnings, Problem("n", found)])
             outcome, room = await _outcome(subscription, event, deps, room)
             shown = RoutedPreview(delivery=event.delivery, received_at=event.received_at, type=event.type, outcome=outcome)
             events.append(shown)
+    return _preview(source, events, warnings)
+
+
+def _preview(source: str, events: list[RoutedPreview], warnings: list[Problem]) -> SubscriptionPreview:
     routed = sum(one.outcome is not None and one.outcome.outcome in {"routed", "held"} for one in events)
     return SubscriptionPreview(source=source, events=events, routed=routed, warnings=warnings)
 

@@ -51,7 +51,11 @@ async def judged(
     try:
         claims = claims or verifier.claims(received, now)
         if verifier.fetches:
-            await verifier.load(claims, received)
+            try:
+                await verifier.load(claims, received)
+            except Unavailable as error:
+                # Where keys come from is the organization's own matter.
+                raise AdapterFailed(error.detail) from error
         scheme = verifier.verify(claims, received, now)
     except Unauthenticated:
         if code is None or len(received.body) > MOST_VERIFIED:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from services.events import previews
 from services.gateway.api import subscriptions
 from shared.messages.declaration import hashed_key
 from shared.questions.executor import WorkflowEntry
@@ -99,7 +100,9 @@ async def test_a_workflow_that_does_not_fit_is_a_warning(place: Place) -> None:
         await eventually(gone)
 
 
-async def test_a_preview_says_which_of_the_newest_events_would_run_and_with_what(place: Place) -> None:
+async def test_a_preview_says_which_of_the_newest_events_would_run_and_with_what(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with house(place) as call:
         await call("PUT", "/sources/orders", {"adapter": "topic"})
         await known(place)
@@ -144,6 +147,10 @@ async def test_a_preview_says_which_of_the_newest_events_would_run_and_with_what
         assert (await call("POST", "/subscriptions/s/preview?n=101", {}))[0] == 422
         assert (await call("POST", "/subscriptions/s/preview?org=other", {}))[0] == 404
         assert all(one["status"] == "filtered" for one in (await call("GET", "/deliveries"))[1]["items"])
+        # One that takes too long shows what it came to.
+        monkeypatch.setattr(previews, "SECONDS", -1.0)
+        _, answer = await call("POST", "/subscriptions/s/preview", {})
+        assert (answer["events"], answer["warnings"][-1]["path"]) == ([], "n")
 
 
 def test_a_preview_takes_an_operator_and_is_recorded() -> None:
