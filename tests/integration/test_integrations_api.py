@@ -233,6 +233,13 @@ async def test_an_audit_has_what_was_there_before_and_after_and_no_secret(place:
         assert fourth == {"secret": ["(secret)", "(another secret)"]}
         assert fifth["secret"] == ["(secret)", None]
         assert "s3cret" not in json.dumps(items)
+        assert (await call("GET", "/audit?q=type:audit.put&from=now-1h"))[0] == 200
+
+        async def read() -> Any:
+            return (await call("GET", "/logs?q=type:audit.search"))[1]["items"]
+
+        (seen,) = await eventually(read)  # type: ignore[misc]
+        assert seen["data"]["detail"] == {"q": "type:audit.put", "from": "now-1h"}
 
 
 # -- topics -----------------------------------------------------------------------------------------------------------

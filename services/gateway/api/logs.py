@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from services.gateway.api.access import Caller
-from services.gateway.api.endpoint import Call, Example, endpoint
+from services.gateway.api.endpoint import Audit, Call, Example, endpoint
 from services.gateway.api.lists import Paged
 from services.gateway.domain import EVERY_ORG
 from shared.errors import Invalid, Malformed, NotFound, Problem
@@ -18,6 +18,8 @@ A = TypeVar("A")
 
 # Fields with another name in the question than in the query string.
 PARAMETERS = {"since": "from", "until": "to"}
+# Characters of what was asked for, in the audit of a search of the audit.
+MOST_NOTED = 500
 
 
 Q = Annotated[str, msgspec.Meta(description='`field:value` terms, e.g. `level:error type:"run.failed"`.')]
@@ -81,10 +83,14 @@ async def search_logs(call: Call[SearchQuery, None]) -> LogPage:
     role="viewer",
     errors=(Malformed, NotFound),
     every_org=True,
+    audit=Audit("audit", "search"),
     example=Example(query={"from": "now-7d", "order": "asc"}),
 )
 async def search_audit(call: Call[SearchQuery, None]) -> LogPage:
-    """Search the audit: actor, action, target, origin and outcome."""
+    """Search the audit: actor, action, target, origin and outcome. That it was read is audited as well."""
+    query = call.query
+    given = {"q": query.q, "saved": query.saved, "from": query.since, "to": query.until}
+    call.note(**{name: value[:MOST_NOTED] for name, value in given.items() if value})
     return await _search(call, "AUDIT")
 
 
