@@ -65,6 +65,10 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
         {"kind": "provider", "name": "hub", "known": "github", "client_id": "c", "client_secret": {"$env": "TOKEN_0"}},
         {"kind": "connection", "name": "repos", "grant": "authorization_code", "provider": "hub"},
     ],
+    "rest/logs.yaml": [
+        {"kind": "search", "name": "errors", "q": "level:>=error"},
+        {"kind": "retention", "name": "logs", "stream": "LOGS", "days": 400},
+    ],
     "rest/values.yaml": [
         *[{"kind": "connection", "name": name, "token": {"$env": "TOKEN_0"}} for name in ("halo", "other")],
         {"kind": "connection", "name": "halo", "org": "beta", "token": {"$file": "token.txt"}},
@@ -145,21 +149,21 @@ def recorded(up: Up) -> int:
 
 
 async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(up: Up, millrace: Command, conf: Path) -> None:
-    assert sum(map(len, RESOURCES.values())) == 34
+    assert sum(map(len, RESOURCES.values())) == 36
     assert {one["kind"] for many in RESOURCES.values() for one in many} == set(kinds())
     tried = await applied(millrace, str(conf), "--dry-run")
-    assert changes(tried) == {"created": 34}
+    assert changes(tried) == {"created": 36}
     assert everything(up) == []
     said = await millrace("apply", str(conf), **TOKENS)
-    assert said.splitlines()[-1] == "34 created"
+    assert said.splitlines()[-1] == "36 created"
     assert "created variable v1 of beta\n" in said
     assert {f"{one['kind']} {one['name']}" for one in tried} == {" ".join(line.split()[1:3]) for line in said.splitlines()[:-1]}
     before, there = recorded(up), everything(up)
-    assert len(there) == 34
+    assert len(there) == 36
     assert await millrace("apply", str(conf), **TOKENS) == "nothing to do\n"
     assert await millrace("apply", str(conf), "--dry-run", **TOKENS) == "nothing to do\n"
     again = await applied(millrace, str(conf))
-    assert changes(again) == {"none": 34}
+    assert changes(again) == {"none": 36}
     assert everything(up) == there
     assert recorded(up) == before + 2
 
@@ -176,7 +180,7 @@ async def test_what_changed_in_a_file_is_changed_and_nothing_else(millrace: Comm
         ("secret", "key-0", "default"),
         ("variable", "v1", "beta"),
     ]
-    assert changes(done) == {"changed": 2, "none": 32}
+    assert changes(done) == {"changed": 2, "none": 34}
 
 
 MISTAKES = """\
@@ -237,7 +241,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
     done = await applied(millrace, str(conf), code=1)
     # A warning about a subscription comes once its source is there, one about a schedule at once.
     assert [_without_warnings(one) for one in done] == [_without_warnings(one) for one in tried]
-    assert changes(done) == {"created": 35, "failed": 8}
+    assert changes(done) == {"created": 37, "failed": 8}
     reasons = sorted(
         reason.removeprefix(f"{conf}/wrong.yaml:") for one in done if one["change"] == "failed" for reason in one["reasons"]
     )
@@ -255,7 +259,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
         assert reason.startswith(start)
     assert "hunter2" not in str(done)
     out, error = await millrace.both("apply", str(conf), code=1, **TOKENS)
-    assert out.splitlines()[-1] == "8 failed, 35 as they are"
+    assert out.splitlines()[-1] == "8 failed, 37 as they are"
     assert f"{conf}/wrong.yaml:17: source: there is no source 'no-such'\n" in error
 
 
@@ -265,8 +269,8 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "other" / "one.yaml").write_text("kind: variable\nname: theirs\nvalue: 1\n")
     await applied(millrace, str(conf / "other"), "--as", "other")
     (conf / "other" / "one.yaml").unlink()
-    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 34}
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 34}
+    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 36}
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 36}
     assert "--prune needs --as" in (await millrace.both("apply", str(conf), "--prune", code=2))[1]
 
     for name in ("a/subscriptions.yaml", "a/times.yaml", "b.json", "mappings.yml"):
@@ -277,14 +281,14 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "wrong.yaml").unlink()
 
     tried = await applied(millrace, str(conf), "--as", "ours", "--prune", "--dry-run")
-    assert len(everything(up)) == 36
+    assert len(everything(up)) == 38
     done = await applied(millrace, str(conf), "--as", "ours", "--prune")
     assert tried == done
     gone = [one["kind"] for one in done if one["change"] == "removed"]
     assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["mapping"] * 3 + ["source"] * 5
     left = everything(up)
-    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (20, {"by-hand", "theirs"})
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 18}
+    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (22, {"by-hand", "theirs"})
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 20}
 
 
 async def test_what_is_exported_is_what_is_there(up: Up, millrace: Command, conf: Path) -> None:
@@ -351,7 +355,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
         there = {"MILLRACE_URL": url, "MILLRACE_KEY": up.ready["admin_key"]}
         done = await applied(millrace, str(conf), "--as", "cut", "--prune", code=1, **there)
         failed = [one["reasons"][0] for one in done if one["change"] == "failed"]
-        assert len(failed) == 34 - changes(done)["created"]
+        assert len(failed) == 36 - changes(done)["created"]
         # Of those that were asked for at the same time each may have been done.
         unknown = sum("cannot reach" in reason for reason in failed)
         assert 1 <= unknown <= AT_ONCE
@@ -362,7 +366,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
     again = changes(await applied(millrace, str(conf), "--as", "cut", "--prune"))
     assert again["failed"] == 0
     assert changes(done)["created"] <= again["none"] <= changes(done)["created"] + unknown
-    assert again["none"] + again["created"] == 34
+    assert again["none"] + again["created"] == 36
 
 
 PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -378,6 +382,8 @@ PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
         {"config": {"subdomain": "5"}, "effective": {"subdomain": "5"}, "connection": None},
     ),
     "variable": (["v0", "true"], {"value": True}),
+    "search": (["errors", "--q", "level:error"], {"q": "level:error"}),
+    "retention": (["logs", "--days", "60"], {"days": 60}),
     "connection": (["halo", "--token-file", "-"], {}),
     "secret": (["key-0", "--value-file", "-"], {}),
     "provider": (["hub", "--client-secret-file", "-", "--scopes", '["repo"]'], {"scopes": ["repo"]}),

@@ -91,7 +91,7 @@ async def test_what_an_earlier_version_archived_becomes_what_this_one_archives(
         await connection.execute("UPDATE message SET message = 'one', data = '{}', tsv = 'one' WHERE line < 0")
         await connection.execute("UPDATE message SET tsv = to_tsvector('simple', message) WHERE line = 0")
         await connection.execute("ALTER TABLE message DROP COLUMN workflow, DROP COLUMN line, DROP COLUMN version")
-        await connection.execute("DROP TABLE conversion, gap, resource, alert")
+        await connection.execute("DROP TABLE conversion, gap, resource, alert, removal")
         await connection.execute("UPDATE migration SET version_num = 'logs_0001'")
         await prepare_database(place.database_url("admin"), place.credentials)
         async with running(place, "logs") as runtime:

@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.events import fan_out, parsing, repairs, retries
+from services.events import fan_out, opening, repairs, retries
 from shared.aggregate import history
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
@@ -186,12 +186,12 @@ async def test_the_events_that_a_retry_did_not_come_to_are_made_before_its_lette
 
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
-        reading = parsing.checked_event
-        monkeypatch.setattr(parsing, "checked_event", broken)
+        reading = opening.checked_event
+        monkeypatch.setattr(opening, "checked_event", broken)
         id_ = await outside.webhook(await outside.source(adapter="line"), {"events": [{"type": "push"}] * 3})
         await outside.delivery(id_, "dead")
         [letter] = await letters(outside)
-        monkeypatch.setattr(parsing, "checked_event", reading)
+        monkeypatch.setattr(opening, "checked_event", reading)
         monkeypatch.setattr(retries, "publish_again", cut_off)
         with pytest.raises(Unavailable):
             await bus.ask(RetryDelivery(id=new_id(), org="default", actor="ann", delivery=id_))

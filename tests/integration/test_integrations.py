@@ -123,7 +123,8 @@ async def test_what_was_told_twice_is_done_once_and_versions_are_demanded(place:
             with pytest.raises(PreconditionFailed):
                 await bus.ask(removing(noun, "halopsa", org=org, expected=7))
             command = removing(noun, "halopsa", org=org)
-            assert await bus.ask(command) == await bus.ask(command)
+            first, again = [await bus.ask(command) for _ in range(2)]
+            assert (bool(first.changes), again.changes) == (True, {})
             with pytest.raises(NotFound):
                 await bus.ask(removing(noun, "halopsa", org=org))
 

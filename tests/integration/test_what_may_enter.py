@@ -112,9 +112,10 @@ async def test_no_parameter_and_no_body_makes_any_route_fail(whole: Client) -> N
             async with whole.session.request(method, URL(whole.url + url, encoded=True), data=b"{}", headers=whole.key) as response:
                 got = Got(response.status, response.headers.copy(), await response.read())
             assert got.status < 500, (method, url[:200], got.body[:300])
-            if "%00" in url and got.status != 404:
+            # What a browser opens answers with a page.
+            if "%00" in url and got.status != 404 and not url.startswith("/oauth/"):
                 assert got.json["errors"], (method, url[:200], got.body[:300])
-        if method in {"POST", "PUT", "PATCH"} and "files" not in path:
+        if method in {"POST", "PUT", "PATCH"} and "files" not in path and not path.startswith("/oauth/"):
             for body in BODIES:
                 got = await whole(method, plain, data=body)
                 assert got.status < 500, (method, plain, body[:100], got.body[:300])

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.api.endpoint import PARTS, Endpoint, Header, Reply, Streamed
-from shared.errors import MethodNotAllowed, MillraceError, TooMany, Unauthenticated, Unavailable
+from shared.errors import AddressTooLong, MethodNotAllowed, MillraceError, TooMany, Unauthenticated, Unavailable
 from shared.http import PROBLEM_JSON, ProblemDocument
 
 BEARER = "platformKey"
@@ -188,7 +188,8 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     for error in endpoint.refusals():
         # A success with the same status (503 of readiness) documents more.
         shown = {"$ref": f"#/components/responses/{error.__name__}"}
-        if endpoint.page is not None:
+        # An address that is too long is refused before it is known whose it is.
+        if endpoint.page is not None and error is not AddressTooLong:
             shown = _response(error.status, Reply(str, media="text/html"), schemas)
         found.setdefault(str(error.status), shown)
     return found

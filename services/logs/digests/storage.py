@@ -6,6 +6,8 @@ import contextlib
 import os
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import nats.errors
 import nats.js.errors
@@ -13,7 +15,7 @@ import obstore
 from nats.aio.client import Client
 from nats.js.kv import KeyValue
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import from_url
+from obstore.store import LocalStore, from_url
 
 from shared.errors import Conflict, Unavailable
 from shared.streams import DIGESTS
@@ -87,7 +89,8 @@ class TreeCopy:
 
     def __init__(self, url: str, stream: str) -> None:
         if url.startswith("file:"):
-            self._store = from_url(url, mkdir=True)
+            # A path may have any character.
+            self._store: Any = LocalStore(url2pathname(urlsplit(url).path), mkdir=True)
         else:
             # What is given here hides what the environment says of the same.
             plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
