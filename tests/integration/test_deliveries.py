@@ -114,6 +114,8 @@ async def test_a_retry_repeats_only_what_did_not_succeed_unless_all_is_asked_for
         first = await settled(outside, id_, runs=2)
         await outside.put_file("late.py", LATE)
         await retry(outside, id_)
+        # Runs and what became of the event come from two streams.
+        await outside.delivery(id_, "routed")
         view = await settled(outside, id_, runs=3)
         assert view.status == "routed"
         assert sorted(run.workflow for run in view.runs) == ["greet", "hold", "late"]

@@ -110,7 +110,9 @@ async def test_no_parameter_and_no_body_makes_any_route_fail(whole: Client) -> N
             tried += [f"{plain}?{name}={quote(text, safe='')}" for text in PARAMETERS.get(name, TEXTS)]
         for url in tried:
             async with whole.session.request(method, URL(whole.url + url, encoded=True), data=b"{}", headers=whole.key) as response:
-                got = Got(response.status, response.headers.copy(), await response.read())
+                # A tail has no end.
+                body = b"" if response.content_type == "text/event-stream" else await response.read()
+                got = Got(response.status, response.headers.copy(), body)
             assert got.status < 500, (method, url[:200], got.body[:300])
             # What a browser opens answers with a page.
             if "%00" in url and got.status != 404 and not url.startswith("/oauth/"):
