@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from deploy.errors import StartError
-from services.logs.digests.entries import SALTS
+from services.logs.digests.entries import salts_name
 from services.logs.digests.tree import Tile
 from shared.questions.digests import ArchivedRow, DigestList
 
@@ -47,8 +47,7 @@ class Export:
 
     def salts(self, stream: str, bundle: int) -> bytes | None:
         """Return the salts of a bundle; None where there are none."""
-        name = f"salts/{bundle}"
-        return self.read(stream, name) if SALTS.fullmatch(name) else None
+        return self.read(stream, salts_name(bundle))
 
     def rows(self, stream: str) -> Iterator[ArchivedRow]:
         """Return the rows by incarnation, sequence and time. Raises `StartError` where the file is damaged or ends early."""

@@ -13,6 +13,7 @@ import msgspec
 from deploy.audit.export import Export
 from deploy.audit.records import Records
 from deploy.audit.rows import derived, differing
+from services.logs.cursor import microseconds, moment
 from services.logs.digests.copies import CHECKPOINT, Diverged, opened
 from services.logs.digests.entries import NO_SALT, TreeEntry, entry_of, read_entry, salt_in
 from services.logs.digests.notes import Checkpoint, VerifierKey
@@ -323,11 +324,11 @@ def _never_sealed(first: int, last: int) -> str:
 
 
 def _microseconds(text: str) -> int:
-    return entry_of(Digested("", 0, datetime.fromisoformat(text), b""), b"").time
+    return microseconds(datetime.fromisoformat(text))
 
 
 def _time(entry: TreeEntry) -> str:
-    return rfc3339(datetime.fromtimestamp(entry.time / 1e6).astimezone())
+    return rfc3339(moment(entry.time))
 
 
 def _kinds(rows: Sequence[ArchivedRow]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from services.logs.digests.entries import salts_name
 from services.logs.digests.notes import Checkpoint, VerifierKey, checkpoint_of, open_note
 from services.logs.digests.storage import TreeBucket, TreeCopy
-from services.logs.digests.tree import HASH_BYTES, WIDTH, Tile, bundled, edge_of, partial_tiles, tiles_between, unbundled
+from services.logs.digests.tree import HASH_BYTES, WIDTH, Edge, Tile, bundled, edge_of, partial_tiles, tiles_between, unbundled
 
 CHECKPOINT = "checkpoint"
 Keys = Callable[[str], Sequence[VerifierKey]]
@@ -50,13 +50,13 @@ async def tile_of(read: Callable[[str], Awaitable[bytes | None]], name: str, til
     return narrowed(tile, content)
 
 
-async def root_at(bucket: TreeBucket, size: int) -> bytes:
-    """Return the root that the tree in the bucket had when it had `size` entries. Raises `Diverged`."""
+async def edge_at(bucket: TreeBucket, size: int) -> Edge:
+    """Return the edge that the tree in the bucket had when it had `size` entries. Raises `Diverged`."""
 
     async def read(tile: Tile) -> bytes:
         return await tile_of(bucket.get, tile.name, tile)
 
-    return (await edge_of(size, read)).root()
+    return await edge_of(size, read)
 
 
 async def bring_up(copy: TreeCopy, bucket: TreeBucket, checkpoint: Checkpoint, note: bytes, keys: Keys) -> None:
@@ -75,7 +75,7 @@ async def bring_up(copy: TreeCopy, bucket: TreeBucket, checkpoint: Checkpoint, n
             raise Diverged(f"the copy is of another tree: {kept.origin}, not {checkpoint.origin}")
         if size > checkpoint.size:
             raise Diverged(f"the copy has {size} entries, the tree has {checkpoint.size}: its end was cut off")
-        if await root_at(bucket, size) != kept.root:
+        if (await edge_at(bucket, size)).root() != kept.root:
             raise Diverged(f"the tree's first {size} entries are not those of its copy")
     for tile in tiles_between(size, checkpoint.size):
         await copy.put(tile.path, await tile_of(bucket.get, tile.name, tile))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from services.logs.cursor import microseconds
 from services.logs.digests.tree import WIDTH
 from services.logs.domain import Digested
 
@@ -19,7 +19,6 @@ SALT_BYTES = 16
 # In place of the salt of a message that was erased.
 NO_SALT = bytes(SALT_BYTES)
 SALTS = re.compile("salts/(0|[1-9][0-9]{0,12})")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encoder = msgspec.json.Encoder()
 
 
@@ -39,7 +38,7 @@ class TreeEntry(msgspec.Struct, frozen=True):
 def entry_of(message: Digested, salt: bytes) -> TreeEntry:
     """Return the entry of a message."""
     salted = hashlib.sha256(salt + message.digest).hexdigest()
-    return TreeEntry(message.incarnation, message.seq, (message.time - _EPOCH) // timedelta(microseconds=1), salted)
+    return TreeEntry(message.incarnation, message.seq, microseconds(message.time), salted)
 
 
 def read_entry(encoded: bytes) -> TreeEntry:

@@ -19,11 +19,11 @@ from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.logs import store
-from services.logs.digests.copies import CHECKPOINT, Diverged, bring_up, opened, restore, tile_of
+from services.logs.digests.copies import CHECKPOINT, Diverged, bring_up, edge_at, opened, restore, tile_of
 from services.logs.digests.entries import SALT_BYTES, TreeEntry, entry_of, read_entry, salt_in, salts_name
 from services.logs.digests.notes import Checkpoint, Signer, VerifierKey, sign
 from services.logs.digests.storage import TreeBucket, TreeCopy
-from services.logs.digests.tree import EMPTY, HASH_BYTES, WIDTH, Edge, Tile, bundled, edge_of, leaf_hash, unbundled
+from services.logs.digests.tree import EMPTY, HASH_BYTES, WIDTH, Edge, Tile, bundled, leaf_hash, unbundled
 from services.logs.domain import Digested
 from shared.db import transaction
 from shared.errors import Conflict, Unavailable
@@ -152,17 +152,14 @@ class Sealer:
             origin = f"millrace/{secrets.token_hex(8)}/{self.stream.lower()}"
             return _Tree(None, Checkpoint(origin, 0, EMPTY), Edge(), [], None)
         checkpoint = opened(note, self.keys)
-
-        async def read(tile: Tile) -> bytes:
-            return await tile_of(self.bucket.get, tile.name, tile)
-
-        edge = await edge_of(checkpoint.size, read)
+        edge = await edge_at(self.bucket, checkpoint.size)
         if edge.root() != checkpoint.root:
             raise Diverged("the tree does not have the root that its checkpoint names")
         if checkpoint.size == 0:
             return _Tree(note, checkpoint, edge, [], None)
         index = checkpoint.size - 1
-        entries = unbundled(await read(Tile(None, index // WIDTH, index % WIDTH + 1)))
+        last_bundle = Tile(None, index // WIDTH, index % WIDTH + 1)
+        entries = unbundled(await tile_of(self.bucket.get, last_bundle.name, last_bundle))
         try:
             last = read_entry(entries[-1])
         except ValueError as error:
