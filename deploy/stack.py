@@ -48,7 +48,7 @@ CHOSEN = {
     "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS", "MILLRACE_OVERDUE", *_EGRESS),
     "oauth": _EGRESS,
     # An object store's credentials, region and endpoint.
-    "logs": ("MILLRACE_DIGEST_COPIES", *(name for name in os.environ if name.startswith("AWS_"))),
+    "logs": ("MILLRACE_DIGEST_COPIES", "MILLRACE_DIGEST_SECONDS", *(name for name in os.environ if name.startswith("AWS_"))),
     "executor": (
         *("MILLRACE_MAX_CHAIN", *_EGRESS),
         *(

@@ -56,7 +56,7 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             kept = keepers(bus, ResourceRows(engine), projections["catalog"], engine)
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             digests = Digests(sealers(bus.client, engine, seeds(settings.keys), settings.copies), runtime.health)
-            runtime.background.start(keep(digests, settings.database_url), "digests")
+            runtime.background.start(keep(digests, settings.database_url, settings.seal_every), "digests")
             view = RegistryView(bus.client, "retentions", RetentionEntry, runtime.health)
             runtime.background.start(view.run(), "registry retentions")
             retention = Removals(engine, bus, view, runtime.health, utc_now)

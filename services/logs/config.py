@@ -11,9 +11,13 @@ _SCHEMES = ("file:///", "s3://", "gs://", "az://")
 
 
 class LogsSettings(config.Settings, frozen=True, kw_only=True):
-    """Read once at start. `copies` are the URLs below which copies of the archive's digests are kept, outside of the broker."""
+    """Read once at start.
+
+    `copies` are the URLs below which copies of the archive's digests are kept, outside of the broker; `seal_every` is in seconds.
+    """
 
     copies: tuple[str, ...]
+    seal_every: int
 
 
 def read(environment: Environment) -> LogsSettings:
@@ -24,4 +28,6 @@ def read(environment: Environment) -> LogsSettings:
     for number, one in enumerate(copies, start=1):
         if not one.startswith(_SCHEMES):
             environment.complain("MILLRACE_DIGEST_COPIES", f"URL {number} must begin with {', '.join(_SCHEMES)}")
-    return LogsSettings(**config.common(environment), copies=copies)
+    # A row that is changed before it was sealed is not noticed; each seal writes to the broker and to every copy.
+    seal_every = environment.integer("MILLRACE_DIGEST_SECONDS", 60, minimum=1, maximum=86400)
+    return LogsSettings(**config.common(environment), copies=copies, seal_every=seal_every)

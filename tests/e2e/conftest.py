@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -18,7 +19,7 @@ from tests.support.stack import Up, running_up
 async def up() -> AsyncIterator[Up]:
     """A stack of the module's own."""
     with open_folder() as place:
-        async with running_up(place / ".millrace") as stack:
+        async with running_up(place / ".millrace", environment={**os.environ, "MILLRACE_DIGEST_SECONDS": "1"}) as stack:
             yield stack
 
 

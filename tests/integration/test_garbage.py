@@ -10,6 +10,7 @@ import asyncpg
 import nats
 import pytest
 
+from services.logs.tables import archive_of
 from shared.questions.events import DeliveryView
 from shared.streams import REGISTRIES, STREAMS
 from tests.support.inside import bus_of, eventually, running
@@ -102,16 +103,17 @@ async def test_garbage_on_every_stream_and_in_every_registry_ends_nobody(place: 
 
         async def archived() -> bool:
             last = {info.config.name: info.state.last_seq for info in await js.streams_info()}
-            return all([await archive_of(place, one.name) >= last[one.name] for one in STREAMS])
+            return all([await archived_to(place, one.name) >= last[one.name] for one in STREAMS])
 
         await eventually(archived)
     await client.close()
 
 
-async def archive_of(place: Place, stream: str) -> int:
+async def archived_to(place: Place, stream: str) -> int:
     """Return up to which sequence a stream is archived."""
     connection = await asyncpg.connect(place.database_url("logs"))
     try:
-        return int(await connection.fetchval("SELECT last_seq FROM checkpoint WHERE stream = $1", stream) or 0)
+        last = "SELECT last_seq FROM checkpoint WHERE projection = $1"
+        return int(await connection.fetchval(last, archive_of(stream)) or 0)
     finally:
         await connection.close()

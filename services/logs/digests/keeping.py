@@ -15,8 +15,7 @@ from shared.health import Health
 from shared.leader import lead
 from shared.streams import STREAMS
 
-# Seconds between two looks: a row that is changed within them is not noticed.
-EVERY = 60.0
+# Seconds after its start at which a service looks first.
 FIRST = 5.0
 # Batches of one stream in one look: the others have their turn.
 BATCHES = 25
@@ -80,15 +79,15 @@ def sealers(client: Client, engine: AsyncEngine, seeds: Sequence[bytes], copies:
     return [Sealer(stream.name, client=client, engine=engine, seeds=seeds, copies=copies) for stream in STREAMS]
 
 
-async def keep(digests: Digests, url: str) -> None:
-    """Seal for ever, while no other replica with the database at `url` does."""
+async def keep(digests: Digests, url: str, every: float) -> None:
+    """Seal every so many seconds, for ever, while no other replica with the database at `url` does."""
     await lead(
         digests.seal,
         url=url,
         service="logs",
         lock="logs.digests",
-        pause=EVERY,
-        first=FIRST,
+        pause=every,
+        first=min(FIRST, every),
         full=TOGETHER * BATCHES,
         interrupted="digests.interrupted",
     )
