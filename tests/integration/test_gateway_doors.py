@@ -396,7 +396,16 @@ CASES: dict[str, tuple[bytes, int]] = {
     "line feeds alone": (SIZED.replace(b"\r", b"") + b"X-A: b\n\n" + BODY, 400),
     "two encodings": (CHUNKED + CHUNKED + b"\r\n0\r\n\r\n", 400),
     "an encoding that nobody knows": (b"Transfer-Encoding: x\r\n\r\n", 400),
-    "an encoding before chunks": (b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 401),
+    "an encoding before chunks": (b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
+    "an encoding behind chunks": (b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+    "an encoding in two lines": (CHUNKED + b"transfer-encoding: identity\r\n\r\n0\r\n\r\n", 400),
+    "an encoding without a name": (b"Transfer-Encoding:\r\n" + SIZED + b"\r\n" + BODY, 400),
+    "an encoding behind a vertical tab": (b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400),
+    "a list of lengths": (b"Content-Length: 5, 5\r\n\r\nabcde", 400),
+    "a length in hexadecimal": (b"Content-Length: 0x5\r\n\r\nabcde", 400),
+    "a carriage return in a header": (SIZED + b"X-A: a\rb\r\n\r\n" + BODY, 400),
+    "a chunk's size with a line feed alone": (CHUNKED + b"\r\n5\nabcde\r\n0\r\n\r\n", 400),
+    "a carriage return in an extension": (CHUNKED + b"\r\n5;a\rb\r\nabcde\r\n0\r\n\r\n", 400),
     "chunks with extensions": (CHUNKED + b"\r\n" + CHUNK + b';a=b;c="d"\r\n' + BODY + b"\r\n0;x\r\n\r\n", 202),
     "chunks with trailers": (CHUNKED + b"\r\n" + CHUNK + b"\r\n" + BODY + b"\r\n0\r\nX-T: a\r\n\r\n", 202),
     "a chunk without a size": (CHUNKED + b"\r\nzz\r\n", 400),
@@ -423,6 +432,9 @@ QUERIES: dict[str, tuple[bytes, int]] = {
 }
 LINES: dict[str, tuple[bytes, int]] = {
     "HTTP/1.0": (b"GET /healthz HTTP/1.0\r\n\r\n", 200),
+    "chunks in HTTP/1.0": (b"POST /hooks/x HTTP/1.0\r\n" + CHUNKED + b"\r\n0\r\n\r\n", 400),
+    "carriage returns alone": (b"GET /healthz HTTP/1.1\rHost: h\r\n\r\n", 400),
+    "a header that begins folded": (b"GET /healthz HTTP/1.1\r\n X: y\r\nHost: h\r\n\r\n", 400),
     "HTTP/1.2": (b"GET /healthz HTTP/1.2\r\nHost: h\r\n\r\n", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
@@ -438,6 +450,38 @@ LINES: dict[str, tuple[bytes, int]] = {
     "a protocol that nobody knows": (b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", 200),
     "empty lines before": (b"\r\n" * 5 + b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n", 200),
 }
+# One path each, by another writing; a proxy in front could let one pass that it would not let pass as it is meant.
+PATHS = (
+    "//api/v1/runs",
+    "/api//v1/runs",
+    "/healthz/../api/v1/runs",
+    "/healthz/%2e%2E/api/v1/runs",
+    "/./api/v1/runs",
+    "/api/v1/runs/.",
+    "/api/v1/.%2e",
+    "/api%2fv1/runs",
+    "/api/v1%5Cruns",
+    "/api\\v1\\runs",
+    "/api/v1/runs%00.html",
+    "/api/v1/%c0%ae%c0%ae/runs",
+    "/api/v1/runs/%e0%80%af",
+    "/api/v1/runs#/healthz",
+    "http://h//api/v1/runs",
+    "http://h/healthz/../api/v1/runs",
+)
+ONE_WRITING = ("/api/v1/runs/...", "/api/v1/runs/a.b/", "/api/v1/runs/%C3%A4%252e?a=//../%2F#b", "http://h/api/v1/runs/a?b=/../")
+
+
+async def test_a_path_that_could_mean_two_things_is_refused_whoever_asks(client: Client) -> None:
+    for headers in (client.key, {}):
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        for path in (*PATHS, *ONE_WRITING):
+            async with raw(client, f"GET {path} HTTP/1.1\r\nHost: h\r\n{lines}\r\n".encode()) as sender:
+                status, said = await sender.answer()
+            if path in PATHS:
+                assert (status, b'"the path has ' in said) == (400, True), (path, said)
+            else:
+                assert status in ({404, 503} if headers else {401}), (path, said)
 
 
 async def test_what_is_no_request_is_refused_and_leaves_nothing_behind(

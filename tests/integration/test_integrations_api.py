@@ -139,7 +139,7 @@ async def test_a_mapping_is_put_patched_listed_and_removed(place: Place) -> None
         status, listed = await call("GET", "/integrations/halopsa/mappings")
         assert [one["org"] for one in listed["items"]] == ["default"]
         assert (await call("GET", "/integrations/halopsa/mappings/nobody"))[0] == 404
-        assert (await call("GET", "/integrations/halopsa/mappings/a%2Fb"))[0] == 404
+        assert (await call("GET", "/integrations/halopsa/mappings/a%2Fb"))[0] == 400
         # A mapping whose integration is gone can go as well.
         await call("DELETE", "/integrations/halopsa?org=global")
         assert (await call("GET", MAPPING))[0] == 404
