@@ -151,7 +151,8 @@ def _calendar(expression: str, begin: datetime) -> Iterator[datetime]:
 
 @cache
 def _names() -> frozenset[str]:
-    return frozenset(available_timezones())
+    # These two are what a machine calls its own time and the lack of one, and mean another time on another machine.
+    return frozenset(available_timezones() - {"localtime", "Factory"})
 
 
 @lru_cache(maxsize=4096)

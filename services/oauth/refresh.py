@@ -134,7 +134,8 @@ class Refresher:
     async def renew(self, row: Kept) -> None:
         """Get another token now, though the one that is there may live.
 
-        Raises `Conflict` where a person has to authorize the connection first, `Invalid`, `Unavailable` with the reason.
+        Raises `Conflict` where only a person can get one, by an authorization, `Invalid`, `Unavailable` with the reason. What lives
+        and cannot be refreshed lives on.
         """
         if row.spec.get("grant") not in FLOWS:
             detail = "is no token of a provider, which could give another one"
@@ -142,6 +143,10 @@ class Refresher:
         state = (await self._tokens.of([row.id])).get(row.id)
         if not is_own(row) and (state is None or state.sealed is None):
             raise Conflict(f"connection {row.name!r} has not been authorized yet")
+        is_live = state is not None and not is_own(row) and state.is_usable(self._tokens.now())
+        if state is not None and is_live and self._sealed.opened(state).refresh_token is None:
+            detail = "the provider gave no token to refresh it with: authorize it again"
+            raise Conflict(f"connection {row.name!r} cannot be refreshed, {detail}")
         version = 0 if state is None else state.version
         after_it = await self._waited(row, await self._providers.of(row), version, "demanded")
         if after_it.version == version:

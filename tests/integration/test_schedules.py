@@ -304,6 +304,8 @@ async def test_a_schedule_that_says_too_little_or_too_much_is_refused_by_the_fie
             ("cron", {"cron": "* * * *", "workflow": "tick"}),
             ("cron", {"cron": "0 25 * * *", "workflow": "tick"}),
             ("timezone", FAR | {"timezone": "Mars/Olympus"}),
+            ("timezone", FAR | {"timezone": "localtime"}),
+            ("timezone", FAR | {"timezone": "Factory"}),
             ("cron,timezone", {"cron": "* * * *", "timezone": "Mars/Olympus", "workflow": "tick"}),
             ("workflow", {"every": 5}),
             ("workflow", FAR | {"source": "repo", "event": "x"}),

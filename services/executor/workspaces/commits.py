@@ -203,7 +203,9 @@ async def _record(appends: list[tuple[Sealed[Any], int]], changes: list[Change],
             await deps.workflows.put(message.key, seq, cast("WorkflowEntry | None", entry))
 
     await tasks.each(AT_ONCE, range(len(changes)), register)
-    await deps.catalog.caught_up(last, timeout=max(ROWS_WITHIN, len(appends) * ROW_WITHIN))
+    if not await deps.catalog.caught_up(last, timeout=max(ROWS_WITHIN, len(appends) * ROW_WITHIN)):
+        # They are recorded: the command that is sent again finds them.
+        raise Unavailable("the change is recorded, and the rows of the workspace are behind")
 
 
 def _sealed(command: Command[Any], change: FileChange, deps: RegistrationDeps) -> Sealed[FileChanged] | Sealed[FileRemoved]:
