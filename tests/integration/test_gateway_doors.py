@@ -190,7 +190,7 @@ async def test_a_body_that_is_too_slow_is_408_and_a_slow_small_one_is_taken(
         async with raw(client, post(id_, signed(BODY), length) + BODY[:5]) as stopped:
             before = time.monotonic()
             status, said = await stopped.answer()
-            assert (status, 1.4 < time.monotonic() - before < 3.5) == (408, True)
+            assert (status, 1.4 < time.monotonic() - before < 15) == (408, True)
             assert b"1000 bytes a second" in said
             assert await stopped.end(4) == b""
         # Ever fast enough, and never done.
@@ -200,7 +200,7 @@ async def test_a_body_that_is_too_slow_is_408_and_a_slow_small_one_is_taken(
             while not answer.done():
                 endless.writer.write(bytes(2000))
                 await asyncio.sleep(0.1)
-            assert ((await answer)[0], 3.5 < time.monotonic() - before < 7) == (408, True)
+            assert ((await answer)[0], 3.5 < time.monotonic() - before < 20) == (408, True)
         # The API's bodies likewise.
         head = post("", json, "Content-Length: 20").replace(b"/hooks/", b"/api/v1/workflows/none/runs")
         async with raw(client, head + b"{") as api:

@@ -294,12 +294,12 @@ def test_a_later_attempt_is_held_to_the_order_of_the_first() -> None:
 def test_no_time_passes_in_a_sleep() -> None:
     @workflow
     def main() -> None:
-        sleep.sync(0.9)
+        sleep.sync(30)
         sleep.sync(timedelta(days=300))
 
     began = time.monotonic()
-    assert testing.run(main).slept == [0.9, 300 * 86400]
-    assert time.monotonic() - began < 0.5
+    assert testing.run(main).slept == [30, 300 * 86400]
+    assert time.monotonic() - began < 20
 
 
 def test_a_child_may_end_as_any_run_does() -> None:
