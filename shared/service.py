@@ -125,6 +125,8 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
             await stopping.wait()
             _log.info("service.stopping", reason=failures[0] if failures else "signal")
             health.started = False
+            # Who asks whether this is ready learns of it before nothing more is taken.
+            await asyncio.sleep(getattr(settings, "stop_delay", 0))
             await background.cancel()
     except (OSError, nats.errors.Error) as error:
         nats_url = getattr(settings, "nats_url", "")

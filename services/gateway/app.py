@@ -103,6 +103,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             key_hash=hashlib.sha256(settings.admin_key.encode()).digest(),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
+            cors_origins=settings.cors_origins,
             max_body=settings.max_body,
             max_file=settings.max_file,
         )

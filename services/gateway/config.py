@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
@@ -22,6 +23,10 @@ MAX_BACKLOG_BYTES = 4 * 1024**3
 # Each may take a few hundred KiB while a request is on its way.
 MAX_CONNECTIONS = 4096
 
+# Seconds within which every load balancer has asked whether it is ready.
+MOST_STOP_DELAY = 60
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+
 Network = IPv4Network | IPv6Network
 
 
@@ -30,7 +35,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `max_backlog` counts messages,
     `max_backlog_bytes` the bytes of their bodies, `max_backlog_age` is in seconds, `most_queued` counts runs. `supervisor` is the
-    file in which the supervisor of the services writes their state, where there is one.
+    file in which the supervisor of the services writes their state, where there is one. `stop_delay`: seconds between the signal to
+    end, from which on it is not ready, and the last request that it takes. `cors_origins` are exact.
     `egress` judges the hosts from which keys are fetched.
     """
 
@@ -42,6 +48,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     public_url: str | None
     trusted_proxies: tuple[Network, ...]
+    cors_origins: frozenset[str]
     max_body: int
     max_file: int
     max_connections: int
@@ -50,6 +57,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog_age: int
     most_queued: int
     supervisor: Path | None
+    stop_delay: int
     egress: EgressRules
 
     def __repr__(self) -> str:
@@ -73,6 +81,7 @@ def read(environment: Environment) -> GatewaySettings:
         port=environment.integer("MILLRACE_PORT", 8420, maximum=65535),
         public_url=public,
         trusted_proxies=_networks(environment, "MILLRACE_TRUSTED_PROXIES"),
+        cors_origins=_origins(environment, "MILLRACE_CORS_ORIGINS"),
         max_body=environment.integer("MILLRACE_MAX_BODY", MAX_BODY, minimum=1),
         max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),
         max_connections=environment.integer("MILLRACE_MAX_CONNECTIONS", MAX_CONNECTIONS, minimum=16),
@@ -81,6 +90,7 @@ def read(environment: Environment) -> GatewaySettings:
         max_backlog_age=environment.integer("MILLRACE_MAX_BACKLOG_AGE", MAX_BACKLOG_AGE, minimum=1),
         most_queued=most_queued(environment),
         supervisor=None if supervisor is None else Path(supervisor),
+        stop_delay=environment.integer("MILLRACE_STOP_DELAY", 0, maximum=MOST_STOP_DELAY),
         egress=egress_of(environment),
     )
 
@@ -95,3 +105,13 @@ def _networks(environment: Environment, name: str) -> tuple[Network, ...]:
         except ValueError:
             environment.complain(name, f"{part.strip()!r} is neither an address nor a network")
     return tuple(networks)
+
+
+def _origins(environment: Environment, name: str) -> frozenset[str]:
+    given = {part.strip() for part in (environment.optional(name) or "").split(",")} - {""}
+    for one in sorted(given):
+        if not _ORIGIN.fullmatch(one):
+            environment.complain(
+                name, f"{one!r} is no origin, such as https://console.example.com, in lower case and without a path"
+            )
+    return frozenset(given)

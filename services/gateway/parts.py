@@ -27,7 +27,10 @@ from shared.health import Health
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts. `key_hash` is the SHA-256 of the platform key; sizes are in bytes; `public_url` ends without a slash."""
+    """The parts. `key_hash` is the SHA-256 of the platform key; sizes are in bytes; `public_url` ends without a slash.
+
+    `cors_origins`: the origins whose pages may use the API with a key of theirs.
+    """
 
     bus: Bus
     health: Health
@@ -52,6 +55,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     key_hash: bytes
     public_url: str
     trusted_proxies: tuple[Network, ...]
+    cors_origins: frozenset[str]
     max_body: int
     max_file: int
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import resource
 from collections import defaultdict
@@ -193,6 +194,8 @@ class Peers:
         self._most_of_address = max(1, most // OF_ADDRESS)
         self.trusted = trusted
         self._peers: dict[Peer, None] = {}
+        self._nobody = asyncio.Event()
+        self._nobody.set()
         self._of: defaultdict[str, int] = defaultdict(int)
         self._looked = self._loop.time()
         self._searched = -SEARCHES
@@ -214,6 +217,7 @@ class Peers:
         if len(self._peers) >= self._most and not self._make_way(None):
             return False
         self._peers[peer] = None
+        self._nobody.clear()
         if address is not None:
             self._of[address] += 1
         return True
@@ -226,6 +230,14 @@ class Peers:
                 self._of[peer.address] -= 1
                 if not self._of[peer.address]:
                     del self._of[peer.address]
+            if not self._peers:
+                self._nobody.set()
+
+    async def gone(self, within: float) -> None:
+        """Wait until nobody is connected, at most so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._nobody.wait()
 
     def stop(self) -> None:
         """Look no more."""

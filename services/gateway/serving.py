@@ -12,6 +12,8 @@ from aiohttp import web
 from services.gateway.config import Network
 from services.gateway.peers import Peers
 
+# Seconds in which requests that are on their way over open connections still come, once no more connections are taken.
+ON_THEIR_WAY = 1.0
 # Seconds that requests in flight have to finish once no new ones are taken.
 DRAIN = 8.0
 BACKLOG = 1024
@@ -46,6 +48,8 @@ async def serving(
         stack.callback(sock.close)
         stack.callback(peers.stop)
         stack.push_async_callback(runner.cleanup)
+        # Idle connections are closed after it: what was sent into one by then would have no answer.
+        stack.push_async_callback(peers.gone, ON_THEIR_WAY)
         server = await asyncio.get_running_loop().create_server(peers, sock=sock, backlog=BACKLOG)
         stack.callback(server.close)
         yield peers

@@ -36,6 +36,7 @@ async def running(place: Place, service: str, **environment: str) -> AsyncIterat
         try:
             yield runtime
         finally:
+            health.started = False
             await background.cancel()
     if failures:
         raise AssertionError(f"{service}: {failures}")

@@ -33,6 +33,7 @@ from services.gateway.api import (
 )
 from services.gateway.api.access import authenticated, challenge
 from services.gateway.api.endpoint import Endpoint
+from services.gateway.api.headers import completing, preflight
 from services.gateway.api.served import route
 from services.gateway.parts import GATEWAY, Gateway
 from shared.errors import MethodNotAllowed
@@ -73,6 +74,7 @@ def application(gateway: Gateway) -> web.Application:
     made[GATEWAY] = gateway
     made[reference.REFERENCE] = reference.Reference(ENDPOINTS)
     made.on_shutdown.append(_end_streams)
+    made.on_response_prepare.append(completing(gateway))
     for endpoint in ENDPOINTS:
         route(made.router, endpoint)
     made.router.add_route("*", r"/api/v1/{path:[\s\S]*}", with_problems(_nowhere_with_key))
@@ -86,7 +88,10 @@ async def _end_streams(application: web.Application) -> None:
 
 
 async def _nowhere_with_key(request: web.Request) -> web.StreamResponse:
-    if authenticated(request.app[GATEWAY], request) is None:
+    gateway = request.app[GATEWAY]
+    if (told := preflight(gateway, request)) is not None:
+        return told
+    if authenticated(gateway, request) is None:
         return challenge(request)
     return await _nowhere(request)
 

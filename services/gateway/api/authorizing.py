@@ -47,12 +47,7 @@ h1 { font-size: 1.5rem; margin: .25rem 0 1rem; color: var(--at) }
 .do { border-left: 3px solid var(--at); padding-left: .75rem }
 button { font: inherit; padding: .4rem 1.2rem; cursor: pointer }
 """
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+_HEADERS = {"Content-Security-Policy": _POLICY}
 _OTHER = AuthorizationEnded(
     reason="it was begun in another browser, or this one keeps no cookies: open the address that the authorization began with here"
 )

@@ -27,7 +27,7 @@ async def sent(request: web.Request, content: Content, stored: Blobs | None, inl
 
     Raises `NotFound` where it is gone.
     """
-    headers = {"ETag": f'"{content.sha256}"', "X-Content-Type-Options": "nosniff"}
+    headers = {"ETag": f'"{content.sha256}"'}
     if tag_of(request.headers.get("If-None-Match", "")) == content.sha256:
         return web.Response(status=304, headers=headers)
     if stored is None:

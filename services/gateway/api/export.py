@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from services.gateway.api.endpoint import Call, Example, Reply, endpoint
+from services.gateway.api.headers import takes_gzip
 from services.gateway.api.logs import Q, Saved, Since, Until, asked, of_times
 from services.gateway.api.sse import SLOW
 from shared.errors import Malformed, NotFound, Unavailable
@@ -71,10 +72,10 @@ async def export_logs(call: Call[ExportQuery, None]) -> web.StreamResponse:
     """
     with call.gateway.watching.admitted():
         page = await _page(call, call.query.cursor)
-        response = web.StreamResponse(headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
+        response = web.StreamResponse(headers={"Vary": "Accept-Encoding"})
         response.content_type = CSV if call.query.format == "csv" else NDJSON
         response.charset = "utf-8"
-        if "gzip" in call.request.headers.get("Accept-Encoding", ""):
+        if takes_gzip(call.request):
             response.enable_compression(web.ContentCoding.gzip)
         await response.prepare(call.request)
         if call.request.method != "HEAD":

@@ -146,8 +146,7 @@ def _not_allowed(hook: WebhookEndpoint) -> MethodNotAllowed:
 
 
 def _answered(answer: HandshakeAnswer) -> web.Response:
-    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"} | answer.headers
-    return web.Response(status=answer.status, body=answer.body, content_type=answer.content_type, headers=headers)
+    return web.Response(status=answer.status, body=answer.body, content_type=answer.content_type, headers=answer.headers)
 
 
 async def _keep(

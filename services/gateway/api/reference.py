@@ -11,6 +11,7 @@ from aiohttp import web
 
 from services.gateway.api.document import document
 from services.gateway.api.endpoint import Call, Endpoint, Reply, endpoint
+from services.gateway.api.headers import shrunk, takes_gzip
 from services.gateway.api.page import page
 
 # The page has no script and loads nothing.
@@ -18,20 +19,22 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none';
 
 
 class Reference:
-    """The document and the page, each made when it is first asked for."""
+    """The document and the page, each made when it is first asked for, and likewise in gzip: strangers ask for them."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._endpoints = endpoints
 
     @cached_property
-    def document(self) -> bytes:
-        """Return the OpenAPI document as JSON."""
-        return msgspec.json.encode(document(self._endpoints))
+    def document(self) -> tuple[bytes, bytes]:
+        """Return the OpenAPI document as JSON, as it is and in gzip."""
+        made = msgspec.json.encode(document(self._endpoints))
+        return made, shrunk(made)
 
     @cached_property
-    def page(self) -> str:
-        """Return the page as HTML."""
-        return page(document(self._endpoints))
+    def page(self) -> tuple[bytes, bytes]:
+        """Return the page as HTML, as it is and in gzip."""
+        made = page(document(self._endpoints)).encode()
+        return made, shrunk(made)
 
 
 REFERENCE = web.AppKey("reference", Reference)
@@ -40,17 +43,20 @@ REFERENCE = web.AppKey("reference", Reference)
 @endpoint("GET", "/openapi.json", role=None, answers={200: dict[str, Any]})
 async def get_openapi(call: Call[None, None]) -> web.Response:
     """Send this API's OpenAPI 3.1 document."""
-    return web.Response(body=call.request.app[REFERENCE].document, content_type="application/json")
+    return _sent(call.request, call.request.app[REFERENCE].document, {"Content-Type": "application/json"})
 
 
 @endpoint("GET", "/docs", role=None, answers={200: Reply(str, media="text/html")})
 async def get_docs(call: Call[None, None]) -> web.Response:
     """Send a page that describes this API."""
-    return web.Response(
-        text=call.request.app[REFERENCE].page,
-        content_type="text/html",
-        headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"},
-    )
+    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": POLICY}
+    return _sent(call.request, call.request.app[REFERENCE].page, headers)
+
+
+def _sent(request: web.Request, made: tuple[bytes, bytes], headers: dict[str, str]) -> web.Response:
+    in_gzip = takes_gzip(request)
+    headers |= {"Vary": "Accept-Encoding", "Cache-Control": "no-cache"} | ({"Content-Encoding": "gzip"} if in_gzip else {})
+    return web.Response(body=made[in_gzip], headers=headers)
 
 
 ENDPOINTS = (get_openapi, get_docs)

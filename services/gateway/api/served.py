@@ -10,6 +10,7 @@ from aiohttp import web
 
 from services.gateway.api.access import Caller, address, authenticated, authorize, challenge, denied, remote
 from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Streamed
+from services.gateway.api.headers import shrink
 from services.gateway.domain import EVERY_ORG, org_of
 from services.gateway.parts import GATEWAY
 from shared.errors import Invalid, MillraceError, NotFound, PermissionDenied, Problem, UnsupportedMediaType
@@ -60,7 +61,9 @@ def _served(endpoint: Endpoint) -> Next:
             raise
         with gateway.memory.hold(org=call.caller.org, address=address(gateway, request)) as held:
             request[TAKE] = held.take
-            return await (_handled(endpoint, call) if endpoint.audit is None else _recorded(endpoint, call))
+            response = await (_handled(endpoint, call) if endpoint.audit is None else _recorded(endpoint, call))
+            shrink(request, response)
+            return response
 
     return public if endpoint.role is None else keyed
 

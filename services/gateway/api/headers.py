@@ -1,0 +1,113 @@
+"""Headers that every answer has: for browsers, for caches, for pages of other origins, and when the process is about to end."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from services.gateway.parts import Gateway
+
+# Bytes from which an answer is worth compressing: below it is a packet or three.
+LARGE = 4096
+_SHRINKABLE = frozenset({"application/json", "text/plain", "text/html"})
+# A browser that was brought here shows nothing, runs nothing, and tells nobody where it was.
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+# Two years, as the lists that browsers are built with demand; other hosts of the domain are not ours to speak for.
+_ALWAYS_HTTPS = {"Strict-Transport-Security": "max-age=63072000"}
+_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+_TAKEN = "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, X-Millrace-Org"
+_SHOWN = "ETag, Location, Retry-After, WWW-Authenticate, X-Millrace-Change, X-Request-Id"
+# Seconds for which a browser keeps the answer to its question what it may send.
+_KEPT = 600
+
+OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
+
+def completing(gateway: Gateway) -> OnPrepare:
+    """Return what completes the headers of an answer before they are sent; those that its handler has set stay."""
+    always = list((_ALWAYS | (_ALWAYS_HTTPS if gateway.public_url.startswith("https:") else {})).items())
+    health, origins = gateway.health, gateway.cors_origins
+
+    async def complete(request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        for name, value in always:
+            if name not in headers:
+                headers[name] = value
+        if "Cache-Control" not in headers:
+            # A tag is for who asks again; a cache that others share keeps neither.
+            headers["Cache-Control"] = "private, no-cache" if "ETag" in headers else "no-store"
+        if origins and _is_shared(request):
+            headers.add("Vary", "Origin")
+            origin = request.headers.get("Origin")
+            if origin in origins:
+                headers["Access-Control-Allow-Origin"] = origin
+                headers["Access-Control-Expose-Headers"] = _SHOWN
+        if not health.started:
+            # Whoever keeps the connection takes its next request elsewhere.
+            response.force_close()
+            if request.version.minor:
+                headers["Connection"] = "close"
+
+    return complete
+
+
+def preflight(gateway: Gateway, request: web.Request) -> web.Response | None:
+    """Return the answer to a browser that asks what a page of another origin may send; None for any other request.
+
+    It never has a key, and is told nothing but what every page of a known origin is.
+    """
+    asked = request.headers
+    if (
+        request.method != "OPTIONS"
+        or "Access-Control-Request-Method" not in asked
+        or asked.get("Origin") not in gateway.cors_origins
+    ):
+        return None
+    headers = {
+        "Access-Control-Allow-Methods": _METHODS,
+        "Access-Control-Allow-Headers": _TAKEN,
+        "Access-Control-Max-Age": str(_KEPT),
+    }
+    return web.Response(status=204, headers=headers)
+
+
+def takes_gzip(request: web.Request) -> bool:
+    """Return whether a client takes answers in gzip (RFC 9110, section 12.5.3)."""
+    for one in request.headers.get("Accept-Encoding", "").lower().split(","):
+        coding, _, weight = one.partition(";")
+        if coding.strip() in {"gzip", "*"}:
+            return weight.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
+    return False
+
+
+def shrink(request: web.Request, response: web.StreamResponse) -> None:
+    """Have a large answer to a question compressed where the client takes that.
+
+    Answers to anything but GET are left alone: a secret that is shown once is in one of those, and how far it shrinks beside what
+    somebody else has chosen could tell of it. So are answers with a tag, which is of the bytes as they are.
+    """
+    if request.method != "GET" or not isinstance(response, web.Response) or response.prepared or "ETag" in response.headers:
+        return
+    body = response.body
+    if not isinstance(body, bytes) or len(body) < LARGE or response.content_type not in _SHRINKABLE:
+        return
+    response.headers.add("Vary", "Accept-Encoding")
+    if takes_gzip(request):
+        response.enable_compression(web.ContentCoding.gzip)
+
+
+def shrunk(body: bytes) -> bytes:
+    """Return an answer in gzip that is made once and given to many."""
+    return gzip.compress(body, mtime=0)
+
+
+def _is_shared(request: web.Request) -> bool:
+    """Return whether pages of other origins may use a path: the API and its description, neither webhooks nor pages for people."""
+    path = request.rel_url.raw_path
+    return path.startswith("/api/") or path == "/openapi.json"
