@@ -228,6 +228,17 @@ async def test_a_failing_parse_is_a_dead_letter_with_its_place_and_without_the_s
     assert KEY not in str(letter)
 
 
+async def test_an_event_holds_no_secret_that_its_adapter_was_given(home: House) -> None:
+    leaky = CODED.replace(
+        'Event("coded.order", request.json() |', 'Event("coded.order", request.json() | {"of": dict(request.secrets)} |'
+    )
+    await home.commit(leaky)
+    path = await home.source()
+    await home.taken(path)
+    event = (await home.events(1))[-1]
+    assert event.data["of"] == {"secret": "***"}
+
+
 LOUD = CODED.replace(
     '        if "x-break"', "        for _ in range(700):\n            print('x' * 100_000)\n        if \"x-break\"", 1
 )

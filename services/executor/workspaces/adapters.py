@@ -148,12 +148,21 @@ async def _answer(asked: AskAdapter, code: ReadyCode, deps: AdapterDeps, until: 
     except SandboxUnavailable as error:
         raise Unavailable(f"code cannot be run now: {error}") from error
     answer = _judged(asked, ended, nothing.result)
-    if answer.reason is None:
+    if answer.reason is None and not answer.events:
         return answer
-    # What the code says of itself may hold a secret.
+    return await asyncio.to_thread(_masked, answer, secrets)
+
+
+def _masked(answer: AdapterAnswer, secrets: dict[str, str]) -> AdapterAnswer:
+    """Return an answer without the secrets that the code had: it may repeat them in what it says of itself, and in events."""
     masker = Masker()
-    await asyncio.to_thread(masker.learn, *secrets.values())
-    return msgspec.structs.replace(answer, reason=masker.mask(answer.reason)[:LONGEST_REASON])
+    masker.learn(*secrets.values())
+    reason = None if answer.reason is None else masker.mask(answer.reason)[:LONGEST_REASON]
+    events = answer.events and [
+        MadeEvent(type=masker.mask(one.type), data=masker.masked(one.data), headers=masker.masked(one.headers))
+        for one in answer.events
+    ]
+    return msgspec.structs.replace(answer, reason=reason, events=events)
 
 
 def _judged(asked: AskAdapter, ended: Outcome, kept: bytes) -> AdapterAnswer:
