@@ -101,7 +101,8 @@ def _summary(stream: Stream, kinds: Counter[str]) -> str:
     younger = f", {counts.unsealed} younger than the digest" if counts.unsealed else ""
     erased = f", {counts.erased} erased" if counts.erased else ""
     removed = f", {counts.removed} removed by retention" if counts.removed else ""
-    return f"{stream.name}: {counts.entries} messages sealed, {counts.rows} rows{younger}{erased}{removed}: {wrong}"
+    later = f", {counts.later} sealed after this export" if counts.later else ""
+    return f"{stream.name}: {counts.entries} messages sealed, {counts.rows} rows{younger}{erased}{removed}{later}: {wrong}"
 
 
 if __name__ == "__main__":

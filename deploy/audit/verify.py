@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,19 +14,19 @@ import msgspec
 from deploy.audit.export import Export
 from deploy.audit.records import Records
 from deploy.audit.rows import derived, differing
+from deploy.audit.trees import Tree, salts_of, trees_of
 from services.logs.cursor import microseconds, moment
-from services.logs.digests.copies import CHECKPOINT, Diverged, opened
-from services.logs.digests.entries import NO_SALT, TreeEntry, entry_of, read_entry, salt_in
-from services.logs.digests.notes import Checkpoint, VerifierKey
-from services.logs.digests.tree import WIDTH, Edge, Tile, leaf_hash, unbundled
+from services.logs.digests.copies import Diverged
+from services.logs.digests.entries import NO_SALT, TreeEntry, entry_of
+from services.logs.digests.notes import VerifierKey
 from services.logs.domain import Digested
 from shared.envelope import rfc3339
 from shared.questions.digests import ArchivedRow
 
 # The stream whose messages say why others are not there.
 AUDIT = "AUDIT"
-# Entries that the tree is made anew of at a time.
-_STEP = 1 << 16
+# Seconds that a message may be older than an export that does not have it: it was being archived.
+GRACE = 60.0
 # Hashes of documents that stand in the wrong place are remembered up to so many: to say which row holds them.
 _REMEMBERED = 100_000
 
@@ -41,13 +42,17 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct):
-    """Of a stream: entries of the digest, rows, messages younger than the digest, erased ones, and those that retention removed."""
+    """Of a stream: entries, rows, messages younger than the digest, erased ones, those that retention removed, and those `later`.
+
+    A message is `later` when it was stored after the export, and has an entry because a copy of the digest has grown since.
+    """
 
     entries: int = 0
     rows: int = 0
     unsealed: int = 0
     erased: int = 0
     removed: int = 0
+    later: int = 0
 
 
 class Stream:
@@ -76,119 +81,73 @@ class Stream:
         self._records = Records() if records is None else records
         self._verified = verified
         self._progress = progress
-        self._newest = 0
+        self._newest = self._sealed = 0
+        # An export that does not say when it was begun might have had all that any copy has.
+        self._begun = math.inf if export.time is None else _microseconds(export.time) - GRACE * 1_000_000
 
     def findings(self) -> Iterator[Finding]:
         """Return what is wrong, as it is found. Raises `StartError` for rows that cannot be read."""
-        note = self._export.read(self.name, CHECKPOINT)
-        if note is None:
-            rows = sum(1 for _ in self._export.rows(self.name))
-            self.counts.unsealed = self.counts.rows = rows
-            return
         try:
-            checkpoint = self._opened(note)
+            trees = trees_of(self.name, self._export, self._copies, self._keys)
         except Diverged as error:
             yield Finding(self.name, "forged", str(error))
             return
-        self.counts.entries = checkpoint.size
-        broken = list(self._tree(checkpoint))
-        yield from broken
-        if not any(one.kind == "digest" for one in broken):
-            yield from self._rows(checkpoint)
+        for kind, detail in trees.faults:
+            yield Finding(self.name, kind, detail)
+        self._sealed = self.counts.entries = trees.sealed
+        whole: Tree | None = None
+        for tree in trees.found:
+            is_whole = True
+            for kind, detail in tree.faults(trees.roots):
+                yield Finding(self.name, kind, detail)
+                is_whole = is_whole and kind != "digest"
+            whole = whole or (tree if is_whole else None)
+        if whole is not None:
+            self.counts.entries = whole.size
+            yield from self._cut_off(whole)
+            yield from self._rows(whole)
+        elif not trees.found:
+            rows = sum(1 for _ in self._export.rows(self.name))
+            self.counts.unsealed = self.counts.rows = rows
 
-    def _opened(self, note: bytes) -> Checkpoint:
-        # A key has the name of its tree, and the trees of an installation have the same keys: any one of them will do.
-        checkpoint = opened(note, lambda origin: [VerifierKey(origin, key.public) for key in self._keys])
-        if not checkpoint.origin.endswith(f"/{self.name.lower()}"):
-            raise Diverged(f"the checkpoint is of another stream: {checkpoint.origin}")
-        return checkpoint
+    def _cut_off(self, tree: Tree) -> Iterator[Finding]:
+        """Return whether the export's digest ends before what had to be sealed by then."""
+        if tree.size > self._sealed:
+            oldest = min(entry.time for entry in tree.entries(self._sealed))
+            if oldest < self._begun - self._export.every * 1_000_000:
+                detail = (
+                    f"{tree.where}it has {tree.size} entries, the digest {self._sealed}: the next was stored at {_time(oldest)}"
+                )
+                yield Finding(self.name, "cut off", detail)
 
-    def _tree(self, checkpoint: Checkpoint) -> Iterator[Finding]:
-        """Return what is wrong with the tree: made anew from its entries it has every tile, its root, and that of each copy."""
-        roots = {checkpoint.size: ("the checkpoint", checkpoint.root)}
-        for folder in self._copies:
-            where = f"the copy {folder}"
-            try:
-                note = (folder / self.name.lower() / CHECKPOINT).read_bytes()
-                copied = self._opened(note)
-            except OSError as error:
-                yield Finding(self.name, "cut off", f"{where} cannot be read: {error.strerror}")
-                continue
-            except Diverged as error:
-                yield Finding(self.name, "forged", f"{where}: {error}")
-                continue
-            if copied.origin != checkpoint.origin:
-                yield Finding(self.name, "forged", f"{where} is of another tree, {copied.origin}")
-            elif copied.size > checkpoint.size:
-                yield Finding(self.name, "cut off", f"{where} has {copied.size} entries, the digest {checkpoint.size}")
-            elif copied.size == checkpoint.size and copied.root != checkpoint.root:
-                yield Finding(self.name, "forged", f"{where} has another root for as many entries")
-            else:
-                roots.setdefault(copied.size, (where, copied.root))
-        edge = Edge()
-        leaves = (leaf_hash(entry) for entry in self._encoded(checkpoint.size))
-        for size in sorted({*roots, *range(_STEP, checkpoint.size, _STEP)}):
-            try:
-                tiles = edge.grow(itertools.islice(leaves, size - edge.size))
-            except Diverged as error:
-                yield Finding(self.name, "digest", str(error))
-                return
-            where, root = roots.get(size, ("", edge.root()))
-            if edge.root() != root:
-                yield Finding(self.name, "digest", f"its first {size} entries do not have the root that {where} names")
-            for tile, content in tiles.items():
-                # The export has of a partial tile only the last state.
-                if (tile.width == WIDTH or size == checkpoint.size) and content != self._export.tile(self.name, tile):
-                    yield Finding(self.name, "tile", f"{tile.path} does not hold the hashes of the entries below it")
-
-    def _encoded(self, size: int) -> Iterator[bytes]:
-        """Return the entries. Raises `Diverged` where some are missing."""
-        for start in range(0, size, WIDTH):
-            tile = Tile(None, start // WIDTH, min(WIDTH, size - start))
-            content = self._export.tile(self.name, tile)
-            try:
-                entries = unbundled(content or b"")
-            except ValueError as error:
-                raise Diverged(f"{tile.path}: {error}") from error
-            if len(entries) != tile.width:
-                raise Diverged(f"{tile.path} is missing, or has {len(entries)} entries in place of {tile.width}")
-            yield from entries
-
-    def _rows(self, checkpoint: Checkpoint) -> Iterator[Finding]:
-        runs = self._runs(checkpoint.size)
+    def _rows(self, tree: Tree) -> Iterator[Finding]:
+        runs = self._runs(tree)
         done: set[str] = set()
         stray: dict[bytes, int] = {}
         grouped = itertools.groupby(self._export.rows(self.name), key=lambda row: row.incarnation)
         for incarnation, rows in grouped:
             done.add(incarnation)
             first, count = runs.get(incarnation, (0, 0))
-            yield from self._incarnation(incarnation, rows, first, count, stray)
+            yield from self._incarnation(tree, incarnation, rows, first, count, stray)
         for incarnation, (first, count) in runs.items():
             if incarnation not in done:
-                yield from self._incarnation(incarnation, iter(()), first, count, stray)
+                yield from self._incarnation(tree, incarnation, iter(()), first, count, stray)
 
-    def _runs(self, size: int) -> dict[str, tuple[int, int]]:
+    def _runs(self, tree: Tree) -> dict[str, tuple[int, int]]:
         """Return of each incarnation the index of its first entry, and the number of its entries, which follow each other."""
         runs: dict[str, tuple[int, int]] = {}
-        for index, encoded in enumerate(self._encoded(size)):
-            entry = read_entry(encoded)
+        for index, entry in enumerate(tree.entries()):
             first, count = runs.get(entry.incarnation, (index, 0))
             runs[entry.incarnation] = first, count + 1
             self._newest = entry.time
         return runs
 
-    def _entries(self, first: int, count: int, size: int) -> Iterator[tuple[TreeEntry, bytes]]:
-        """Return entries with their salts."""
-        salts = b""
-        bundle = -1
-        for index, encoded in enumerate(itertools.islice(self._encoded(size), first, first + count), start=first):
-            if index // WIDTH != bundle:
-                bundle = index // WIDTH
-                salts = self._export.salts(self.name, bundle) or b""
-            yield read_entry(encoded), salt_in(salts, index)
+    def _is_later(self, index: int, entry: TreeEntry) -> bool:
+        """Return whether an entry may be of a message that came after the export."""
+        return index >= self._sealed and entry.time >= self._begun
 
     def _incarnation(
-        self, incarnation: str, rows: Iterator[ArchivedRow], first: int, count: int, stray: dict[bytes, int]
+        self, tree: Tree, incarnation: str, rows: Iterator[ArchivedRow], first: int, count: int, stray: dict[bytes, int]
     ) -> Iterator[Finding]:
         groups = ((seq, list(group)) for seq, group in itertools.groupby(rows, key=lambda row: row.seq))
         group = next(groups, None)
@@ -198,8 +157,9 @@ class Stream:
         def found(kind: str, seq: int, detail: str) -> Finding:
             return Finding(self.name, kind, detail, seq, incarnation)
 
-        for number, (entry, salt) in enumerate(self._entries(first, count, self.counts.entries), start=first + 1):
-            self._progress(number, self.counts.entries)
+        sealed = zip(tree.entries(first, count), salts_of(tree, self._export, first, count), strict=True)
+        for index, (entry, salt) in enumerate(sealed, start=first):
+            self._progress(index + 1, tree.size)
             for begin, end in self._records.unexplained(self.name, incarnation, reached + 1, entry.seq - 1):
                 yield from missing.end()
                 yield found("missing before it was sealed", begin, _never_sealed(begin, end))
@@ -213,6 +173,9 @@ class Stream:
                     if self._records.removed(self.name, incarnation, entry.seq):
                         self.counts.removed += 1
                         last = entry.seq
+                        yield from missing.end()
+                    elif self._is_later(index, entry):
+                        self.counts.later += 1
                         yield from missing.end()
                     else:
                         yield from missing.add(entry)
@@ -307,7 +270,7 @@ class _Missing:
     def end(self) -> Iterator[Finding]:
         if self._first is not None and self._last is not None:
             many = "" if self._count == 1 else f" to {self._last.seq}, {self._count} messages"
-            detail = f"no row is left{many}, stored from {_time(self._first)} on"
+            detail = f"no row is left{many}, stored from {_time(self._first.time)} on"
             yield Finding(self._stream, "missing", detail, self._first.seq, self._incarnation)
         self._first = self._last = None
         self._count = 0
@@ -327,8 +290,8 @@ def _microseconds(text: str) -> int:
     return microseconds(datetime.fromisoformat(text))
 
 
-def _time(entry: TreeEntry) -> str:
-    return rfc3339(moment(entry.time))
+def _time(microseconds_: int) -> str:
+    return rfc3339(moment(microseconds_))
 
 
 def _kinds(rows: Sequence[ArchivedRow]) -> str:

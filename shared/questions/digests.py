@@ -25,9 +25,11 @@ class DigestView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DigestList(msgspec.Struct, frozen=True):
-    """The digests of all streams."""
+    """The digests of all streams as they were at `time`; what is new is sealed every so many seconds."""
 
     items: list[DigestView]
+    time: Instant | None = None
+    every: float = 60.0
 
 
 @question("logs.digests", by="gateway")

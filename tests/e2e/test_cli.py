@@ -495,8 +495,16 @@ async def test_an_export_of_the_archive_is_verified_and_names_what_was_changed(u
     folder, copy = up.data.parent / "export", up.data / "logs" / "digests"
     key = (await millrace("audit", "key")).split()[0]
     assert "verify it with: millrace audit verify" in await millrace("audit", "export", str(folder), *streams)
+    exported = _size_of(folder / "runs")
+    await millrace("run", "nap", "--wait")
+
+    async def has_grown() -> bool:
+        return _size_of(copy / "runs") > exported
+
+    await eventually(has_grown, within=60, every=0.5)
     said = await millrace("audit", "verify", str(folder), "--copy", str(copy))
     assert re.search(r"AUDIT: [1-9][0-9]* messages sealed, .*: as sealed", said)
+    assert re.search(r"RUNS: .*, [1-9][0-9]* sealed after this export: as sealed", said)
     own = ("audit", "verify", str(folder), "--output", "json")
     assert key.startswith("millrace/")
     assert '"kind":"forged"' in await millrace(*own, "--key", VERIFIER, code=1)
@@ -509,6 +517,11 @@ async def test_an_export_of_the_archive_is_verified_and_names_what_was_changed(u
     said = await millrace("audit", "verify", str(folder), code=1)
     assert "RUNS 1: missing: no row is left" in said
     assert "holds no export" in (await millrace.both("audit", "verify", str(up.data), code=2))[1]
+
+
+def _size_of(digest: Path) -> int:
+    """Return the size that a digest's checkpoint names, on its second line."""
+    return int((digest / "checkpoint").read_text().splitlines()[1])
 
 
 async def test_a_list_is_cut_at_the_limit_and_says_so(naps: Path, millrace: Command) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,20 +15,20 @@ import asyncpg
 import msgspec
 import pytest
 
-from deploy.audit.export import LIST, ROWS, Export
+from deploy.audit.export import LIST, ROWS, DigestFiles, Export
 from deploy.audit.verify import Finding, Stream
 from services.logs.digests.answers import DigestDeps
 from services.logs.digests.copies import CHECKPOINT
 from services.logs.digests.keeping import Digests, sealers
 from services.logs.digests.notes import verifier_key
 from services.logs.digests.sealing import seeds
-from services.logs.digests.tree import WIDTH
+from services.logs.digests.tree import WIDTH, Tile
 from services.logs.questions import QUESTIONS
 from shared.db import open_engine
-from shared.envelope import new_id
+from shared.envelope import new_id, rfc3339, utc_now
 from shared.health import Health
 from shared.messages import LineChunk, Lines, RunRequested
-from shared.questions.digests import ListDigests, ReadArchivedRows, ReadDigestFile, RowKey
+from shared.questions.digests import DigestList, ListDigests, ReadArchivedRows, ReadDigestFile, RowKey
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
 
@@ -109,7 +111,7 @@ async def sealed(place: Place, copy: Path) -> AsyncIterator[Sealed]:
         async with bus_of(place, "logs") as bus:
             digests = Digests(sealers(bus.client, engine, KEYS, [copy.as_uri()]), Health("logs"))
             assert await digests.seal() >= MESSAGES + 1
-            yield Sealed(SimpleNamespace(engine=engine, digests=digests), superuser, copy)
+            yield Sealed(SimpleNamespace(engine=engine, digests=digests, now=utc_now), superuser, copy)
     finally:
         await superuser.close()
         await engine.dispose()
@@ -240,10 +242,10 @@ async def test_a_digest_that_was_changed_is_named(place: Place, data: Path) -> N
         assert (missing.kind, "missing" in missing.detail) == ("digest", True)
 
 
-async def test_digests_that_were_cut_off_are_named_by_their_copy(place: Place, data: Path) -> None:
+async def test_a_copy_that_has_grown_is_what_rows_are_held_against(place: Place, data: Path) -> None:
     async with sealed(place, data / "copy") as archive:
         early = data / "early"
-        await archive.export(early)
+        keys = [verifier_key(key) for key in (await archive.export(early)).keys]
         async with running(place, "logs"), bus_of(place, "executor") as bus:
             await bus.publish(
                 bus.seal(RunRequested(run=new_id(), workflow="w", version="v", input={}, requested_by="t", timeout=1.0), org="acme")
@@ -254,13 +256,44 @@ async def test_digests_that_were_cut_off_are_named_by_their_copy(place: Place, d
 
             await eventually(more)
         await archive.deps.digests.seal()
-        export = Export(early)
-        keys = [verifier_key(key) for key in export.keys]
-        (cut,) = Stream("RUNS", export, keys=keys, copies=[archive.copy]).findings()
-        assert (cut.kind, f"has {MESSAGES + 1} entries, the digest {MESSAGES}" in cut.detail) == ("cut off", True)
         assert await archive.findings(data / "now") == []
+
+        def verified(moment: str | None, copy: Path = archive.copy) -> tuple[Stream, list[tuple[str, int | None]]]:
+            listed = msgspec.json.decode((early / LIST).read_bytes(), type=DigestList)
+            (early / LIST).write_bytes(msgspec.json.encode(msgspec.structs.replace(listed, time=moment)))
+            stream = Stream("RUNS", Export(early), keys=keys, copies=[copy])
+            return stream, [(one.kind, one.seq) for one in stream.findings()]
+
+        cut = [("cut off", None), ("missing", MESSAGES + 1)]
+        stream, found = verified(rfc3339(utc_now()))
+        assert (found, stream.counts.later, stream.counts.entries) == ([], 1, MESSAGES + 1)
+        # What was stored long before the export had to be in it; one that says no moment had to have all.
+        assert verified(rfc3339(utc_now() + timedelta(hours=1)))[1] == cut
+        assert verified(None)[1] == cut
+        # A copy without its entries is named, and the rows are held against the export's digest.
+        damaged = Path(shutil.copytree(archive.copy, data / "damaged"))
+        (damaged / "runs" / "tile" / "entries" / "000").unlink()
+        stream, found = verified(rfc3339(utc_now()), damaged)
+        assert (found, stream.counts.entries, stream.counts.rows) == ([("digest", None)], MESSAGES, MESSAGES)
         # An earlier copy is a part of what came of it.
         assert list(Stream("RUNS", Export(data / "now"), keys=keys, copies=[early]).findings()) == []
+        # Nor does a digest that is not there at all hide what was sealed.
+        (early / "runs" / CHECKPOINT).unlink()
+        stream, found = verified(rfc3339(utc_now()))
+        assert (found, stream.counts.later, stream.counts.rows) == ([], 1, MESSAGES)
+        assert verified(None)[1] == cut
+
+
+def test_a_tile_of_a_copy_that_grows_meanwhile_is_a_part_of_a_wider_one(data: Path) -> None:
+    place = data / "runs" / "tile" / "0"
+    (place / "000.p").mkdir(parents=True)
+    files = DigestFiles(data)
+    assert files.tile("RUNS", Tile(0, 0, 2)) is None
+    (place / "000.p" / "3").write_bytes(b"a" * 32 + b"b" * 32 + b"c" * 32)
+    assert files.tile("RUNS", Tile(0, 0, 2)) == b"a" * 32 + b"b" * 32
+    assert files.tile("RUNS", Tile(0, 0, 4)) is None
+    (place / "000").write_bytes(b"a" * 32 * WIDTH)
+    assert files.tile("RUNS", Tile(0, 0, 2)) == b"a" * 64
 
 
 async def test_an_erased_message_keeps_the_chain(place: Place, data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -47,10 +48,15 @@ class DigestDeps(Protocol):
     def digests(self) -> Digests:
         """The digests of all streams."""
 
+    @property
+    def now(self) -> Callable[[], datetime]:
+        """The clock."""
+
 
 async def list_digests(_asked: ListDigests, deps: DigestDeps) -> DigestList:
     """Return the digest of every stream."""
-    return DigestList([await _view(stream, deps.digests) for stream in deps.digests.streams])
+    asked = rfc3339(deps.now())
+    return DigestList([await _view(stream, deps.digests) for stream in deps.digests.streams], asked, deps.digests.every)
 
 
 async def _view(stream: str, digests: Digests) -> DigestView:

@@ -26,8 +26,12 @@ _log = structlog.get_logger()
 class Digests:
     """The digests of all streams."""
 
-    def __init__(self, sealers: Sequence[Sealer], health: Health) -> None:
-        """Publish the number of entries, and of streams whose digests have a fault, as the fact `digests`."""
+    def __init__(self, sealers: Sequence[Sealer], health: Health, every: float = 60.0) -> None:
+        """Publish the number of entries, and of streams whose digests have a fault, as the fact `digests`.
+
+        `every`: seconds between two looks for what is new.
+        """
+        self.every = every
         self._sealers = {sealer.stream: sealer for sealer in sealers}
         self._sizes: dict[str, int] = {}
         self._problems: dict[str, str] = {}
@@ -79,15 +83,15 @@ def sealers(client: Client, engine: AsyncEngine, seeds: Sequence[bytes], copies:
     return [Sealer(stream.name, client=client, engine=engine, seeds=seeds, copies=copies) for stream in STREAMS]
 
 
-async def keep(digests: Digests, url: str, every: float) -> None:
-    """Seal every so many seconds, for ever, while no other replica with the database at `url` does."""
+async def keep(digests: Digests, url: str) -> None:
+    """Seal again and again, for ever, while no other replica with the database at `url` does."""
     await lead(
         digests.seal,
         url=url,
         service="logs",
         lock="logs.digests",
-        pause=every,
-        first=min(FIRST, every),
+        pause=digests.every,
+        first=min(FIRST, digests.every),
         full=TOGETHER * BATCHES,
         interrupted="digests.interrupted",
     )
