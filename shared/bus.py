@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from shared import aggregate
 from shared.asking import Answering, Questions, ask
 from shared.bounded import Turns
+from shared.circuits import Circuits
 from shared.commit import Journal
 from shared.connection import attend, connected_broker
 from shared.consumer import Consumer, Handlers, Letters, give_up
@@ -49,6 +50,7 @@ class Bus:
         self.journal = Journal(client)
         self._health = health
         self._taking: list[Puller | Answering] = []
+        self._circuits: Circuits | None = None
 
     # -- publishing -----------------------------------------------------------------------------------------------
 
@@ -101,7 +103,13 @@ class Bus:
 
         Raises the owner's error, `Unavailable` without an answer in time, `TooLarge` for more than the broker carries.
         """
-        return await ask(self.client, asked, timeout=timeout)
+        if self._circuits is None:
+            return await ask(self.client, asked, timeout=timeout)
+        return await self._circuits.ask(asked, timeout=timeout)
+
+    def guard(self, circuits: Circuits) -> None:
+        """Have questions go through circuits from now on: this service answers people, who wait for each of them."""
+        self._circuits = circuits
 
     # -- answering ------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import connected
+from shared.circuits import Circuits
 from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
@@ -59,6 +60,10 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(sock.close)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="gateway", health=runtime.health))
+        circuits = Circuits(bus.client)
+        stack.push_async_callback(circuits.close)
+        runtime.health.state("circuits", circuits.fact, counters=("opened",))
+        bus.guard(circuits)
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         sources = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)

@@ -436,6 +436,10 @@ class Cut:
         """Let nothing pass."""
         self._passing.clear()
 
+    async def thaw(self) -> None:
+        """Let pass what was held up, and what comes."""
+        self._passing.set()
+
     async def close(self) -> None:
         """Drop every connection and take no new ones."""
         assert self._server is not None
