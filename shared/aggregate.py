@@ -16,12 +16,11 @@ from shared.commit import HEADERS_BYTES, Ack, Journal, Stale, outgoing_of
 from shared.envelope import Envelope, Sealed, derived_id, open_envelope, open_message
 from shared.errors import Conflict, Invalid, PreconditionFailed, TooLarge
 from shared.messages.declaration import STREAM_OF_NOUN, Message, checked_key, declaration_of
-from shared.pull import OrderedReader, StreamError, api_request
+from shared.pull import NO_MESSAGE, OrderedReader, StreamError, api_request
 from shared.sending import send_batch
 
 # A reader costs as much as some messages that are asked for one by one; most aggregates have fewer.
 ONE_BY_ONE = 8
-_NO_MESSAGE = 10037  # nats-server server/errors.json: no message found
 # Each conflict is another writer's success: only an aggregate with as many writers at once takes more tries.
 TRIES = 20
 
@@ -103,7 +102,7 @@ async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored |
     try:
         answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{stream}", request)
     except StreamError as error:
-        if error.code == _NO_MESSAGE:
+        if error.code == NO_MESSAGE:
             return None
         raise
     found = answer["message"]

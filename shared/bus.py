@@ -18,14 +18,15 @@ from shared.circuits import Circuits
 from shared.commit import Journal
 from shared.connection import attend, connected_broker
 from shared.consumer import Consumer, Handlers, Letters, give_up
-from shared.durables import keep
+from shared.durables import WorkBacklog, keep, lag
 from shared.envelope import Envelope, Sealed, seal, utc_now
 from shared.health import Health
 from shared.messages import Logged, Message
 from shared.messages.declaration import declaration_of
+from shared.metrics import exposition
 from shared.puller import Puller
 from shared.questions import ASKED, Command, Question, asked_of
-from shared.questions.health import HEALTH
+from shared.questions.health import HEALTH, METRICS, Exposition
 from shared.streams import WORK, Work
 
 # Messages of one consumer that are handled at the same time. Most of them wait for a commit: half of them fill one while the
@@ -115,7 +116,9 @@ class Bus:
 
     def answer(self, questions: Questions, deps: Any, *, at_once: int = ANSWERED) -> None:
         """Answer these questions and commands from `start` on: `at_once` questions, and half as many of one organization."""
-        every = {**questions, HEALTH[self.service]: self._how_it_is} if self.service in HEALTH else questions
+        every = dict(questions)
+        if self.service in HEALTH:
+            every |= {HEALTH[self.service]: self._how_it_is, METRICS[self.service]: self._measured}
         served = {asked_of(cls).subject: (cls, function) for cls, function in every.items()}
         missing = {subject for subject, (asked, _) in ASKED.items() if asked.service == self.service} - served.keys()
         if missing:
@@ -130,6 +133,9 @@ class Bus:
 
     async def _how_it_is(self, _question: Any, _deps: Any) -> dict[str, Any]:
         return self.health_document()
+
+    async def _measured(self, _question: Any, _deps: Any) -> Exposition:
+        return Exposition(exposition(self._health).decode())
 
     # -- handling -------------------------------------------------------------------------------------------------
 
@@ -177,8 +183,10 @@ class Bus:
         self._taking.clear()
 
     async def keep_durables(self) -> None:
-        """See for ever that the consumers of this service's work are there."""
-        await keep(self.client, [work for work in WORK if work.service == self.service])
+        """See for ever that the consumers of this service's work are there; what waits for them is the fact `consumers`."""
+        backlogs: dict[str, WorkBacklog] = {}
+        self._health.state("consumers", lambda: lag(backlogs), labels=dict.fromkeys(("waiting", "in_work", "age_s"), "consumer"))
+        await keep(self.client, [work for work in WORK if work.service == self.service], backlogs)
 
 
 @contextlib.asynccontextmanager

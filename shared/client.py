@@ -3,7 +3,7 @@
 nats-py keeps what it does well: the handshake, its credentials and TLS, reconnecting with all subscriptions, draining. Lean are the
 ways of a message: frames are read as they come from the socket (`shared.wire`), handed to a plain function without a queue and a
 task in between, and their headers are read when somebody looks at them; commands of one turn of the event loop leave in one write;
-a request costs a future and a timer. Counters of messages (`client.stats`) are not kept.
+a request costs a future and a timer. Counters of messages (`client.stats`) are not kept; that of `count_error` is.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ _NO_RESPONDERS = b"NATS/1.0 503"
 
 OnMessage = Callable[[Msg], None]
 
+# The key in `client.stats` under which `count_error` counts.
+JETSTREAM_ERRORS = "jetstream_errors"
+
 # Time for what the server still sends to a subscription that ends.
 LAST_MESSAGES = 2.0
 
@@ -46,6 +49,11 @@ async def connect(servers: str | list[str], **options: Any) -> Client:
     client = _new_client([servers] if isinstance(servers, str) else servers)
     await client.connect(servers, **options)
     return client
+
+
+def count_error(client: Client) -> None:
+    """Count an answer of JetStream that refused something, or did not come."""
+    client.stats[JETSTREAM_ERRORS] = client.stats.get(JETSTREAM_ERRORS, 0) + 1
 
 
 def _new_client(servers: list[str]) -> Client:

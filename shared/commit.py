@@ -19,6 +19,7 @@ import structlog
 from nats.aio.client import Client
 
 from shared.batching import Batcher, PendingMessage
+from shared.client import count_error
 from shared.deadlines import Deadlines
 from shared.envelope import CONTENT_TYPE, Sealed
 from shared.errors import Unavailable
@@ -222,6 +223,7 @@ class Coalescer:
         try:
             first = await send_batch(self._client, [offer.bearer for offer in batch])
         except Unavailable as error:
+            count_error(self._client)
             for offer in batch:
                 self._remember_unknown(offer)
                 self._settle(offer, Unavailable(error.detail))
@@ -235,6 +237,7 @@ class Coalescer:
         try:
             answer = await send_one(self._client, offer.bearer)
         except Unavailable as error:
+            count_error(self._client)
             self._remember_unknown(offer)
             self._settle(offer, error)
         else:
@@ -251,6 +254,7 @@ class Coalescer:
         description = refusal.get("description", str(refusal.get("err_code")))
         if refusal.get("err_code") in WRONG_LAST_SEQUENCE:
             return Stale(description)
+        count_error(self._client)
         if int(refusal.get("code", 500)) >= 500:
             return Unavailable(f"the broker cannot take messages now: {description}")
         return Refused(f"the broker refused {offer.bearer.subject}: {description}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import nats.errors
@@ -12,7 +13,7 @@ import structlog
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
 
-from shared.client import connect, is_given_up
+from shared.client import JETSTREAM_ERRORS, connect, is_given_up
 from shared.health import Health
 from shared.pull import inbox_prefix
 
@@ -72,7 +73,9 @@ async def connected_broker(url: str, *, service: str, health: Health) -> AsyncIt
         graceful_timeout=5,
     )
     await broker.connect()
+    client: Client = broker.connection
     health.report("broker", None)
+    health.state("broker", lambda: traffic(client), counters=("reconnects", "errors"))
     try:
         yield broker
     finally:
@@ -80,6 +83,15 @@ async def connected_broker(url: str, *, service: str, health: Health) -> AsyncIt
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             async with asyncio.timeout(8):
                 await broker.stop()
+
+
+def traffic(client: Client) -> dict[str, Any]:
+    """Return whether a client is connected, how often it was again, and how often JetStream refused or did not answer it."""
+    return {
+        "connected": client.is_connected,
+        "reconnects": client.stats["reconnects"],
+        "errors": client.stats.get(JETSTREAM_ERRORS, 0),
+    }
 
 
 async def attend(client: Client) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
+from time import perf_counter
 from typing import Any, Protocol
 
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from prometheus_client import Histogram
 
 from shared import breaker
 from shared.breaker import Breaker, Tries
@@ -19,6 +21,7 @@ from shared.errors import Conflict, MillraceError, NotFound, Unavailable
 from shared.health import Health
 from shared.letters import GivenUp, bury
 from shared.messages import Message
+from shared.metrics import DURATIONS
 from shared.pull import deliveries_of, sequence_of
 from shared.streams import Work
 from shared.suspects import Deadly, Suspects
@@ -55,16 +58,37 @@ class Speaker(Protocol):
         """Store a message."""
 
 
+def process_durations(health: Health) -> Histogram:
+    """Return a new histogram `messaging.process.duration`, for all consumers of a process.
+
+    Its name and labels are those of OpenTelemetry (opentelemetry.io/docs/specs/semconv, `messaging/messaging-metrics`);
+    `error_type` is one of a few words, empty for a message that was handled.
+    """
+    labels = ("system", "operation_name", "destination_name", "consumer_group_name")
+    return Histogram(
+        "messaging_process_duration_seconds",
+        "Duration of processing operation.",
+        (*(f"messaging_{label}" for label in labels), "error_type"),
+        buckets=DURATIONS,
+        registry=health.registry,
+    )
+
+
 class Letters:
-    """Counts dead letters: of messages that cannot be read or handled by source, for bugs by consumer. A fact of `/readyz`."""
+    """Counts dead letters: of messages that cannot be read or handled by source, for bugs by consumer. A fact of `/readyz`.
+
+    `durations` has how long the consumers' messages took.
+    """
 
     def __init__(self, health: Health) -> None:
         self.unreadable: Counter[str] = Counter()
         self.bugs: Counter[str] = Counter()
+        self.durations = process_durations(health)
         health.state(
             "dead_letters",
             lambda: {"unreadable": dict(self.unreadable), "bugs": dict(self.bugs)},
             counters=("unreadable", "bugs"),
+            labels={"unreadable": "source", "bugs": "consumer"},
         )
 
     def unreadable_of(self, source: str) -> None:
@@ -91,15 +115,29 @@ class Consumer:
         self._tries = Tries()
         self._suspects = Suspects(bus.client, work.name)
         self._part = f"consumer {work.name}"
+        self._durations = letters.durations
+        self._observers: dict[str, Any] = {}
         health.report(self._part, None)
 
     async def take(self, msg: Msg) -> None:
         """Handle one message and settle it; in a task of its own."""
+        began = perf_counter()
+        self._observe(await self._take(msg), perf_counter() - began)
+
+    def _observe(self, error: str, seconds: float) -> None:
+        observer = self._observers.get(error)
+        if observer is None:
+            labels = ("nats", "process", self._work.stream, self._work.name, error)
+            observer = self._observers[error] = self._durations.labels(*labels)
+        observer.observe(seconds)
+
+    async def _take(self, msg: Msg) -> str:
+        """Return the kind of the error that the message met, "" for none."""
         sequence = sequence_of(msg)
         source = msg.subject.split(".")[1]
         if not self._breaker.admits(source, tried=self._tries.of(sequence) > 0):
             await msg.nak(delay=self._breaker.hold)
-            return
+            return "held"
         try:
             async with self._suspects.handling(msg):
                 await self._follow(msg.data)
@@ -107,23 +145,28 @@ class Consumer:
             self._breaker.undecided()
             _log.warning("handler.unavailable", consumer=self._work.name, reason=error.detail)
             await msg.nak(delay=error.retry_after or UNAVAILABLE_DELAY)
+            return "unavailable"
         except (NotFound, Conflict) as error:
             self._breaker.undecided()
             if await self._again(msg, sequence, ABSENT_DELAYS, error):
                 self._letters.unreadable_of(source)
+            return "absent"
         except (MillraceError, Refused) as error:
             self._breaker.undecided()
             if await self._bury(msg, sequence, self._tries.failed(sequence), error, "can never work"):
                 self._letters.unreadable_of(source)
+            return "unreadable"
         except Deadly as error:
             self._breaker.undecided()
             self._letters.bugs[self._work.name] += await self._bury(msg, sequence, deliveries_of(msg), error, "ends its service")
+            return "deadly"
         except Exception as error:
             _log.exception("handler.failed", consumer=self._work.name, tries=self._tries.of(sequence) + 1)
             is_dead = await self._again(msg, sequence, BUG_DELAYS, error)
             self._letters.bugs[self._work.name] += is_dead
             if self._breaker.met_bug(source, is_dead=is_dead):
                 self._opened(error)
+            return "bug"
         except BaseException:
             self._breaker.undecided()
             raise
@@ -133,6 +176,7 @@ class Consumer:
                 self._health.report(self._part, None)
                 _log.warning("consumer.goes_on", consumer=self._work.name)
             await msg.ack()
+            return ""
 
     def _opened(self, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"[:SHOWN]

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -32,12 +37,58 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 # SQLSTATE classes that mean "the server is not there for us now": connection exceptions, operator intervention, no resources.
 FULL = "the disk of the database is full: it stores nothing until there is room"
 _PASSING = ("08", "57P", "53", "25006")
+# Statements of this process that were not answered in time, by this side's bound or by the server's, since its start.
+TROUBLE: Counter[str] = Counter()
+_CANCELLED = asyncpg.QueryCanceledError.sqlstate
 
 
-def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE) -> AsyncEngine:
-    """Return an engine for `url` (`postgresql://user:password@host/database`); nothing connects yet."""
-    return create_async_engine(
+class Pool(AsyncAdaptedQueuePool):
+    """A pool that counts who waits for a connection, and who has waited in vain."""
+
+    waiting = 0
+    timeouts = 0
+
+    def _do_get(self) -> Any:
+        self.waiting += 1
+        try:
+            return super()._do_get()
+        except PoolTimeout:
+            self.timeouts += 1
+            raise
+        finally:
+            self.waiting -= 1
+
+
+class _PoolMetrics(Collector):
+    """Collects a pool's figures as OpenTelemetry names them (opentelemetry.io/docs/specs/semconv/database/database-metrics)."""
+
+    def __init__(self, engine: AsyncEngine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+
+    def collect(self) -> Iterator[Metric]:
+        pool: Any = self._engine.pool
+        of, prefix = "db_client_connection_pool_name", "db_client_connection"
+        count = GaugeMetricFamily(f"{prefix}_count", "Connections of the pool, by state.", labels=(of, f"{prefix}_state"))
+        count.add_metric((self._name, "used"), pool.checkedout())
+        count.add_metric((self._name, "idle"), pool.checkedin())
+        most = GaugeMetricFamily(f"{prefix}_max", "Connections that the pool may have open.", labels=(of,))
+        most.add_metric((self._name,), pool.size())
+        pending = GaugeMetricFamily(f"{prefix}_pending_requests", "Requests that wait for a connection.", labels=(of,))
+        pending.add_metric((self._name,), pool.waiting)
+        timeouts = CounterMetricFamily(f"{prefix}_timeouts", "Requests that got no connection in time.", labels=(of,))
+        timeouts.add_metric((self._name,), pool.timeouts)
+        yield from (count, most, pending, timeouts)
+
+
+def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE, registry: CollectorRegistry | None = None) -> AsyncEngine:
+    """Return an engine for `url` (`postgresql://user:password@host/database`); nothing connects yet.
+
+    `registry` gets the metrics of its pool, under the name of the service.
+    """
+    engine = create_async_engine(
         _driver_url(url),
+        poolclass=Pool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_WAIT,
@@ -52,6 +103,9 @@ def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE) -> AsyncE
             "server_settings": {"application_name": f"millrace-{service}"},
         },
     )
+    if registry is not None:
+        registry.register(_PoolMetrics(engine, service))
+    return engine
 
 
 @contextlib.asynccontextmanager
@@ -88,10 +142,15 @@ def naming_trouble() -> Any:
         raise Unavailable("all database connections are in use") from error
     except asyncpg.DiskFullError as error:
         raise Unavailable(FULL) from error
+    except asyncpg.QueryCanceledError:
+        TROUBLE["statement_timeouts"] += 1
+        raise
     except DBAPIError as error:
         if isinstance(error, OperationalError | InterfaceError):
             raise Unavailable("the database cannot be reached") from error
         state = str(getattr(error.orig, "sqlstate", "") or "")
+        if state == _CANCELLED:
+            TROUBLE["statement_timeouts"] += 1
         if state == asyncpg.DiskFullError.sqlstate:
             raise Unavailable(FULL) from error
         if error.connection_invalidated or state.startswith(_PASSING):
@@ -111,6 +170,7 @@ def naming_trouble() -> Any:
     ) as error:
         raise Unavailable("the database cannot be reached") from error
     except TimeoutError as error:
+        TROUBLE["statement_timeouts"] += 1
         raise Unavailable("the database did not answer in time") from error
 
 

@@ -7,8 +7,8 @@ everything was acknowledged when it was last looked at: later messages are deliv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,13 +16,12 @@ import structlog
 from nats.aio.client import Client
 
 from shared.errors import Unavailable
-from shared.pull import StreamError, api_request
+from shared.pull import NO_MESSAGE, StreamError, api_request
 from shared.streams import Work
 
 # Seconds between two looks: so long nothing is taken, and so much is delivered again, of a consumer that was deleted.
 LOOKED_AT_EVERY = 5.0
 NO_CONSUMER = 10014  # nats-server server/errors.json
-_NO_MESSAGE = 10037
 _NANO = 1_000_000_000
 
 _log = structlog.get_logger()
@@ -31,7 +30,8 @@ _log = structlog.get_logger()
 class WorkBacklog(msgspec.Struct, frozen=True, kw_only=True):
     """The messages that a durable consumer has still to see acknowledged: `undelivered` and `in_work`.
 
-    The first undelivered one is at the sequence `first`, stored at `since`; up to `delivered` all were delivered.
+    The first undelivered one is at the sequence `first`, stored at `since`; up to `delivered` all were delivered, and up to
+    `acknowledged` all were acknowledged.
     """
 
     undelivered: int
@@ -39,6 +39,7 @@ class WorkBacklog(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime | None
     delivered: int = 0
     first: int | None = None
+    acknowledged: int = 0
 
     @property
     def messages(self) -> int:
@@ -93,7 +94,10 @@ async def backlog_of(client: Client, work: Work, *, since: bool = True) -> WorkB
     delivered = int(info["delivered"]["stream_seq"])
     first, at = await _stored_first(client, work, delivered) if undelivered and since else (None, None)
     in_work = int(info["num_ack_pending"])
-    return WorkBacklog(undelivered=undelivered, in_work=in_work, since=at, delivered=delivered, first=first)
+    acknowledged = int(info["ack_floor"]["stream_seq"])
+    return WorkBacklog(
+        undelivered=undelivered, in_work=in_work, since=at, delivered=delivered, first=first, acknowledged=acknowledged
+    )
 
 
 async def _stored_first(client: Client, work: Work, after: int) -> tuple[int | None, datetime | None]:
@@ -103,7 +107,7 @@ async def _stored_first(client: Client, work: Work, after: int) -> tuple[int | N
         try:
             answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{work.stream}", {"seq": after + 1, "next_by_subj": subject})
         except StreamError as error:
-            if error.code == _NO_MESSAGE:
+            if error.code == NO_MESSAGE:
                 continue
             raise
         found.append((int(answer["message"]["seq"]), datetime.fromisoformat(answer["message"]["time"])))
@@ -125,19 +129,29 @@ async def count_for_ever(count: Callable[[], Awaitable[None]], pause: Callable[[
         await pause()  # the broker tells of nothing by itself
 
 
-async def keep(client: Client, owned: Iterable[Work]) -> None:
-    """See for ever that these consumers are there."""
-    acknowledged: dict[str, int] = {}
+def lag(backlogs: Mapping[str, WorkBacklog]) -> dict[str, Any]:
+    """Return as a fact of `/readyz` how many messages wait for each consumer, for how long, and how many are in work."""
+    now = datetime.now(UTC)
+    ages = {name: 0.0 if one.since is None else (now - one.since).total_seconds() for name, one in backlogs.items()}
+    return {
+        "waiting": {name: one.undelivered for name, one in backlogs.items()},
+        "in_work": {name: one.in_work for name, one in backlogs.items()},
+        "age_s": {name: round(max(0.0, age), 3) for name, age in ages.items()},
+    }
+
+
+async def keep(client: Client, owned: Iterable[Work], backlogs: dict[str, WorkBacklog]) -> None:
+    """See for ever that these consumers are there; `backlogs` gets what waits for each at the last look."""
     while True:
         for work in owned:
             try:
-                info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
-                acknowledged[work.name] = int(info["ack_floor"]["stream_seq"])
+                backlogs[work.name] = await backlog_of(client, work)
             except Unavailable:
                 continue
             except StreamError as error:
                 if error.code == NO_CONSUMER:
-                    await _make_again(client, work, acknowledged.get(work.name, 0))
+                    seen = backlogs.get(work.name)
+                    await _make_again(client, work, 0 if seen is None else seen.acknowledged)
                 else:
                     _log.warning("consumer.not_seen", consumer=work.name, reason=str(error))
         await asyncio.sleep(LOOKED_AT_EVERY)  # the broker does not announce it

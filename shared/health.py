@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from prometheus_client import CollectorRegistry
 
 from shared.envelope import rfc3339, utc_now
 
 
 class Health:
-    """The health of a process, by part; a part that was never reported counts as not ready only if it was expected."""
+    """The health of a process, by part; a part that was never reported counts as not ready only if it was expected.
+
+    `registry` holds the metrics of the process that are no facts of `/readyz`.
+    """
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -16,6 +22,8 @@ class Health:
         self._since: dict[str, str] = {}
         self._facts: dict[str, Any] = {}
         self._counters: set[tuple[str, str]] = set()
+        self._labels: dict[tuple[str, str], str] = {}
+        self.registry = CollectorRegistry()
         self.started = False
 
     @property
@@ -40,18 +48,24 @@ class Health:
         """Return the fault of `part`; None where it has none, or nothing is known."""
         return self._parts.get(part)
 
-    def state(self, name: str, value: Any, *, counters: tuple[str, ...] = ()) -> None:
+    def state(self, name: str, value: Any, *, counters: tuple[str, ...] = (), labels: Mapping[str, str] | None = None) -> None:
         """Publish a fact in `/readyz`, such as the sandbox's tier; a function is called for each answer.
 
-        The numbers in a fact with fields are gauges in `/metrics`, and those in a field with fields as well, by the label `of`;
-        the fields that `counters` names only grow while the process lives, and are counters there.
+        The numbers in a fact with fields are gauges in `/metrics` (`shared.metrics`), and so are those in a field with fields, by
+        the label that `labels` has for the field; one without a label is left out there. The fields that `counters` names only
+        grow while the process lives, and are counters there.
         """
         self._facts[name] = value
         self._counters |= {(name, field) for field in counters}
+        self._labels |= {(name, field): label for field, label in (labels or {}).items()}
 
     def is_counter(self, fact: str, field: str) -> bool:
         """Return whether a field of a fact only grows while the process lives."""
         return (fact, field) in self._counters
+
+    def label_of(self, fact: str, field: str) -> str | None:
+        """Return the label of the numbers within a field of a fact; None where they are no metrics."""
+        return self._labels.get((fact, field))
 
     @property
     def ready(self) -> bool:

@@ -20,6 +20,7 @@ from shared.errors import MillraceError, Unavailable
 from shared.health import Health
 from shared.letters import GivenUp, bury_in_place
 from shared.lingering import Lingering
+from shared.observing import Observer
 from shared.projected import Projected
 from shared.pull import Delivered, OrderedReader, StreamError, api_request
 from shared.salvage import Tally, clean, is_passing
@@ -84,6 +85,7 @@ class Projection:
 
         def waits() -> None:
             # Another replica keeps the rows: the trouble here is over, and this one may wait for ever.
+            self._last = -1
             self._health.report(part, None)
 
         while True:
@@ -99,6 +101,11 @@ class Projection:
                 self._health.report(part, f"{type(error).__name__}: {error}")
                 _log.exception("projection.failed", projection=self.name)
             await asyncio.sleep(PAUSE)
+
+    @property
+    def position(self) -> int:
+        """Return the sequence up to which the rows reflect the stream; -1 before this process writes, or while another does."""
+        return self._last
 
     async def caught_up(self, sequence: int, *, timeout: float = 2.0) -> bool:
         """Wait until the rows reflect `sequence` of the stream, here or in another replica; False when it took too long."""
@@ -260,7 +267,8 @@ def started(
     health: Health,
 ) -> dict[str, Projection]:
     """Have a service's projections run by `start`, which takes a coroutine and its name; return them by their own names."""
-    tally = Tally(health)
+    every, tally = list(every), Tally(health)
+    filters = {one.name: one.filters for one in every}
     made = {
         one.name: Projection(
             client=client, engine=engine, url=url, service=health.service, projected=one, health=health, tally=tally
@@ -269,6 +277,7 @@ def started(
     }
     for name, projection in made.items():
         start(projection.run(), f"projection {name}")
+    start(Observer(client, engine, made, filters, health).watch(), "observing")
     return made
 
 

@@ -21,7 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from shared.client import subscribe, unique_name
+from shared.client import count_error, subscribe, unique_name
 from shared.errors import Unavailable
 from shared.lingering import Lingering
 from shared.messages.log import SERVICES
@@ -332,6 +332,10 @@ class OrderedReader:
                 await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
 
 
+# nats-server server/errors.json: no message found. An answer like any other.
+NO_MESSAGE = 10037
+
+
 async def api_request(client: Client, subject: str, body: Any, *, wait: float = 5.0) -> dict[str, Any]:
     """Ask the JetStream API. Raises `Unavailable` when it does not answer, `StreamError` when it refuses."""
     if not client.is_connected:
@@ -340,10 +344,14 @@ async def api_request(client: Client, subject: str, body: Any, *, wait: float = 
     try:
         msg = await client.request(subject, json.dumps(body).encode() if body is not None else b"", timeout=wait)
     except (nats.errors.Error, TimeoutError, OSError) as error:
+        count_error(client)
         raise Unavailable(f"the broker did not answer {subject.split('.')[2:4]}: {type(error).__name__}") from error
     answer: dict[str, Any] = json.loads(msg.data)
     if "error" in answer:
-        raise StreamError(answer["error"].get("err_code", 0), answer["error"].get("description", "unknown"))
+        code = answer["error"].get("err_code", 0)
+        if code != NO_MESSAGE:
+            count_error(client)
+        raise StreamError(code, answer["error"].get("description", "unknown"))
     return answer
 
 

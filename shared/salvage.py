@@ -47,7 +47,9 @@ class Tally:
         self.salvaged: Counter[str] = Counter()
         self.dead: Counter[str] = Counter()
         self.last: dict[str, str] = {}
-        health.state("projections", self.document, counters=("salvaged", "dead"))
+        health.state(
+            "projections", self.document, counters=("salvaged", "dead"), labels=dict.fromkeys(("salvaged", "dead"), "projection")
+        )
 
     def note(self, projection: str, delivered: Delivered, error: Exception, *, dead: bool) -> bool:
         """Count a message; returns whether its error is another one than the last of this projection."""

@@ -199,7 +199,7 @@ class Events:
 async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Run the service for the block."""
     async with AsyncExitStack() as stack:
-        engine = open_engine(settings.database_url, service="events")
+        engine = open_engine(settings.database_url, service="events", registry=runtime.health.registry)
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="events", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))

@@ -26,6 +26,7 @@ from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.looks import Looks
+from services.executor.runs.metrics import RunMetrics
 from services.executor.runs.parking import Parking
 from services.executor.runs.poison import Poison
 from services.executor.runs.purge import Purger
@@ -50,7 +51,7 @@ from shared.bus import Bus, connected
 from shared.db import open_engine
 from shared.egress.resolver import Resolver
 from shared.encryption import Keyring
-from shared.envelope import new_id
+from shared.envelope import new_id, utc_now
 from shared.errors import Unavailable
 from shared.expressions.pool import Expressions, evaluating
 from shared.health import Health
@@ -159,7 +160,7 @@ async def _packages(
 async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Run the service for the block."""
     async with AsyncExitStack() as stack:
-        engine = open_engine(settings.database_url, service="executor")
+        engine = open_engine(settings.database_url, service="executor", registry=runtime.health.registry)
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="executor", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
@@ -202,7 +203,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
 
         resumer = Resumer(executor)
         projections = started(
-            [*projected(bus.client), *resumer.followers()],
+            [*projected(bus.client, RunMetrics(runtime.health, utc_now()).ended), *resumer.followers()],
             runtime.background.start,
             bus.client,
             engine,
@@ -217,7 +218,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         slots = settings.slots if is_able else 0
         runtime.health.state("pool", lambda: {"slots": slots, "taken": worker.taken, **sandbox.pool()})
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
-        runtime.health.state("shares", executor.shares.state)
+        runtime.health.state("shares", executor.shares.state, labels=dict.fromkeys(("running", "in_place", "parked"), "org"))
         bus.answer(QUESTIONS, executor)
         await bus.start()
         # Before what the answers use.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from nats.aio.client import Client
@@ -36,8 +38,16 @@ from shared.statements import Statement
 LINGER = 0.02
 
 
-def projected(client: Client) -> list[Projected]:
-    """Return every projection of this service."""
+# Told of each run that ends, in the order of the stream, and when its end was stored.
+Ended = Callable[[run_state.RunState, datetime], None]
+
+
+def _unheard(_state: run_state.RunState, _at: datetime) -> None:
+    """Nobody listens."""
+
+
+def projected(client: Client, ended: Ended = _unheard) -> list[Projected]:
+    """Return every projection of this service; that of runs tells `ended` of each that ends."""
     followed = one_by_one(catalog(client))
     return [
         Projected(
@@ -50,7 +60,7 @@ def projected(client: Client) -> list[Projected]:
         Projected(
             name="runs",
             stream="RUNS",
-            apply=in_batches(runs),
+            apply=in_batches(partial(runs, ended=ended)),
             # Steps first: the rows of runs show which are whole.
             tables=("step", "run"),
             rows="id IN (SELECT id FROM executor.run WHERE on_bus = 'whole')",
@@ -62,7 +72,7 @@ def projected(client: Client) -> list[Projected]:
     ]
 
 
-async def runs(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
+async def runs(batch: Sequence[Recorded], connection: Connection, *, ended: Ended = _unheard) -> list[Statement]:
     """Fold a batch of the stream RUNS into its runs, in two statements however many there are, three where any has steps."""
     ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
     known = await store.states(connection, ids)
@@ -76,6 +86,8 @@ async def runs(batch: Sequence[Recorded], connection: Connection) -> list[Statem
         after = run_state.evolve(before, recorded.envelope, recorded.message, recorded.delivered.sequence)
         if after is not None and after is not before:
             known[key] = changed[key] = after
+            if after.ended and (before is None or not before.ended):
+                ended(after, recorded.delivered.time)
             done += steps_of(after, recorded.envelope, recorded.message, recorded.delivered.sequence)
     written = [store.put_states(list(changed.values()))] if changed else []
     return [*written, store.put_steps(done)] if done else written

@@ -73,7 +73,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         watching = Watching(bus.client)
         bounds = Bounds(messages=settings.max_backlog, bytes=settings.max_backlog_bytes, seconds=settings.max_backlog_age)
         backlog = WebhookBacklog(bounds)
-        runtime.health.state("backlog", backlog.fact, counters=("refused",))
+        runtime.health.state("backlog", backlog.fact, counters=("refused",), labels={"work": "consumer"})
         lanes = Lanes(settings.most_queued)
         keyring = Keyring(settings.keys)
         trail = Trail(bus)

@@ -41,7 +41,7 @@ CONNECTIONS = 16
 @contextlib.asynccontextmanager
 async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Archive and answer for the block."""
-    engine = open_engine(settings.database_url, service="logs", pool_size=CONNECTIONS)
+    engine = open_engine(settings.database_url, service="logs", pool_size=CONNECTIONS, registry=runtime.health.registry)
     try:
         async with (
             connected(settings.nats_url, service="logs", health=runtime.health) as bus,

@@ -117,7 +117,11 @@ class Gaps:
         self._health = health
         self._counts: dict[str, int] = {}
         self._lost: dict[str, int] = {}
-        health.state("gaps", lambda: {"messages": self._counts, "lost": self._lost})
+        health.state(
+            "gaps",
+            lambda: {"messages": self._counts, "lost": self._lost},
+            labels=dict.fromkeys(("messages", "lost"), "stream"),
+        )
 
     async def record(self) -> int:
         """Put gaps that are not in the audit trail there; return of how many.

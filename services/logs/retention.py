@@ -68,7 +68,12 @@ class Removals:
         self._removed: dict[str, int] = {}
         self._dropped = 0
         self._is_first = True
-        health.state("retention", lambda: {"removed": self._removed, "dropped": self._dropped}, counters=("removed", "dropped"))
+        health.state(
+            "retention",
+            lambda: {"removed": self._removed, "dropped": self._dropped},
+            counters=("removed", "dropped"),
+            labels={"removed": "stream"},
+        )
 
     def limits(self) -> list[Limit]:
         """Return the limits as of now."""

@@ -108,7 +108,7 @@ class OAuth:
 async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Answer, announce unannounced rows, and seal rows of an older key anew, for the block."""
     async with AsyncExitStack() as stack:
-        engine = open_engine(settings.database_url, service="oauth")
+        engine = open_engine(settings.database_url, service="oauth", registry=runtime.health.registry)
         stack.push_async_callback(engine.dispose)
         # A connection of its own: whether tokens have changed is asked at every question, and waits behind nothing else.
         asking = open_engine(settings.database_url, service="oauth", pool_size=1)

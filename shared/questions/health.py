@@ -1,8 +1,8 @@
-"""The health of a service: asked by the gateway for its `/readyz`, answered by every service in the same way."""
+"""The health and the metrics of a service: asked by the gateway for `/readyz` and `/metrics`, answered by all alike."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -12,14 +12,32 @@ from shared.questions.declaration import Question, question
 # The gateway waits for all of them at once, while its own caller waits.
 TIMEOUT = 1.0
 
+Q = TypeVar("Q", bound=Question[Any])
+
 
 class HealthQuestion(Question[dict[str, Any]], frozen=True, kw_only=True):
     """The document that a service answers as its `/readyz`."""
 
 
-def _declared(service: str) -> type[HealthQuestion]:
-    made = msgspec.defstruct(f"{service.title()}Health", [], bases=(HealthQuestion,), frozen=True, kw_only=True, module=__name__)
-    return question(f"{service}.health", by="gateway", timeout=TIMEOUT)(cast("type[HealthQuestion]", made))
+class Exposition(msgspec.Struct, frozen=True):
+    """The metrics of a process in the text format of Prometheus."""
+
+    text: str
 
 
-HEALTH: dict[str, type[HealthQuestion]] = {service: _declared(service) for service in SERVICES if service != "gateway"}
+class MetricsQuestion(Question[Exposition], frozen=True, kw_only=True):
+    """What one replica of a service answers as its `/metrics`."""
+
+
+def _declared(kind: type[Q], about: str) -> dict[str, type[Q]]:
+    found: dict[str, type[Q]] = {}
+    for service in SERVICES:
+        if service != "gateway":
+            name = f"{service.title()}{about.title()}"
+            made = msgspec.defstruct(name, [], bases=(kind,), frozen=True, kw_only=True, module=__name__)
+            found[service] = question(f"{service}.{about}", by="gateway", timeout=TIMEOUT)(cast("type[Q]", made))
+    return found
+
+
+HEALTH = _declared(HealthQuestion, "health")
+METRICS = _declared(MetricsQuestion, "metrics")

@@ -495,6 +495,22 @@ async def test_metrics_are_prometheus_and_need_a_key(client: Client) -> None:
     ready = {sample.labels["part"]: sample.value for sample in found["millrace_part_ready"].samples}
     assert ready["broker"] == 1
     assert "process_resident_memory_bytes" in found
+    refused = {"http_request_method": "GET", "http_route": "/metrics", "http_response_status_class": "4xx"}
+    assert [
+        sample.value
+        for sample in found["http_server_request_duration_seconds"].samples
+        if sample.name.endswith("_count") and sample.labels == refused
+    ] == [1]
+
+
+async def test_metrics_of_another_service_are_asked_of_it(place: Place, client: Client) -> None:
+    # Nobody else is there.
+    assert (await client("GET", "/metrics?service=events")).status == 503
+    assert (await client("GET", "/metrics?service=nobody")).status == 422
+    async with running(place, "oauth"):
+        answer = await client("GET", "/metrics?service=oauth")
+    assert answer.status == 200, answer.body
+    assert 'millrace_broker_connected{service="oauth"} 1.0' in answer.body.decode()
 
 
 async def test_only_the_platform_key_is_let_in(place: Place, client: Client) -> None:

@@ -16,7 +16,7 @@ SHARED = {
     "adapters", "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "calendars", "charsets",
     "checkpoint", "client", "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
-    "health", "health_server", "http", "leader", "letters", "lingering", "log", "messages", "metrics", "organizations",
+    "health", "health_server", "http", "leader", "letters", "lingering", "log", "messages", "metrics", "observing", "organizations",
     "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registering", "registry", "resources", "runs", "salvage", "schemas", "sending", "service",
     "jose", "statements", "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",

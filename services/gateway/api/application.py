@@ -34,6 +34,7 @@ from services.gateway.api import (
 from services.gateway.api.access import authenticated, challenge
 from services.gateway.api.endpoint import Endpoint
 from services.gateway.api.headers import completing, preflight
+from services.gateway.api.measured import RequestDurations
 from services.gateway.api.served import route
 from services.gateway.parts import GATEWAY, Gateway
 from shared.errors import MethodNotAllowed
@@ -75,10 +76,11 @@ def application(gateway: Gateway) -> web.Application:
     made[reference.REFERENCE] = reference.Reference(ENDPOINTS)
     made.on_shutdown.append(_end_streams)
     made.on_response_prepare.append(completing(gateway))
+    durations = RequestDurations(gateway.health)
     for endpoint in ENDPOINTS:
-        route(made.router, endpoint)
-    made.router.add_route("*", r"/api/v1/{path:[\s\S]*}", with_problems(_nowhere_with_key))
-    made.router.add_route("*", r"/{path:[\s\S]*}", with_problems(_nowhere))
+        route(made.router, endpoint, durations)
+    for path, handler in ((r"/api/v1/{path:[\s\S]*}", _nowhere_with_key), (r"/{path:[\s\S]*}", _nowhere)):
+        made.router.add_route("*", path, durations.of(path, with_problems(handler)))
     return made
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import nats.errors
 from aiohttp import web
 
+from services.gateway.api.access import authorize
 from services.gateway.api.endpoint import Answer, Call, Reply, endpoint
 from services.gateway.parts import Gateway
 from shared.errors import MillraceError
 from shared.metrics import CONTENT_TYPE, exposition
-from shared.questions.health import HEALTH
+from shared.questions.health import HEALTH, METRICS
 
 # Tries per service, of a second each: a service that is merely busy answers the second time.
 ASKED = 2
@@ -45,10 +46,22 @@ async def ready(call: Call[None, None]) -> Answer:
     return Answer(body=body, status=200 if body["ready"] else 503)
 
 
+class Measured(msgspec.Struct, frozen=True):
+    """The service whose metrics are wanted."""
+
+    service: Literal["gateway", "events", "executor", "oauth", "logs"] = "gateway"
+
+
 @endpoint("GET", "/metrics", role="viewer", answers={200: Reply(str, media=CONTENT_TYPE)})
-async def metrics(call: Call[None, None]) -> web.Response:
-    """Answer the gateway's counters and gauges, and what its process takes, in the text format of Prometheus."""
-    return web.Response(body=exposition(call.gateway.health), headers={"Content-Type": CONTENT_TYPE})
+async def metrics(call: Call[Measured, None]) -> web.Response:
+    """Answer the metrics of a service in the text format of Prometheus: of the gateway, or of one replica of another `service`.
+
+    They are those of all organizations, and so for viewers of `global`.
+    """
+    authorize(msgspec.structs.replace(call.caller, org="global"), "viewer")
+    asked = call.query.service
+    body = exposition(call.gateway.health) if asked == "gateway" else (await call.ask(METRICS[asked](org="global"))).text.encode()
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
 
 async def _broker_answers(gateway: Gateway) -> bool:

@@ -11,6 +11,7 @@ from aiohttp import web
 from services.gateway.api.access import Caller, address, authenticated, authorize, challenge, denied, remote
 from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Streamed
 from services.gateway.api.headers import shrink
+from services.gateway.api.measured import RequestDurations
 from services.gateway.domain import EVERY_ORG, org_of
 from services.gateway.parts import GATEWAY
 from shared.errors import Invalid, MillraceError, NotFound, PermissionDenied, Problem, UnsupportedMediaType
@@ -20,9 +21,9 @@ from shared.messages.declaration import KEY
 from shared.values import Key, aside, check, decode, fitted, misfit, storable
 
 
-def route(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
-    """Have calls of an endpoint served; HEAD wherever GET is."""
-    handler = with_problems(_served(endpoint))
+def route(router: web.UrlDispatcher, endpoint: Endpoint, durations: RequestDurations) -> None:
+    """Have calls of an endpoint served and measured; HEAD wherever GET is."""
+    handler = durations.of(endpoint.path, with_problems(_served(endpoint)))
     if endpoint.method == "GET":
         router.add_get(endpoint.path, handler)
     else:

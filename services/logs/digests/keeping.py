@@ -35,7 +35,11 @@ class Digests:
         self._sealers = {sealer.stream: sealer for sealer in sealers}
         self._sizes: dict[str, int] = {}
         self._problems: dict[str, str] = {}
-        health.state("digests", lambda: {"entries": self._sizes, "faults": len(self._problems), "problems": self._problems})
+        health.state(
+            "digests",
+            lambda: {"entries": self._sizes, "faults": len(self._problems), "problems": self._problems},
+            labels={"entries": "stream"},
+        )
 
     @property
     def streams(self) -> list[str]:
