@@ -250,7 +250,8 @@ class OrderedReader:
         left = await self._pull(inbox, consumer)
         while arrived := await inbox.take(2 * HEARTBEAT):
             if self._lingering is not None and arrived[0].data:
-                await self._lingering.gather(arrived, inbox.take, self._batch // 2)
+                # No more than are asked for can come.
+                await self._lingering.gather(arrived, inbox.take, min(left, self._batch // 2))
             batch: list[Delivered] = []
             lost = False
             for msg in arrived:
