@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from shared import db
 from shared.db import Connection
 from shared.questions.declaration import Position
-from shared.statements import Compiled, Statement, parameter
+from shared.statements import Compiled, Copy, Statement, parameter
 from shared.tables import checkpoint_in
 
 ELSEWHERE = "another writer has moved the checkpoint"
@@ -57,12 +57,12 @@ _MOVE = (
 )
 
 
-async def run(connection: Connection, statements: Sequence[Statement], position: Move) -> None:
+async def run(connection: Connection, statements: Sequence[Statement | Copy], position: Move) -> None:
     """Run statements and move the checkpoint, all or nothing. Raises `CheckpointMoved` when it is elsewhere."""
-    if len(statements) == 1:
+    if len(statements) == 1 and isinstance(only := statements[0], Statement):
         # One statement is a transaction by itself, in a quarter of the round trips.
         try:
-            await connection.fetchval(_with_move(statements[0].sql, len(statements[0].values)), *statements[0].values, *position)
+            await connection.fetchval(_with_move(only.sql, len(only.values)), *only.values, *position)
         except asyncpg.DivisionByZeroError as error:
             raise CheckpointMoved(ELSEWHERE) from error
         return
@@ -71,7 +71,7 @@ async def run(connection: Connection, statements: Sequence[Statement], position:
         return
     async with connection.transaction():
         for statement in statements:
-            await connection.execute(statement.sql, *statement.values)
+            await statement.run(connection)
         await move(connection, position)
 
 

@@ -11,7 +11,7 @@ from shared.db import Connection
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.messages.declaration import Message, class_of
 from shared.pull import Delivered
-from shared.statements import Statement
+from shared.statements import Copy, Statement
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -25,7 +25,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 # The statements of a batch, as the stream holds it (incarnation second): to be run in this order together with the checkpoint's
 # move. The connection is for reading rows that they depend on, which have no other writer.
-Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement]]]
+Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement | Copy]]]
 # Keeps the bytes of a message, as the stream holds it, of which nothing else can be made, in the transaction of the checkpoint.
 Keep = Callable[[Delivered, str, Connection], Awaitable[None]]
 # An item of a service's PROJECTIONS map: a message class and the statements for one message.

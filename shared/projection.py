@@ -24,7 +24,7 @@ from shared.observing import Observer
 from shared.projected import Projected
 from shared.pull import Delivered, OrderedReader, StreamError, api_request
 from shared.salvage import Tally, clean, is_passing
-from shared.statements import Statement
+from shared.statements import Copy, Statement
 
 INCARNATION = "millrace_incarnation"
 # Seconds that a writer waits after an error before it begins again from its checkpoint.
@@ -188,7 +188,9 @@ class Projection:
             self._behind, self._behind_since = last, now
         return now - self._behind_since < BEHIND_FOR
 
-    async def _move(self, statements: Sequence[Statement], incarnation: str, last: int, to: int, connection: Connection) -> None:
+    async def _move(
+        self, statements: Sequence[Statement | Copy], incarnation: str, last: int, to: int, connection: Connection
+    ) -> None:
         """Run statements and move the checkpoint from `last`, or from the earlier place where it was left."""
         stored = last if self._behind is None else self._behind
         await checkpoint.run(connection, statements, (self.name, incarnation, stored, to))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from operator import getitem
 from typing import Any, NamedTuple
 
@@ -36,6 +36,10 @@ class Statement(NamedTuple):
     sql: str
     values: tuple[Any, ...] = ()
 
+    async def run(self, connection: Connection) -> None:
+        """Run this statement."""
+        await connection.execute(self.sql, *self.values)
+
     async def fetch(self, connection: Connection) -> list[asyncpg.Record]:
         """Return the rows that this statement selects."""
         return list(await connection.fetch(self.sql, *self.values))
@@ -45,6 +49,18 @@ class Statement(NamedTuple):
         async with transaction(engine) as connection:
             rows = await connection.exec_driver_sql(*self)
             return list(rows.mappings().all()) if rows.returns_rows else []
+
+
+class Copy(NamedTuple):
+    """Rows for COPY, in its binary format; `source` begins to make them, and they are sent as they come."""
+
+    table: str
+    columns: tuple[str, ...]
+    source: Callable[[], AsyncIterator[bytes]]
+
+    async def run(self, connection: Connection) -> None:
+        """Copy the rows into the table."""
+        await connection.copy_to_table(self.table, columns=self.columns, source=self.source(), format="binary")
 
 
 class Compiled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 
 from services.logs import lexemes, wording
-from shared.envelope import open_envelope
+from shared.envelope import Envelope, open_envelope
 from shared.errors import Invalid
 from shared.runs import STATUSES
 from shared.values import FIRST, LAST, lenient
@@ -27,7 +28,7 @@ _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _HUGE = re.compile(rb"[:,\[\s]-?[0-9](?:[0-9.]{299}|[0-9.]*+[eE][+-]?[0-9]{3})")
 # What such a number looks like with all digits and signs made alike. Looking for text is ten times as fast as trying each digit.
 _ALIKE = bytes.maketrans(b"123456789E+", b"000000000e-")
-_LOOKS_HUGE = (b"0e000", b"0e-000", b"0" * 300)
+_LARGE, _SMALL, _LONG = b"0e000", b"0e-000", b"0" * 300
 
 _ALIASES = {"warn": "warning", "fatal": "critical", "trace": "debug", "exception": "error", "notice": "info"}
 _LEVEL_OF_VERB = {
@@ -51,7 +52,7 @@ CATEGORY, GAP, REMOVED = "archive", "gap", "removed"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` the `tsvector`.
+    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` as `lexemes` keep them.
 
     `workflow` is the one that the message names. `line`: 0 for a message, see `lines` for chunks of them.
     """
@@ -73,7 +74,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     data: str | None
     document: bytes
     said_at: datetime
-    words: str
+    words: bytes
     workflow: str | None = None
     line: int = 0
     version: int = VERSION
@@ -101,33 +102,33 @@ class Digested(msgspec.Struct, frozen=True):
 def row_of(position: StreamPosition, document: bytes) -> Row:
     """Return the row of a message, of any bytes: one without an envelope becomes a row of type `undecodable`."""
     try:
-        attributes, data, data_json = _read(document)
+        envelope, data, data_json = _read(document)
     except (ValueError, RecursionError):
         return undecodable(position, document)
-    type_ = storable(attributes["type"])
-    key = storable(attributes["subject"])
+    type_ = envelope.type
+    key = envelope.subject
     fields = data if isinstance(data, dict) else {}
     noun, _, verb = type_.partition(".")
-    message = storable(wording.message_of(type_, key, fields))
+    message = wording.message_of(type_, key, fields)
     level = _level_of(noun, verb, fields)
     return Row(
         time=position.time,
         stream=position.stream,
         incarnation=position.incarnation,
         seq=position.seq,
-        id=storable(attributes["id"]),
+        id=envelope.id,
         type=type_,
         level=level,
-        service=storable(attributes["source"].lstrip("/")),
-        org=storable(attributes["org"]),
+        service=envelope.source.lstrip("/"),
+        org=envelope.org,
         key=key,
         run=_run_of(noun, key, fields),
-        correlation_id=storable(attributes["correlationid"]),
-        causation_id=None if attributes["causationid"] is None else storable(attributes["causationid"]),
+        correlation_id=envelope.correlationid,
+        causation_id=envelope.causationid,
         message=message,
         data=data_json,
         document=document,
-        said_at=_within(attributes["time"], position.time),
+        said_at=_within(envelope.time, position.time),
         words=wording.words_of(type_, key, message, None if type_ == CHUNK else data, marks_of(position.stream, level)),
         workflow=_workflow_of(noun, fields),
     )
@@ -160,13 +161,14 @@ def undecodable(position: StreamPosition, document: bytes) -> Row:
         data=None,
         document=document,
         said_at=position.time,
-        words=lexemes.kept([UNDECODABLE], marks_of(position.stream, "error")),
+        words=lexemes.kept(UNDECODABLE, marks_of(position.stream, "error")),
     )
 
 
-def marks_of(stream: str, level: str) -> tuple[str, str]:
+@functools.cache
+def marks_of(stream: str, level: str) -> tuple[bytes, bytes]:
     """Return the marks of a row among its words: of what a search names often, and few rows may have."""
-    return lexemes.mark("stream", stream), lexemes.mark("level", level)
+    return lexemes.mark("stream", stream).encode(), lexemes.mark("level", level).encode()
 
 
 def data_of(document: bytes) -> Any:
@@ -190,29 +192,30 @@ def storable(text: str) -> str:
     return _UNSTORABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
-def _read(document: bytes) -> tuple[dict[str, Any], Any, str]:
-    """Return the envelope's attributes, the data decoded, and the data as JSON for jsonb. Raises ValueError."""
+def _read(document: bytes) -> tuple[Envelope, Any, str]:
+    """Return the envelope, the data decoded, and the data as JSON for jsonb, with all text `storable`. Raises ValueError."""
     try:
         envelope = open_envelope(document)
         raw = bytes(envelope.data)
         data = msgspec.json.decode(raw)
-        attributes = msgspec.structs.asdict(envelope)
-        if b"\\u0000" not in raw and not _has_huge(raw):
-            return attributes, data, raw.decode()
+        # Of what cannot be stored only a NUL that is escaped has been decoded.
+        if b"\\u0000" not in document and not _has_huge(raw):
+            return envelope, data, raw.decode()
     except (Invalid, ValueError, msgspec.MsgspecError):
-        attributes = _leniently(document)
-        data = attributes["data"]
+        envelope, data = _leniently(document)
     harmless = _harmless(data)
-    return attributes, harmless, json.dumps(harmless, ensure_ascii=False, separators=(",", ":"))
+    attributes = {name: storable(value) for name, value in msgspec.structs.asdict(envelope).items() if isinstance(value, str)}
+    envelope = msgspec.structs.replace(envelope, **attributes)
+    return envelope, harmless, json.dumps(harmless, ensure_ascii=False, separators=(",", ":"))
 
 
 def _has_huge(data: bytes) -> bool:
     """Return whether JSON may hold a number that jsonb or Python cannot take."""
     alike = data.translate(_ALIKE)
-    return any(look in alike for look in _LOOKS_HUGE) and _HUGE.search(b":%b" % data) is not None
+    return (_SMALL in alike or _LARGE in alike or _LONG in alike) and _HUGE.search(b":%b" % data) is not None
 
 
-def _leniently(document: bytes) -> dict[str, Any]:
+def _leniently(document: bytes) -> tuple[Envelope, Any]:
     """Read JSON that holds lone surrogates, bytes that are no UTF-8, or numbers beyond all bounds. Raises ValueError."""
     read = lenient(document)
     if not isinstance(read, dict) or "data" not in read:
@@ -221,7 +224,13 @@ def _leniently(document: bytes) -> dict[str, Any]:
     if not all(isinstance(read.get(name), str) for name in needed) or not isinstance(read.get("time"), str):
         raise ValueError("not an envelope")
     cause = read.get("causationid")
-    return {**read, "time": datetime.fromisoformat(read["time"]), "causationid": cause if isinstance(cause, str) else None}
+    envelope = Envelope(
+        **{name: read[name] for name in needed},
+        time=datetime.fromisoformat(read["time"]),
+        causationid=cause if isinstance(cause, str) else None,
+        data=msgspec.Raw(),
+    )
+    return envelope, read["data"]
 
 
 def _harmless(value: Any) -> Any:
@@ -269,7 +278,7 @@ def _workflow_of(noun: str, data: dict[str, Any]) -> str | None:
     ):
         found = holder.get(name) if isinstance(holder, dict) else None
         if isinstance(found, str) and found:
-            return storable(found)
+            return found
     return None
 
 
@@ -282,5 +291,5 @@ def _run_of(noun: str, key: str, data: dict[str, Any]) -> str | None:
         if isinstance(holder, dict):
             run = holder.get("run") or holder.get("run_id")
             if isinstance(run, str) and run:
-                return storable(run)
+                return run
     return None

@@ -56,12 +56,14 @@ class GapFinder:
         self._client = client
         # The incarnation and the sequence of the last batch, which may not have been committed.
         self._seen: tuple[str, int] | None = None
+        # The highest sequence of this incarnation that was archived before the first batch.
+        self._highest = 0
 
     async def before(self, batch: Sequence[Delivered], incarnation: str, connection: Connection) -> list[Statement]:
         """Return the statements that record what is missing. Raises `Unavailable` where the broker still has it."""
         first, last = batch[0].sequence, batch[-1].sequence
         if self._seen != (incarnation, first - 1):
-            reached = await store.archived_to(connection, self._stream.name, incarnation, first)
+            reached, self._highest = await store.archived_to(connection, self._stream.name, incarnation, first)
         else:
             reached = first - 1
         self._seen = incarnation, last
@@ -75,6 +77,10 @@ class GapFinder:
             if one.sequence > reached:
                 reached, before = one.sequence, one.time
         return [store.insert_gaps(found)] if found else []
+
+    def are_new(self, batch: Sequence[Delivered]) -> bool:
+        """Return whether no message of the batch that `before` was given last is in the archive."""
+        return batch[0].sequence > self._highest
 
     async def _gap(self, incarnation: str, first: int, following: Delivered, before: datetime | None) -> Gap:
         there = await self._next(first)

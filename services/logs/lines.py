@@ -27,7 +27,7 @@ def split(chunk: Row) -> list[Row]:
     lines = data.get("lines") if isinstance(data, dict) else None
     if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
         return [chunk]
-    made = [msgspec.structs.replace(chunk, line=SPLIT, message="", data=None, words="")]
+    made = [msgspec.structs.replace(chunk, line=SPLIT, message="", data=None, words=lexemes.NONE)]
     before: datetime | None = None
     for number, line in enumerate(lines, start=1):
         said_at = _said_at(line.get("time"), chunk.time)
@@ -44,7 +44,7 @@ def bare(line: Row) -> Row:
         line,
         message=line.message[: wording.SHOWN],
         data=msgspec.json.encode(about).decode(),
-        words=lexemes.kept((), marks_of(line.stream, line.level), complete=False),
+        words=lexemes.kept("", marks_of(line.stream, line.level), complete=False),
     )
 
 

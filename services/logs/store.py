@@ -27,6 +27,7 @@ from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.dialects.postgresql import insert as insertion
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.logs import lexemes
 from services.logs.domain import VERSION, Digested, Row
 from services.logs.tables import archive_of, checkpoint, conversion, gap, message
 from shared.db import Connection
@@ -60,7 +61,11 @@ _REACHED = Compiled(
             select(func.max(message.c.seq))
             .where(message.c.incarnation == parameter("incarnation"), message.c.seq < parameter("before"))
             .scalar_subquery(),
-        ).label("reached")
+        ).label("reached"),
+        func.coalesce(
+            select(func.max(message.c.seq)).where(message.c.incarnation == parameter("incarnation")).scalar_subquery(),
+            literal_column("0"),
+        ).label("highest"),
     )
 )
 _STORED_AT = Compiled(
@@ -120,7 +125,11 @@ SLICE = 512 * 1024
 
 def insert(rows: Sequence[Row]) -> Statement:
     """Insert rows; those that are there already stay as they are."""
-    return _INSERT.of(rows, getattr)
+    return _INSERT.of(rows, _value)
+
+
+def _value(row: Row, column: str) -> Any:
+    return lexemes.text_of(row.words) if column == "words" else getattr(row, column)
 
 
 async def unsealed(connection: AsyncConnection, stream: str, last: tuple[str, int] | None, limit: int) -> list[Digested]:
@@ -212,7 +221,7 @@ async def hide_chunks(connection: Connection, rows: Sequence[Row]) -> None:
 
 async def keep_words(connection: Connection, rows: Sequence[Row]) -> None:
     """Write what full-text search looks through of messages and lines that are archived."""
-    await _KEEP_WORDS.of(rows, getattr).fetch(connection)
+    await _KEEP_WORDS.of(rows, _value).fetch(connection)
 
 
 async def move_conversion(connection: Connection, name: str, last: asyncpg.Record | None) -> str | None:
@@ -225,11 +234,11 @@ async def move_conversion(connection: Connection, name: str, last: asyncpg.Recor
     return rfc3339(last["time"])
 
 
-async def archived_to(connection: Connection, stream: str, incarnation: str, before: int) -> int:
-    """Return the sequence up to which a stream is archived below `before`; 0 where nothing of this incarnation is."""
+async def archived_to(connection: Connection, stream: str, incarnation: str, before: int) -> tuple[int, int]:
+    """Return the sequence up to which a stream is archived below `before`, and the highest; 0 where nothing of it is."""
     asked = _REACHED(projection=archive_of(stream), incarnation=incarnation, before=before)
-    ((reached,),) = await asked.fetch(connection)
-    return int(reached)
+    ((reached, highest),) = await asked.fetch(connection)
+    return int(reached), int(highest)
 
 
 async def stored_at(connection: Connection, incarnation: str, seq: int) -> datetime | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from services.logs import lexemes
@@ -35,22 +35,18 @@ def message_of(type_: str, key: str, data: dict[str, Any]) -> str:
     return said
 
 
-def words_of(type_: str, key: str, message: str, data: Any, marks: Iterable[str] = ()) -> str:
-    """Return what full-text search looks through, as the text of a `tsvector`: the line, the type, every text within the data."""
-    pieces: list[str] = [message, type_, key]
-    room = WORDS - len(message)
-    complete = True
-    for text in _texts(data):
-        if room <= 0 or text is None:
-            complete = False
-            continue
-        pieces.append(text)
-        room -= len(text) + 1
+def words_of(type_: str, key: str, message: str, data: Any, marks: Iterable[bytes] = ()) -> bytes:
+    """Return what full-text search looks through, as `lexemes` keep it: the line, the type, every text within the data."""
+    pieces = [message, type_, key]
+    complete = _add_texts(data, pieces, DEPTH)
     whole = " ".join(pieces)
-    words = whole[:WORDS].split()
-    short = [word for word in words if len(word) <= _LONGEST_WORD]
-    complete = complete and len(whole) <= WORDS and len(short) == len(words)
-    return lexemes.kept(lexemes.words_in(" ".join(short)), marks, complete=complete)
+    if len(whole) > WORDS:
+        whole, complete = whole[:WORDS], False
+    if max(map(len, pieces)) > _LONGEST_WORD:
+        words = whole.split()
+        short = [word for word in words if len(word) <= _LONGEST_WORD]
+        whole, complete = " ".join(short), complete and len(short) == len(words)
+    return lexemes.kept(whole, marks, complete=complete)
 
 
 def is_kept(path: Iterable[str]) -> bool:
@@ -58,24 +54,31 @@ def is_kept(path: Iterable[str]) -> bool:
     return not any(name in _SKIPPED_NAMES or name.endswith(_SKIPPED) for name in path)
 
 
-def _texts(value: Any, deeper: int = DEPTH) -> Iterator[str | None]:
-    """Yield every text and number within a value; None where there are more, too deep to be looked for."""
+def _add_texts(value: Any, found: list[str], deeper: int) -> bool:
+    """Add every text and number within a value; return whether these are all, and none is too deep to be looked for."""
     if isinstance(value, str):
         if value:
-            yield value
-    elif isinstance(value, bool) or value is None:
-        return
-    elif deeper == 0:
-        yield None
-    elif isinstance(value, int | float):
-        yield str(value)
+            found.append(value)
+        return True
+    if value is None or isinstance(value, bool):
+        return True
+    if deeper == 0:
+        return False
+    if isinstance(value, dict):
+        inner = [item for name, item in value.items() if name not in _SKIPPED_NAMES and not name.endswith(_SKIPPED)]
     elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item, deeper - 1)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            if name not in _SKIPPED_NAMES and not str(name).endswith(_SKIPPED):
-                yield from _texts(item, deeper - 1)
+        inner = value
+    else:
+        found.append(str(value))
+        return True
+    complete = True
+    for item in inner:
+        if type(item) is str:
+            if item:
+                found.append(item)
+        elif not _add_texts(item, found, deeper - 1):
+            complete = False
+    return complete
 
 
 def _of(data: dict[str, Any], *names: str) -> list[str]:
@@ -88,10 +91,11 @@ def _short(value: Any) -> str:
 
 
 def _logged(data: dict[str, Any]) -> str:
+    said = _of(data, "event")
     fields = data.get("fields")
-    if not isinstance(fields, dict):
-        fields = {}
-    return " ".join((*_of(data, "event"), *(f"{name}={_short(value)}" for name, value in fields.items() if name != "service")))
+    if isinstance(fields, dict):
+        said += [f"{name}={_short(value)}" for name, value in fields.items() if name != "service"]
+    return " ".join(said)
 
 
 def _shown(name: str, value: Any) -> str:

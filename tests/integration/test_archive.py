@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,9 +15,12 @@ import msgspec
 import pytest
 
 from services.logs import partitions, projections, store
+from services.logs.copying import copy
 from services.logs.domain import UNDECODABLE, Row, StreamPosition, row_of
+from services.logs.lines import split
 from services.logs.partitions import DAYS_AHEAD, make, name_of
 from shared.bus import Bus
+from shared.checkpoint import CheckpointMoved
 from shared.db import open_engine
 from shared.envelope import new_id, utc_now
 from shared.health import Health
@@ -27,6 +30,8 @@ from shared.pull import Delivered
 from shared.salvage import Tally
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
+
+NOW = datetime(2026, 3, 10, tzinfo=UTC)
 
 
 @asynccontextmanager
@@ -184,13 +189,22 @@ async def test_lost_database_connections_are_waited_out_and_nothing_is_missing(p
         await eventually(ready)
 
 
-async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_whole(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+def refused(made: Row) -> Row:
+    # What an unforeseen document could do: JSON that jsonb does not take.
+    return msgspec.structs.replace(made, data='"\\u0000"')
+
+
+def raising(made: Row) -> Row:
+    raise RuntimeError(f"a bug that {made.seq} meets")
+
+
+@pytest.mark.parametrize("spoilt", [refused, raising])
+async def test_a_row_that_cannot_be_made_or_stored_is_kept_as_bytes_and_its_neighbours_whole(
+    place: Place, monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[Row], Row]
 ) -> None:
     def fragile(where: StreamPosition, document: bytes) -> Row:
         made = row_of(where, document)
-        # What an unforeseen document could do: JSON that jsonb does not take.
-        return msgspec.structs.replace(made, data='"\\u0000"') if where.seq in {7, 400} else made
+        return spoilt(made) if where.seq in {7, 400} else made
 
     monkeypatch.setattr(projections, "row_of", fragile)
     async with bus_of(place, "executor") as bus, database(place) as connection, writing(place) as (commit, statements, tally):
@@ -204,6 +218,74 @@ async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_w
         assert [row["seq"] for row in rows if row["type"] == UNDECODABLE] == [7, 400]
         assert {row["document"] for row in rows} == {document}
         assert (tally.salvaged, tally.dead) == ({"archive-runs": 2}, {})
+
+
+def backlog(document: bytes, first: int, last: int) -> list[Delivered]:
+    return [
+        Delivered("run.x.requested.normal", document, seq, NOW + timedelta(seconds=seq), {}, 0) for seq in range(first, last + 1)
+    ]
+
+
+async def test_a_backlog_is_copied_and_again_it_changes_nothing(place: Place) -> None:
+    async with bus_of(place, "executor") as bus, database(place) as connection:
+        document = bus.seal(requested(new_id()), org="acme").document
+        async with writing(place) as (commit, statements, _):
+            await commit(backlog(document, 1, 150), 0)
+            await commit(backlog(document, 151, 400), 150)
+            assert not any("INSERT INTO message" in one for one in statements)
+            before = await archived(connection, 400)
+            # Somebody has moved the checkpoint: what was copied is taken back.
+            with pytest.raises(CheckpointMoved):
+                await commit(backlog(document, 401, 600), 399)
+            assert await archived(connection, 400) == before
+        await connection.execute("DELETE FROM checkpoint")
+        async with writing(place) as (commit, _, tally):
+            await commit(backlog(document, 1, 300), 0)
+            # Half of the batch is there already, and then nothing of it.
+            await commit(backlog(document, 301, 500), 300)
+            await commit(backlog(document, 501, 600), 500)
+            assert (await archived(connection, 600))[:400] == before
+            assert not tally.salvaged
+
+
+async def test_rows_that_the_writer_knew_nothing_of_stay_as_they_are(place: Place) -> None:
+    async with bus_of(place, "executor") as bus, database(place) as connection, writing(place) as (commit, _, tally):
+        document = bus.seal(requested(new_id()), org="acme").document
+        await commit(backlog(document, 1, 100), 0)
+        there = store.insert([msgspec.structs.replace(row, message="there") for row in rows_of(backlog(document, 200, 200))])
+        await there.run(connection)
+        await commit(backlog(document, 101, 400), 100)
+        rows = await archived(connection, 400)
+        assert [row["seq"] for row in rows if row["message"] == "there"] == [200]
+        assert not tally.salvaged
+
+
+def rows_of(batch: list[Delivered]) -> list[Row]:
+    return [row_of(StreamPosition("RUNS", "i", one.sequence, one.time, one.subject), one.data) for one in batch]
+
+
+async def test_copied_rows_are_equal_to_inserted_ones(place: Place) -> None:
+    async with bus_of(place, "executor") as bus, database(place) as connection:
+        said = [
+            Lines(time="2026-01-02T03:04:05Z", level="error", message="Zoë\t\\N 漢字 'a:1' it's", fields={"n": 1.5, "no": None})
+        ]
+        documents = [
+            bus.seal(requested(new_id(), "Straße İ"), org="acme").document,
+            bus.seal(LineChunk(run=new_id(), workflow="w", attempt=1, chunk=1, lines=said), org="acme").document,
+            bus.seal(
+                Logged(service="executor", level="info", event="x.y", fields={"a\\b": "y " * 400, "b": "x" * 300}), org="g"
+            ).document,
+            b'{"data": "\\ud800"}',
+            b"\xff\x00",
+            b"",
+        ]
+        batch = [Delivered("run.x", document, seq, NOW, {}, 0) for seq, document in enumerate(documents, 1)]
+        rows = [one for row in rows_of(batch) for one in split(row)]
+        await store.insert(rows).run(connection)
+        inserted = await archived(connection, len(documents) + 1)
+        await connection.execute("TRUNCATE message")
+        await copy(rows).run(connection)
+        assert await archived(connection, len(documents) + 1) == inserted
 
 
 @asynccontextmanager

@@ -64,7 +64,7 @@ def test_a_chunk_is_a_row_that_keeps_the_bytes_and_a_row_for_each_line() -> None
         )
     )
     chunk, first, second = split(whole)
-    assert (chunk.line, chunk.document, chunk.message, chunk.data, chunk.words) == (SPLIT, whole.document, "", None, "")
+    assert (chunk.line, chunk.document, chunk.message, chunk.data, chunk.words) == (SPLIT, whole.document, "", None, lexemes.NONE)
     assert (first.line, first.document, first.message, first.level) == (1, b"", "tickets.fetched", "info")
     assert (second.line, second.message, second.level) == (2, "second\ufffd", "error")
     assert [one.time for one in (first, second)] == [NOW - timedelta(seconds=0.75), NOW - timedelta(seconds=0.5)]
@@ -99,7 +99,7 @@ def test_what_is_called_a_chunk_and_holds_no_lines_is_a_row_like_others(data: st
 def test_any_lines_become_rows_that_postgres_takes(given_lines: list[Any]) -> None:
     document = raw(json.dumps({"lines": given_lines, "workflow": 5, "attempt": []})).replace(b"run.succeeded", b"line.logged")
     for made in split(row_of(POSITION, document)):
-        for text in (made.message, made.words, made.data or "", bare(made).data or ""):
+        for text in (made.message, lexemes.text_of(made.words), made.data or "", bare(made).data or ""):
             assert "\x00" not in text
             text.encode()
 
@@ -167,8 +167,7 @@ def test_what_postgres_cannot_hold_is_stored_escaped_beside_the_exact_bytes(data
     assert made.org == "acme"
     assert made.data is not None
     assert json.loads(made.data) == stored
-    made.words.encode()
-    assert "\x00" not in made.words
+    assert "\x00" not in lexemes.text_of(made.words)
 
 
 def test_digits_within_text_are_no_number_and_data_stays_as_it_was_written() -> None:
@@ -188,7 +187,7 @@ def test_bytes_that_are_no_envelope_become_an_undecodable_row(document: bytes) -
 @given(st.one_of(st.binary(max_size=200), _VALUES.map(lambda value: raw(json.dumps(value)))))
 def test_any_bytes_become_a_row_that_postgres_takes(document: bytes) -> None:
     made = row_of(POSITION, document)
-    for text in (made.message, made.words, made.type, made.key, made.org, made.data or ""):
+    for text in (made.message, lexemes.text_of(made.words), made.type, made.key, made.org, made.data or ""):
         assert "\x00" not in text
         text.encode()
 
@@ -200,8 +199,7 @@ def test_nesting_costs_no_row() -> None:
 
 def test_words_are_bounded_and_leave_out_what_nobody_searches_for() -> None:
     made = row_of(POSITION, raw(json.dumps({"body_base64": "QUJD", "token": "z" * 5000, "text": "word " * 100_000})))
-    assert "QUJD" not in made.words
-    assert "zzzz" not in made.words
+    assert not {"qujd", "z" * 5000} & lexemes.read(made.words).keys()
     assert len(made.words) < 2 * WORDS
 
 
@@ -260,3 +258,15 @@ def test_any_other_text_is_no_cursor(text: str) -> None:
 def test_a_cursor_keeps_microseconds() -> None:
     moment = NOW + timedelta(microseconds=123457)
     assert cursor.moment(cursor.microseconds(moment)) == moment
+
+
+@given(st.one_of(st.text(), st.text("aB1_-. ", max_size=20).map(lambda text: text * 200)))
+def test_words_are_kept_with_their_positions(text: str) -> None:
+    found: dict[str, list[int]] = {}
+    for position, word in enumerate(lexemes.words_in(text), start=1):
+        found.setdefault(word, []).append(position)
+    expected = {word: tuple(at[:255]) for word, at in found.items()} | {"=a=b": ()}
+    if any(len(at) > 255 for at in found.values()):
+        expected["=incomplete"] = ()
+    kept = lexemes.kept(text, [b"=a=b"])
+    assert lexemes.read(kept) == expected
