@@ -14,7 +14,7 @@ from services.executor.sandbox.ground import _copy_of_sdk
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "adapters", "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "calendars", "charsets",
-    "checkpoint", "client", "commit",
+    "checkpoint", "circuits", "client", "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
     "health", "health_server", "http", "leader", "letters", "lingering", "log", "messages", "metrics", "observing", "organizations",
     "patterns", "projected", "puller", "queued",
