@@ -86,7 +86,7 @@ async def test_lost_messages_are_told_and_the_verification_knows_of_them(place: 
     async with bus_of(place, "logs") as bus:
         digests = Digests(sealers(bus.client, engine, KEYS, [(data / "copy").as_uri()]), Health("logs"))
         await digests.seal()
-        archive = Sealed(SimpleNamespace(engine=engine, digests=digests), None, data / "copy")
+        archive = Sealed(SimpleNamespace(engine=engine, digests=digests, now=utc_now), None, data / "copy")
 
         async def verified(folder: Path, stream: str = "LINES") -> list[tuple[str, int | None]]:
             export = await archive.export(folder)
