@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from shared import values
+from shared import log, values
 from shared.bounded import BoundedTasks, CappedTurns
 from shared.client import drain, subscribe
 from shared.errors import (
@@ -129,8 +130,10 @@ async def answered(cls: type[msgspec.Struct], function: Answer, body: bytes, dep
 
     To be called in a task of its own, whose log it binds to the question.
     """
-    asked = asked_of(cls)
+    asked, begun = asked_of(cls), time.perf_counter()
     answer = await _answered(asked, cls, function, body, deps)
+    if log.is_debugging():
+        _log.debug("question.answered", bytes=len(answer), ms=log.ms_since(begun))
     if len(answer) > largest:
         # Unsaid, it would be waited for in vain.
         error = TooLarge(f"the answer is larger than the {largest} bytes that can be told at once")

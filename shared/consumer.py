@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from prometheus_client import Histogram
 
-from shared import breaker
+from shared import breaker, log
 from shared.breaker import Breaker, Tries
 from shared.commit import Journal, Refused
 from shared.envelope import Envelope, Sealed, caused_id, open_envelope, open_message, rfc3339, utc_now
@@ -122,7 +122,10 @@ class Consumer:
     async def take(self, msg: Msg) -> None:
         """Handle one message and settle it; in a task of its own."""
         began = perf_counter()
-        self._observe(await self._take(msg), perf_counter() - began)
+        error = await self._take(msg)
+        self._observe(error, perf_counter() - began)
+        if log.is_debugging():
+            _log.debug("message.handled", consumer=self._work.name, error=error, ms=log.ms_since(began))
 
     def _observe(self, error: str, seconds: float) -> None:
         observer = self._observers.get(error)

@@ -21,24 +21,30 @@ from shared.messages import Logged
 WAITING = 2000
 # Records below a warning that are handed on in a second, beyond the `WAITING` of a burst: a loop that logs is not to fill the bus.
 MOST_A_SECOND = 500
+# Seconds between two records of what a flood cost: what is logged amid it is not to be doubled.
+TOLD_EVERY = 1.0
 # Characters of a field: an error may repeat a sender's input.
 LONGEST = 16 * 1024
+# Of these, debugging leaves so many to the rest.
+RESERVED = WAITING // 2
+DEFAULT = "info"
 _QUIET = {"debug", "info"}
-_LEVELS = {"debug", "info", "warning", "error", "critical"}
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_shown = [DEFAULT]
 
 
 class BusSink:
     """A structlog processor that also hands records to the bus; never blocks, never raises.
 
-    Of a flood it drops what is below a warning, of all that wait the oldest, and counts: `dropped` in all, and in a record
-    `log.dropped` when the flood is over.
+    Of a flood it drops what is below a warning, `debug` before `info`, of all that wait the oldest, and counts: `dropped` in all,
+    and in a record `log.dropped` when the flood is over.
     """
 
     def __init__(self, service: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._service = service
         self._clock = clock
         self._allowed, self._allowed_at = float(WAITING), clock()
-        self._flooded = 0
+        self._flooded, self._told_at = 0, -TOLD_EVERY
         self._waiting: deque[tuple[Logged, str | None]] = deque()
         self._arrived = asyncio.Event()
         self.dropped = 0
@@ -49,7 +55,8 @@ class BusSink:
             self.dropped += 1
             self._flooded += 1
             return record
-        if self._flooded:
+        if self._flooded and self._clock() - self._told_at >= TOLD_EVERY:
+            self._told_at = self._clock()
             told = Logged(service=self._service, level="warning", event="log.dropped", fields={"count": self._flooded})
             self._flooded = 0
             self._waiting.append((told, None))
@@ -70,7 +77,7 @@ class BusSink:
         self._allowed_at = now
         if method not in _QUIET:
             return True
-        if self._allowed < 1:
+        if self._allowed < (1 + RESERVED if method == "debug" else 1):
             return False
         self._allowed -= 1
         return True
@@ -106,6 +113,27 @@ class BusSink:
                     self._waiting.popleft()
 
 
+def level() -> str:
+    """Return the level from which on this process logs."""
+    return _shown[0]
+
+
+def set_level(name: str) -> None:
+    """Have this process log from a level on."""
+    _shown[0] = name
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[name]))
+
+
+def is_debugging() -> bool:
+    """Return whether `debug` is logged: to be asked on hot paths, where even a record that is dropped costs."""
+    return _shown[0] == "debug"
+
+
+def ms_since(begun: float) -> float:
+    """Return the milliseconds since a time of `time.perf_counter`."""
+    return round((time.perf_counter() - begun) * 1000, 1)
+
+
 def configure(service: str) -> BusSink:
     """Set structlog up for this process: JSON lines on standard output, and the sink that is returned."""
     sink = BusSink(service)
@@ -119,7 +147,7 @@ def configure(service: str) -> BusSink:
             structlog.processors.EventRenamer("event"),
             structlog.processors.JSONRenderer(default=str),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[DEFAULT]),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=False,
     )

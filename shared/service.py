@@ -85,7 +85,7 @@ def main(service: str, read: Callable[[Environment], Any], app: App) -> int:
 async def _serve(service: str, settings: Any, app: App, health_settings: HealthSettings) -> int:
     sink = log.configure(service)
     health = Health(service)
-    health.state("log", lambda: {"dropped": sink.dropped}, counters=("dropped",))
+    health.state("log", lambda: {"dropped": sink.dropped, "level": log.level()}, counters=("dropped",))
     stopping, begun = asyncio.Event(), asyncio.Event()
     failures: list[str] = []
     serving = asyncio.current_task()

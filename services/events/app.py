@@ -47,6 +47,7 @@ from shared.encryption import Keyring
 from shared.errors import NotFound
 from shared.expressions.pool import Expressions, evaluating
 from shared.leader import lead
+from shared.levels import follow_level
 from shared.messages.declaration import hashed_key
 from shared.organizations import seen_by
 from shared.owners.catalogued import SealedResources
@@ -277,6 +278,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         # Before what the handlers use.
         stack.push_async_callback(bus.drain)
         runtime.background.start(bus.attend(), "broker")
+        runtime.background.start(follow_level(bus, runtime.health), "log level")
         runtime.background.start(bus.keep_durables(), "durables")
         yield
 

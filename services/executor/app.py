@@ -55,6 +55,7 @@ from shared.envelope import new_id, utc_now
 from shared.errors import Unavailable
 from shared.expressions.pool import Expressions, evaluating
 from shared.health import Health
+from shared.levels import follow_level
 from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.adapters import AdapterEntry
@@ -224,6 +225,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         # Before what the answers use.
         stack.push_async_callback(bus.drain)
         runtime.background.start(bus.attend(), "broker")
+        runtime.background.start(follow_level(bus, runtime.health), "log level")
         runtime.background.start(bus.keep_durables(), "durables")
         # When all that goes on in the background has ended, and nothing is pulled any more, but before the sandbox is closed.
         stack.push_async_callback(worker.drain)

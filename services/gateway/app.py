@@ -33,6 +33,7 @@ from shared.circuits import Circuits
 from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
+from shared.levels import follow_level
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryView
@@ -114,6 +115,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         )
         await bus.start()
         runtime.background.start(bus.attend(), "broker")
+        runtime.background.start(follow_level(bus, runtime.health), "log level")
         runtime.background.start(sources.run(), "registry sources")
         runtime.background.start(workflows.run(), "registry workflows")
         runtime.background.start(adapters_view.run(), "registry adapters")

@@ -25,15 +25,19 @@ from shared.bus import Bus, connected
 from shared.db import open_engine
 from shared.envelope import utc_now
 from shared.leader import lead
+from shared.levels import follow_level
 from shared.messages import Logged
 from shared.owners.rows import ResourceRows
 from shared.projection import started
+from shared.questions import asked_of
+from shared.questions.logs import TailLogs
 from shared.registry import RegistryView
 from shared.resources.retention import RetentionEntry
 from shared.service import Runtime
 
 # The log of archiving itself stays on standard output: archived, it would feed itself.
 _ABOUT_ARCHIVING = ("archive.", "projection.")
+_TAIL = asked_of(TailLogs).subject
 # One connection for each stream's batch, and some for searches.
 CONNECTIONS = 16
 
@@ -53,7 +57,7 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             projections = started(
                 projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
             )
-            kept = keepers(bus, ResourceRows(engine), projections["catalog"], engine)
+            kept = keepers(bus, ResourceRows(engine), projections["catalog"], engine, utc_now)
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             kept_by = sealers(bus.client, engine, seeds(settings.keys), settings.copies)
             digests = Digests(kept_by, runtime.health, settings.seal_every)
@@ -80,6 +84,7 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             bus.answer(QUESTIONS, deps)
             await bus.start()
             runtime.background.start(bus.attend(), "broker")
+            runtime.background.start(follow_level(bus, runtime.health), "log level")
             yield
     finally:
         await engine.dispose()
@@ -87,7 +92,8 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
 
 def _publishing(bus: Bus) -> Callable[[Logged, str | None], Awaitable[None]]:
     async def publish(logged: Logged, correlation: str | None) -> None:
-        if not logged.event.startswith(_ABOUT_ARCHIVING):
+        # Told to a tail, what it asks would be the next thing that it asks for.
+        if not logged.event.startswith(_ABOUT_ARCHIVING) and logged.fields.get("question") != _TAIL:
             await bus.publish_log(logged, correlation)
 
     return publish

@@ -1,14 +1,16 @@
-"""Rules of this service's resources that no schema can state: saved searches."""
+"""Rules of this service's resources that no schema can state: saved searches, levels."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.logs import alert_rows
+from services.logs.levels import Levels
 from services.logs.query import parse
 from shared.bus import Bus
 from shared.db import transaction
@@ -45,7 +47,10 @@ class Searches(Rules[SavedSearch]):
         ]
 
 
-def keepers(bus: Bus, rows: ResourceRows, catalog: Projection, engine: AsyncEngine) -> Mapping[str, Keeper[Any]]:
+def keepers(
+    bus: Bus, rows: ResourceRows, catalog: Projection, engine: AsyncEngine, now: Callable[[], datetime]
+) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources. None has a secret: there is nothing to seal, and no key to do it with."""
     nothing = Keyring((os.urandom(32),))
-    return catalogued("logs", {"search": Searches(engine)}, bus=bus, rows=rows, keyring=nothing, catalog=catalog)
+    rules: dict[str, Rules[Any]] = {"search": Searches(engine), "level": Levels(now)}
+    return catalogued("logs", rules, bus=bus, rows=rows, keyring=nothing, catalog=catalog)

@@ -40,6 +40,7 @@ from shared.db import open_engine
 from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
+from shared.levels import follow_level
 from shared.owners.keeper import Keeper
 from shared.owners.rotation import Rotation, SealedRows, renewing
 from shared.owners.rows import ResourceRows
@@ -149,6 +150,7 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
         bus.answer(QUESTIONS, oauth, at_once=ANSWERED)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")
+        runtime.background.start(follow_level(bus, runtime.health), "log level")
         yield
 
 

@@ -13,6 +13,7 @@ from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import new_id, rfc3339
 from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
+from shared.organizations import PLATFORM
 from shared.owners.catalog import Entries, made
 from shared.owners.keeper import Keeper
 from shared.owners.rotation import Place, StaleRow
@@ -161,6 +162,9 @@ class Catalogued(Keeper[S]):
         """Return the draft of a command, with the ids of its references; the id of a missing one is empty."""
         draft = await super()._draft(command, given, before)
         kind, spec, refs, missing = self.kind, draft.spec, dict(draft.refs), set[str]()
+        if kind.of_platform and draft.org != PLATFORM:
+            detail = f"must be {PLATFORM}: {kind.plural} are the platform's"
+            raise Invalid(f"org {detail}", errors=(Problem("org", detail),))
         if before is None and kind.most is not None and await self._rows.count(kind.noun, draft.org) >= kind.most:
             detail = f"has {kind.most:,} {kind.plural} already, which is the most"
             raise Invalid(f"name {detail}", errors=(Problem("name", detail),))

@@ -41,10 +41,11 @@ def refers_to(noun: str, *, by_id: bool = False) -> msgspec.Meta:
 
 
 class Names(msgspec.Struct, frozen=True):
-    """Allowed names of resources: a pattern of the whole name, and the same for people."""
+    """Allowed names of resources: a pattern of the whole name, and the same for people; an `example` where few are allowed."""
 
     pattern: str
     rule: str
+    example: str | None = None
 
 
 ENTITY = Names(
@@ -147,8 +148,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     `path` is the address of one resource below `/api/v1`, with `{name}` in it, and `{org}` where the organization stands in the
     path as well. `registered` names the services that read the registry `plural`, which holds all of them; none: no registry.
     `in_vault`: the owner's rows hold values that are in no message.
-    `inherited`: lists show the platform's as well, where the organization has none of that name. An organization may have `most`
-    of them. `columns` are those of a table of them, `example` the fields of one.
+    `inherited`: lists show the platform's as well, where the organization has none of that name. `of_platform`: no other
+    organization has any. An organization may have `most` of them. `columns` are those of a table of them, `example` the fields of
+    one.
 
     `body` is the body of a request to put one, `creation` the same with a name, `change` a merge patch; `shown` is the answer,
     `page` a page of them; of its fields `links` are paths at the gateway. `references` gives the noun that a field refers to. Of
@@ -167,6 +169,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     registered: tuple[str, ...]
     in_vault: bool
     inherited: bool
+    of_platform: bool
     most: int | None
     columns: tuple[str, ...]
     changed: type[ResourceChanged] | None
@@ -229,6 +232,7 @@ def resource(
     registered: tuple[str, ...] = (),
     in_vault: bool = False,
     inherited: bool = False,
+    of_platform: bool = False,
     most: int | None = None,
     columns: tuple[str, ...] = (),
     adds: type[msgspec.Struct] | None = None,
@@ -253,6 +257,7 @@ def resource(
             registered=registered,
             in_vault=in_vault,
             inherited=inherited,
+            of_platform=of_platform,
             most=most,
             columns=columns,
             changed=None if in_vault else _message(ResourceChanged, f"{title}Changed", f"{noun}.changed", owner),

@@ -68,6 +68,7 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
     "rest/logs.yaml": [
         {"kind": "search", "name": "errors", "q": "level:>=error"},
         {"kind": "retention", "name": "logs", "stream": "LOGS", "days": 400},
+        {"kind": "level", "name": "oauth", "org": "global", "level": "info"},
     ],
     "rest/values.yaml": [
         *[{"kind": "connection", "name": name, "token": {"$env": "TOKEN_0"}} for name in ("halo", "other")],
@@ -78,7 +79,7 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
         {"kind": "variable", "name": "v1", "org": "beta", "value": True},
     ],
 }
-ORGS = ("default", "beta")
+ORGS = ("default", "beta", "global")
 
 
 def write(folder: Path, files: dict[str, list[dict[str, Any]]]) -> None:
@@ -149,21 +150,21 @@ def recorded(up: Up) -> int:
 
 
 async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(up: Up, millrace: Command, conf: Path) -> None:
-    assert sum(map(len, RESOURCES.values())) == 36
+    assert sum(map(len, RESOURCES.values())) == 37
     assert {one["kind"] for many in RESOURCES.values() for one in many} == set(kinds())
     tried = await applied(millrace, str(conf), "--dry-run")
-    assert changes(tried) == {"created": 36}
+    assert changes(tried) == {"created": 37}
     assert everything(up) == []
     said = await millrace("apply", str(conf), **TOKENS)
-    assert said.splitlines()[-1] == "36 created"
+    assert said.splitlines()[-1] == "37 created"
     assert "created variable v1 of beta\n" in said
     assert {f"{one['kind']} {one['name']}" for one in tried} == {" ".join(line.split()[1:3]) for line in said.splitlines()[:-1]}
     before, there = recorded(up), everything(up)
-    assert len(there) == 36
+    assert len(there) == 37
     assert await millrace("apply", str(conf), **TOKENS) == "nothing to do\n"
     assert await millrace("apply", str(conf), "--dry-run", **TOKENS) == "nothing to do\n"
     again = await applied(millrace, str(conf))
-    assert changes(again) == {"none": 36}
+    assert changes(again) == {"none": 37}
     assert everything(up) == there
     assert recorded(up) == before + 2
 
@@ -180,7 +181,7 @@ async def test_what_changed_in_a_file_is_changed_and_nothing_else(millrace: Comm
         ("secret", "key-0", "default"),
         ("variable", "v1", "beta"),
     ]
-    assert changes(done) == {"changed": 2, "none": 34}
+    assert changes(done) == {"changed": 2, "none": 35}
 
 
 MISTAKES = """\
@@ -241,7 +242,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
     done = await applied(millrace, str(conf), code=1)
     # A warning about a subscription comes once its source is there, one about a schedule at once.
     assert [_without_warnings(one) for one in done] == [_without_warnings(one) for one in tried]
-    assert changes(done) == {"created": 37, "failed": 8}
+    assert changes(done) == {"created": 38, "failed": 8}
     reasons = sorted(
         reason.removeprefix(f"{conf}/wrong.yaml:") for one in done if one["change"] == "failed" for reason in one["reasons"]
     )
@@ -259,7 +260,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
         assert reason.startswith(start)
     assert "hunter2" not in str(done)
     out, error = await millrace.both("apply", str(conf), code=1, **TOKENS)
-    assert out.splitlines()[-1] == "8 failed, 37 as they are"
+    assert out.splitlines()[-1] == "8 failed, 38 as they are"
     assert f"{conf}/wrong.yaml:17: source: there is no source 'no-such'\n" in error
 
 
@@ -269,8 +270,8 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "other" / "one.yaml").write_text("kind: variable\nname: theirs\nvalue: 1\n")
     await applied(millrace, str(conf / "other"), "--as", "other")
     (conf / "other" / "one.yaml").unlink()
-    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 36}
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 36}
+    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 37}
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 37}
     assert "--prune needs --as" in (await millrace.both("apply", str(conf), "--prune", code=2))[1]
 
     for name in ("a/subscriptions.yaml", "a/times.yaml", "b.json", "mappings.yml"):
@@ -281,14 +282,14 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "wrong.yaml").unlink()
 
     tried = await applied(millrace, str(conf), "--as", "ours", "--prune", "--dry-run")
-    assert len(everything(up)) == 38
+    assert len(everything(up)) == 39
     done = await applied(millrace, str(conf), "--as", "ours", "--prune")
     assert tried == done
     gone = [one["kind"] for one in done if one["change"] == "removed"]
     assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["mapping"] * 3 + ["source"] * 5
     left = everything(up)
-    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (22, {"by-hand", "theirs"})
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 20}
+    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (23, {"by-hand", "theirs"})
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 21}
 
 
 async def test_what_is_exported_is_what_is_there(up: Up, millrace: Command, conf: Path) -> None:
@@ -364,7 +365,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
         there = {"MILLRACE_URL": url, "MILLRACE_KEY": up.ready["admin_key"]}
         done = await applied(millrace, str(conf), "--as", "cut", "--prune", code=1, **there)
         failed = [one["reasons"][0] for one in done if one["change"] == "failed"]
-        assert len(failed) == 36 - changes(done)["created"]
+        assert len(failed) == 37 - changes(done)["created"]
         # Of those that were asked for at the same time each may have been done.
         unknown = sum("cannot reach" in reason for reason in failed)
         assert 1 <= unknown <= AT_ONCE
@@ -375,7 +376,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
     again = changes(await applied(millrace, str(conf), "--as", "cut", "--prune"))
     assert again["failed"] == 0
     assert changes(done)["created"] <= again["none"] <= changes(done)["created"] + unknown
-    assert again["none"] + again["created"] == 36
+    assert again["none"] + again["created"] == 37
 
 
 PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -393,6 +394,7 @@ PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "variable": (["v0", "true"], {"value": True}),
     "search": (["errors", "--q", "level:error"], {"q": "level:error"}),
     "retention": (["logs", "--days", "60"], {"days": 60}),
+    "level": (["oauth", "--until", "2100-01-01T00:00:00Z"], {"until": "2100-01-01T00:00:00.000000Z"}),
     "connection": (["halo", "--token-file", "-"], {}),
     "secret": (["key-0", "--value-file", "-"], {}),
     "provider": (["hub", "--client-secret-file", "-", "--scopes", '["repo"]'], {"scopes": ["repo"]}),
@@ -404,12 +406,13 @@ async def test_every_kind_is_patched_with_options(millrace: Command, conf: Path)
     assert PATCHES.keys() == kinds().keys()
     for noun, (arguments, wanted) in PATCHES.items():
         kind = kinds()[noun]
-        before = await millrace.json(kind.plural, "get", arguments[0])
-        tried, _ = await millrace.both(kind.plural, "patch", *arguments, "--dry-run", "--output", "json", given="other")
+        of = {"MILLRACE_ORG": "global"} if noun == "level" else {}
+        before = await millrace.json(kind.plural, "get", arguments[0], **of)
+        tried, _ = await millrace.both(kind.plural, "patch", *arguments, "--dry-run", "--output", "json", given="other", **of)
         assert {name: value for name, value in json.loads(tried).items() if name in wanted} == wanted
-        assert await millrace.json(kind.plural, "get", arguments[0]) == before
-        await millrace(kind.plural, "patch", *arguments, given="other")
-        after = await millrace.json(kind.plural, "get", arguments[0])
+        assert await millrace.json(kind.plural, "get", arguments[0], **of) == before
+        await millrace(kind.plural, "patch", *arguments, given="other", **of)
+        after = await millrace.json(kind.plural, "get", arguments[0], **of)
         changed = {name: value for name, value in after.items() if value != before[name]} | {"updated_at": None}
         assert changed == {"updated_at": None, "version": after["version"]} | wanted
         assert after["version"] > before["version"]

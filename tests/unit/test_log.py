@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
+
+from shared import log
 from shared.errors import Invalid, Unavailable
-from shared.log import LONGEST, MOST_A_SECOND, WAITING, BusSink
+from shared.log import LONGEST, MOST_A_SECOND, RESERVED, WAITING, BusSink
 from shared.messages import Logged
 
 
@@ -74,3 +77,36 @@ def test_a_flood_is_dropped_and_counted_but_for_warnings_and_told_when_it_is_ove
     assert events[:3] == [("log.dropped", 300), ("trouble", None), ("loop", None)]
     assert len(events) == 2 + MOST_A_SECOND
     assert sink.dropped == 350
+
+
+def test_a_flood_of_debugging_leaves_room_for_the_rest() -> None:
+    sink = BusSink("events", lambda: 0.0)
+    for _ in range(WAITING):
+        sink(None, "debug", {"event": "loop"})
+    assert sink.dropped == WAITING - RESERVED
+    sink._waiting.clear()
+    for _ in range(RESERVED):
+        sink(None, "info", {"event": "rest"})
+    assert [logged.event for logged, _ in sink._waiting].count("rest") == RESERVED
+    assert sink.dropped == WAITING - RESERVED
+
+
+def test_a_level_counts_from_the_next_record_on_for_loggers_that_are_there_already() -> None:
+    records: list[str] = []
+    logger = structlog.get_logger()
+
+    def kept(_logger: object, _method: str, record: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        records.append(record["event"])
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    try:
+        structlog.configure(processors=[kept])
+        for level in ("info", "debug", "error", log.DEFAULT):
+            log.set_level(level)
+            assert (log.level(), log.is_debugging()) == (level, level == "debug")
+            logger.debug("debug")
+            logger.warning("warning")
+    finally:
+        structlog.configure(**before)
+    assert records == ["warning", "debug", "warning", "warning"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from millrace.cli.api import Refused
 from millrace.cli.http_file import test_source
 from millrace.cli.kinds import Field, Kind, kinds
 from millrace.cli.session import Session, asks
+from millrace.cli.times import ahead, understood
 from millrace.cli.values import a_value, an_object, fitting, pairs, secret
 
 LIMIT = click.option("--limit", type=click.IntRange(0), default=0, help="At most so many; 0, the default: all.")
@@ -213,6 +215,8 @@ def _value(field: Field, given: Any) -> Any:
         return an_object(given, field.option) if "null" not in field.types or given else None
     if given == "" and "null" in field.types:
         return None
+    if field.marks.get("format") == "date-time":
+        return understood(ahead(given, datetime.now(UTC)), field.option, "+15m (from now)")
     value = given if isinstance(given, bool) or "string" in field.types else fitting(given, field.schema, {})
     if "array" in field.types and isinstance(value, str):
         raise click.UsageError(f"{field.option} takes a JSON list, such as '[\"one\"]', not {given!r}.")

@@ -23,6 +23,7 @@ from services.gateway.api.endpoint import (
 from services.gateway.api.lists import Object, Paged, creating, expected_of
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound, PreconditionFailed
+from shared.organizations import PLATFORM
 from shared.questions.resources import GetResource, ListResources, PutResource, RemoveResource, Shown, of
 from shared.resources import KINDS, Kind
 from shared.resources.declaration import about
@@ -162,6 +163,10 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
     """Return the endpoints of a kind of resource."""
     made, noun, plural = Resources(kind), kind.noun, kind.plural
     one, many = API + kind.path, API + kind.collection
+    where: dict[str, Any] = {
+        "path": {} if kind.names.example is None else {"name": kind.names.example},
+        "query": {"org": PLATFORM} if kind.of_platform else {},
+    }
     shown, changed = Reply(kind.shown, headers=(ETAG,)), Reply(kind.shown, headers=(ETAG, CHANGE))
     changing: dict[str, Any] = {
         "role": kind.write,
@@ -179,6 +184,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
         answers={200: kind.page},
         errors=(NotFound,) if kind.is_placed else (),
         every_org=kind.is_placed,
+        example=Example(query=where["query"]),
         handler=made.list,
     )
     create = Endpoint(
@@ -192,7 +198,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
         answers={201: Reply(kind.shown, headers=(ETAG, CHANGE, LOCATION))},
         errors=(Conflict, NotFound),
         audit=Audit(noun, "create", "name"),
-        example=Example(body={"name": "example"} | kind.example),
+        example=Example(query=where["query"], body={"name": kind.names.example or "example"} | kind.example),
         handler=made.create,
     )
     return (
@@ -206,6 +212,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
             doc=f"Get a {noun}, by name or id.",
             answers={200: shown},
             errors=(NotFound,),
+            example=Example(**where),
             handler=made.get,
         ),
         Endpoint(
@@ -216,7 +223,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
             body=kind.body,
             answers={200: changed},
             audit=Audit(noun, "put", "name"),
-            example=Example(body=kind.example),
+            example=Example(**where, body=kind.example),
             handler=made.put,
             **changing,
         ),
@@ -229,7 +236,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
             documented=kind.change,
             answers={200: changed},
             audit=Audit(noun, "patch", "name"),
-            example=Example(body=kind.example),
+            example=Example(**where, body=kind.example),
             handler=made.patch,
             **changing,
         ),
@@ -240,6 +247,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
             doc=f"Remove a {noun}.",
             answers={204: None},
             audit=Audit(noun, "delete", "name"),
+            example=Example(**where),
             handler=made.delete,
             **(changing | {"query": None}),
         ),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from services.gateway.api.access import Caller, address, authenticated, authorize, challenge, denied, remote
@@ -14,25 +16,42 @@ from services.gateway.api.headers import shrink
 from services.gateway.api.measured import RequestDurations
 from services.gateway.domain import EVERY_ORG, org_of
 from services.gateway.parts import GATEWAY
+from shared import log
 from shared.errors import Invalid, MillraceError, NotFound, PermissionDenied, Problem, UnsupportedMediaType
 from shared.http import JSON_LIMIT, TAKE, Next, body_of, json_response, with_problems
 from shared.messages import Audited
 from shared.messages.declaration import KEY
 from shared.values import Key, aside, check, decode, fitted, misfit, storable
 
+_log = structlog.get_logger()
+
 
 def route(router: web.UrlDispatcher, endpoint: Endpoint, durations: RequestDurations) -> None:
     """Have calls of an endpoint served and measured; HEAD wherever GET is."""
     handler = durations.of(endpoint.path, with_problems(_served(endpoint)))
+    # Webhooks: nothing is put between them and their handler.
+    handler = handler if endpoint.is_direct else _told(endpoint, handler)
     if endpoint.method == "GET":
         router.add_get(endpoint.path, handler)
     else:
         router.add_route(endpoint.method, endpoint.path, handler)
 
 
+def _told(endpoint: Endpoint, handler: Next) -> Next:
+    """Return the handler, which logs what it answers while the level is `debug`: the endpoint, never what is asked."""
+
+    async def told(request: web.Request) -> web.StreamResponse:
+        begun = time.perf_counter()
+        response = await handler(request)
+        if log.is_debugging():
+            _log.debug("request.answered", endpoint=endpoint.name, status=response.status, ms=log.ms_since(begun))
+        return response
+
+    return told
+
+
 def _served(endpoint: Endpoint) -> Next:
     if endpoint.is_direct:
-        # Webhooks: nothing is put between them and their handler.
         return endpoint.handler
 
     async def public(request: web.Request) -> web.StreamResponse:
