@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -124,6 +125,51 @@ class CappedTurns(Turns[T]):
 
     def _is_room(self, key: str) -> bool:
         return is_room(self._under_way[key], self._under_way.total(), self._most, self._places)
+
+
+class _Turn:
+    """One who waits for a place of a `SharedPlaces`."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.come: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class SharedPlaces:
+    """`places` that keys take turns at, of which none has more than `most`, nor half of what others leave."""
+
+    def __init__(self, most: int, places: int) -> None:
+        self._places = places
+        self._taken = 0
+        self._waiting: CappedTurns[_Turn] = CappedTurns(lambda one: one.key, most, places)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, key: str, within: float) -> AsyncIterator[None]:
+        """Have a place for the block, once it is this key's turn. Raises TimeoutError where it is not, after `within` seconds."""
+        one = _Turn(key)
+        self._waiting.put(one)
+        self._begin()
+        try:
+            async with asyncio.timeout(within):
+                await one.come
+            yield
+        finally:
+            if not one.come.cancel() and not one.come.cancelled():
+                self._left(one)
+                self._begin()
+
+    def _begin(self) -> None:
+        while self._taken < self._places and len(self._waiting):
+            one = self._waiting.get()
+            self._taken += 1
+            if one.come.cancelled():
+                self._left(one)
+            else:
+                one.come.set_result(None)
+
+    def _left(self, one: _Turn) -> None:
+        self._taken -= 1
+        self._waiting.ended(one)
 
 
 class BoundedTasks(Generic[T]):

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 
 import structlog
 from nats.aio.client import Client
 
+from shared.bounded import is_room
 from shared.errors import Unavailable
 from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
 
-# Watchers at a time. Each is a connection, and asks the executor up to some twenty times a second while its run talks.
-MOST = 200
+# Watchers at a time, of one organization and in all: each is a connection, and asks others again and again.
+EACH, MOST = 500, 1000
 # Seconds after which one that finds no room may try again.
 TRY_AGAIN = 5.0
 STREAMS = ("RUNS", "LINES")
@@ -32,14 +34,14 @@ class Watching:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._watchers: dict[str, set[asyncio.Event]] = {}
-        self._count = 0
+        self._of_org: Counter[str] = Counter()
         self._wanted = asyncio.Event()
         self.closing = False
 
     @contextlib.contextmanager
-    def watch(self, run: str) -> Iterator[asyncio.Event]:
-        """Give an event that is set when there may be something new about the run. Raises `Unavailable` above `MOST`."""
-        with self.admitted():
+    def watch(self, run: str, org: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set when there may be something new about the run. Raises as `admitted`."""
+        with self.admitted(org):
             event = asyncio.Event()
             watching = self._watchers.setdefault(run, set())
             watching.add(event)
@@ -54,15 +56,18 @@ class Watching:
                     self._wanted.clear()
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count one who watches runs, or anything else. Raises `Unavailable` above `MOST`."""
-        if self.closing or self._count >= MOST:
-            raise Unavailable(f"{self._count} streams are watched here already", retry_after=TRY_AGAIN)
-        self._count += 1
+    def admitted(self, org: str) -> Iterator[None]:
+        """Count one of an organization who watches runs, or anything else. Raises `Unavailable` where there is no room for it."""
+        own, taken = self._of_org[org], self._of_org.total()
+        if self.closing or not is_room(own, taken, EACH, MOST):
+            raise Unavailable(f"{taken} streams are watched here already, {own} of {org}", retry_after=TRY_AGAIN)
+        self._of_org[org] += 1
         try:
             yield
         finally:
-            self._count -= 1
+            self._of_org[org] -= 1
+            if not self._of_org[org]:
+                del self._of_org[org]
 
     def close(self) -> None:
         """Have every watcher end: the process does."""

@@ -55,7 +55,7 @@ class Alerts:
         until = self._deps.now()
         since = until - timedelta(seconds=spec.alert_window)
         try:
-            async with looking(self._deps, SECONDS) as connection:
+            async with looking(self._deps, search["org"], SECONDS) as connection:
                 selection = await selected(Search(org=search["org"], q=spec.q), connection, self._deps)
                 count = await selecting.count(connection, selection, since, until, limit + 1)
         except (Invalid, Unavailable) as error:

@@ -17,7 +17,7 @@ from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS
 from services.logs.retention import Removals, retain
-from services.logs.scope import ArchiveDeps
+from services.logs.scope import PLACES, ArchiveDeps
 from services.logs.searches import keepers
 from services.logs.tailing import LogsDeps
 from shared import service
@@ -38,8 +38,8 @@ from shared.service import Runtime
 # The log of archiving itself stays on standard output: archived, it would feed itself.
 _ABOUT_ARCHIVING = ("archive.", "projection.")
 _TAIL = asked_of(TailLogs).subject
-# One connection for each stream's batch, and some for searches.
-CONNECTIONS = 16
+# One connection for each stream's batch, some for what goes on in the background, and one for each search.
+CONNECTIONS = 16 + PLACES
 
 
 @contextlib.asynccontextmanager

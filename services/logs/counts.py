@@ -52,7 +52,7 @@ async def count_by_time(asked: CountByTime, deps: ArchiveDeps) -> Histogram:
         raise Invalid(f"bars must be from {FEWEST_BARS} to {MOST_BARS}", errors=(Problem("bars", f"is {asked.bars}"),))
     since, until = times.span(asked.since, asked.until, deps.now())
     step = step_of(since, until, asked.bars)
-    async with looking(deps) as connection:
+    async with looking(deps, asked.org) as connection:
         rows = await selecting.histogram(connection, await selected(asked, connection, deps), since, until, step)
     levels: dict[datetime, dict[str, int]] = defaultdict(dict)
     for row in rows:
@@ -86,7 +86,7 @@ async def count_by_value(asked: CountByValue, deps: ArchiveDeps) -> Facets:
     except Invalid as error:
         raise Invalid(error.detail, errors=tuple(Problem("fields", one.message) for one in error.errors)) from error
     since, until = times.span(asked.since, asked.until, deps.now())
-    async with looking(deps) as connection:
+    async with looking(deps, asked.org) as connection:
         selection = await selected(asked, connection, deps)
         rows = await selecting.facets(
             connection, selection, fields, since=since, until=until, values=asked.values, sample=SAMPLE + 1

@@ -67,7 +67,7 @@ async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
     items: list[LogItem] = []
     room = PAGE_BYTES
     more = False
-    async with looking(deps) as connection:
+    async with looking(deps, asked.org) as connection:
         selection = await selected(asked, connection, deps)
         rows = selecting.search(connection, selection, since=since, until=until, order=order, after=after, limit=limit + 1)
         async with contextlib.aclosing(rows):
@@ -99,7 +99,7 @@ async def read_chain(asked: ReadChain, deps: ArchiveDeps) -> Chain:
     """Return the messages of a chain; one statement."""
     limit = max(1, min(asked.limit, CHAIN))
     since = moment_at(asked.since, "since")
-    async with looking(deps) as connection:
+    async with looking(deps, asked.org) as connection:
         rows = await selecting.chain(connection, asked.org, asked.correlation_id, since, CHAINED, limit + 1, limits=deps.limits())
     items = [Link(**{**row, "time": rfc3339(row["time"])}) for row in rows[:limit]]
     return Chain(items, cut=len(rows) > limit)

@@ -16,27 +16,47 @@ from services.logs.limits import Limit
 from services.logs.query import parse
 from services.logs.selection import Selection
 from services.logs.tree import And, Column, Equals, resolved, runs_asked_for
+from shared.bounded import SharedPlaces
 from shared.db import transaction
 from shared.errors import NotFound, Unavailable
 from shared.questions.logs import OfRows
 
 # Below the time that the asker waits, so that the answer is a reason and not a silence.
 SECONDS = 20.0
+# Searches at a time, of one organization and in all: each has a connection, which the archive's writers are not to wait for.
+EACH, PLACES = 4, 8
+# Seconds that one waits for its turn.
+WAITS = 8.0
 _CANCELED = "57014"  # query_canceled: here, by the statement's time-out
 
 
 class ArchiveDeps(msgspec.Struct, frozen=True):
-    """Dependencies of the answers; `limits` are those of what is kept."""
+    """Dependencies of the answers; `limits` are those of what is kept, `places` is where organizations wait for their turn."""
 
     engine: AsyncEngine
     now: Callable[[], datetime]
     limits: Callable[[], Sequence[Limit]] = tuple
+    places: SharedPlaces = msgspec.field(default_factory=lambda: SharedPlaces(EACH, PLACES))
 
 
 @contextlib.asynccontextmanager
-async def looking(deps: ArchiveDeps, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
-    """Give a connection whose statements take so long at most. Raises `Unavailable` where one takes longer."""
+async def looking(deps: ArchiveDeps, org: str, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
+    """Give a connection whose statements take so long at most, once it is the organization's turn.
+
+    Raises `Unavailable` where either takes longer.
+    """
     most = SECONDS if seconds is None else seconds
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(deps.places.turn(org, WAITS))
+        except TimeoutError as error:
+            raise Unavailable(f"the organization {org} has too many searches under way") from error
+        async with _connection(deps, most) as connection:
+            yield connection
+
+
+@contextlib.asynccontextmanager
+async def _connection(deps: ArchiveDeps, most: float) -> AsyncIterator[AsyncConnection]:
     try:
         async with transaction(deps.engine) as connection:
             await selecting.limit_duration(connection, most)

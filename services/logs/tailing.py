@@ -69,7 +69,7 @@ async def tail(asked: TailLogs, deps: LogsDeps) -> TailPage:
     page = _Page(feed.here if place is None else place)
     selection = named(asked)
     if _is_behind(page.place, feed) or asked.saved is not None or runs_asked_for(selection.tree):
-        async with looking(deps, SECONDS) as connection:
+        async with looking(deps, asked.org, SECONDS) as connection:
             selection = await selected(asked, connection, deps)
             await _catch_up(page, feed, selection, connection)
     if place is None:

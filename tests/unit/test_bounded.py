@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bounded import BoundedTasks, CappedTurns, Turns
+from shared.bounded import BoundedTasks, CappedTurns, SharedPlaces, Turns
 
 
 def taken(queue: Turns[str]) -> str:
@@ -108,3 +109,39 @@ async def test_two_who_act_together_leave_a_place_for_whoever_comes() -> None:
     assert [item for item in begun if item[0] == "a"] == [f"a{number}" for number in range(20)]
     assert Counter(item[0] for item in begun) == {"a": 20, "b": 3, "c": 1, "d": 1}
     await bounded.drain(0)
+
+
+async def test_places_are_shared_however_many_wait_and_whoever_gives_up() -> None:
+    places = SharedPlaces(4, 6)
+    entered: list[str] = []
+    leave = {name: asyncio.Event() for name in ("busy", "other")}
+
+    async def take(key: str) -> None:
+        async with places.turn(key, 60):
+            entered.append(key)
+            await leave[key].wait()
+
+    async def settled() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    busy = [asyncio.create_task(take("busy")) for _ in range(1000)]
+    await settled()
+    assert entered == ["busy"] * 3
+    other = asyncio.create_task(take("other"))
+    await settled()
+    assert entered == ["busy"] * 3 + ["other"]
+    # Those that give up, in a place or waiting for one, leave nothing behind.
+    for task in busy[:-4]:
+        task.cancel()
+    await asyncio.wait(busy[:-4])
+    assert entered == ["busy"] * 3 + ["other"] + ["busy"] * 3
+    leave["other"].set()
+    leave["busy"].set()
+    await asyncio.gather(other, *busy[-4:])
+    assert entered.count("busy") == 7
+    with pytest.raises(TimeoutError):
+        async with places.turn("busy", 60), places.turn("busy", 60), places.turn("busy", 60), places.turn("busy", 0):
+            pass
+    async with places.turn("busy", 60), places.turn("busy", 60), places.turn("busy", 60):
+        pass

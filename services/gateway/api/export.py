@@ -70,7 +70,7 @@ async def export_logs(call: Call[ExportQuery, None]) -> web.StreamResponse:
     Every thousandth line or so has a `next_cursor`: with it as `cursor`, another call goes on behind that line. Compressed for
     clients that accept gzip.
     """
-    with call.gateway.watching.admitted():
+    with call.gateway.watching.admitted(call.caller.org):
         page = await _page(call, call.query.cursor)
         response = web.StreamResponse(headers={"Vary": "Accept-Encoding"})
         response.content_type = CSV if call.query.format == "csv" else NDJSON

@@ -72,7 +72,7 @@ async def stream_run(call: Call[None, None]) -> web.StreamResponse:
     gateway, caller, request = call.gateway, call.caller, call.request
     run = call.path["id"]
     place = place_of(request.headers.get("Last-Event-ID"))
-    with gateway.watching.watch(run) as woken:
+    with gateway.watching.watch(run, caller.org) as woken:
         first = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=place.seq))
         if place.over:
             return web.Response(status=204)

@@ -59,7 +59,7 @@ async def tail_logs(call: Call[TailQuery, None]) -> web.StreamResponse:
     """
     gateway, request = call.gateway, call.request
     position = request.headers.get("Last-Event-ID") or call.query.after
-    with gateway.watching.admitted():
+    with gateway.watching.admitted(call.caller.org):
         page = await asked(call, _question(call, position))
         response = web.StreamResponse(headers=HEADERS)
         # A client that is gone needs no answer.
