@@ -12,6 +12,7 @@ from services.logs.scope import ArchiveDeps, looking, selected
 from shared.envelope import rfc3339
 from shared.errors import Invalid, Problem
 from shared.questions.logs import Bar, CountByTime, CountByValue, Facet, Facets, FacetValue, Histogram
+from shared.values import FIRST
 
 # The boundary of two bars may lie within any time, however short.
 FEWEST_BARS, MOST_BARS = 2, 1000
@@ -58,14 +59,21 @@ async def count_by_time(asked: CountByTime, deps: ArchiveDeps) -> Histogram:
     for row in rows:
         levels[row["time"]][row["level"]] = row["count"]
     items: list[Bar] = []
-    time = _EPOCH + (since - _EPOCH) // step * step
-    while time <= until:
+    for number in range((since - _EPOCH) // step, (until - _EPOCH) // step + 1):
+        time = _start(number, step)
         of = levels.get(time, {})
         items.append(Bar(rfc3339(time), sum(of.values()), of))
-        time += step
     return Histogram(
         since=rfc3339(since), until=rfc3339(until), step=step.total_seconds(), count=sum(bar.count for bar in items), items=items
     )
+
+
+def _start(number: int, step: timedelta) -> datetime:
+    """Return when a bar begins; the first of a long one may begin before the calendar does."""
+    try:
+        return _EPOCH + number * step
+    except OverflowError:
+        return FIRST
 
 
 def step_of(since: datetime, until: datetime, bars: int) -> timedelta:

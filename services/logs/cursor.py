@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -24,8 +24,8 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     """
 
     time: int
-    stream: str
-    seq: int
+    stream: Annotated[str, msgspec.Meta(pattern=r"\A[A-Z]{1,32}\Z")]
+    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     since: int
     until: int
     order: Order

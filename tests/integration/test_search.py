@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
 from services.logs import counts, partitions, questions, scope, selecting
+from services.logs import cursor as cursors
 from services.logs.counts import count_by_time, count_by_value
+from services.logs.cursor import Cursor
 from services.logs.domain import StreamPosition, row_of
 from services.logs.lines import split
 from services.logs.query import parse
@@ -256,6 +259,11 @@ async def test_counts_by_time_cover_the_range_in_round_steps_and_stay_within_the
     assert (await count_by_time(CountByTime(org="global", everything=True), archive.deps)).count == 6
     with pytest.raises(Invalid, match="bars"):
         await count_by_time(CountByTime(org="acme", bars=1), archive.deps)
+    # As long as the calendar is: a bar may begin before that does, and end after it.
+    for bars in (2, 7, 1000):
+        whole = CountByTime(org="acme", since="0001-01-02T00:00:00Z", until="9999-12-30T00:00:00Z", bars=bars)
+        found = await count_by_time(whole, archive.deps)
+        assert (found.count, len(found.items) <= bars) == (5, True)
 
 
 async def test_counts_by_value_name_the_most_frequent_of_any_field(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,6 +341,20 @@ async def test_a_cursor_of_another_search_is_refused(archive: Archive) -> None:
             await archive.find(**{"q": "sync-tickets", "cursor": cursor, **other})
     with pytest.raises(Malformed):
         await archive.find(cursor="nonsense")
+    own = cursors.fingerprint("", "acme", "False", "desc", "", "", "", "")
+    whole = Cursor(time=0, stream="RUNS", seq=1, since=0, until=0, order="desc", query=own)
+    assert (await archive.find(cursor=cursors.written(whole))).items == []
+    forged: list[dict[str, Any]] = [
+        {"seq": 2**63},
+        {"seq": -1},
+        {"stream": "A\0"},
+        {"stream": ""},
+        {"time": 10**18},
+        {"until": -(10**17)},
+    ]
+    for one in forged:
+        with pytest.raises(Malformed):
+            await archive.find(cursor=cursors.written(msgspec.structs.replace(whole, **one)))
 
 
 async def test_large_rows_end_a_page_early_and_none_is_lost(archive: Archive) -> None:
