@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 # Postgres keeps no later position, and no more of one word.
 _LAST_POSITION = 16_383
@@ -28,7 +30,7 @@ _COUNTS = [b"\0" + struct.pack(">H", count) for count in range(_MOST_POSITIONS +
 # A `tsvector` of nothing.
 NONE = _SIZE.pack(0)
 
-Lexemes = Mapping[str, Sequence[int]]
+Places = Mapping[str, Sequence[int]]
 
 
 def words_in(text: str) -> list[str]:
@@ -64,7 +66,7 @@ def _place(words: Sequence[bytes], places: dict[bytes, bytes]) -> bool:
     return complete
 
 
-def read(kept_as: bytes) -> Lexemes:
+def read(kept_as: bytes) -> Places:
     """Return what `kept` wrote: each word and mark with its positions, none where it has none."""
     found: dict[str, Sequence[int]] = {}
     at = _SIZE.size
@@ -93,15 +95,43 @@ def query_of(words: Sequence[str], *, prefix: bool = False) -> str | None:
     return " <-> ".join(f"'{word}'" for word in words) + (":*" if prefix else "")
 
 
-def holds(lexemes: Lexemes, words: Sequence[str], *, prefix: bool = False) -> bool:
-    """Return whether a row has these words one after the other: what Postgres says to `query_of`."""
-    if not words or any(len(word) > LONGEST for word in words):
+class Lexemes:
+    """The words and marks of a row. Whatever a query asks of them, one answer takes a few milliseconds at most."""
+
+    def __init__(self, places: Places) -> None:
+        """Take what `read` returned."""
+        self._places = places
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self._places)
+
+    @cached_property
+    def _sequence(self) -> list[str]:
+        """The words by their position; where none is kept, or none was, there is an empty one."""
+        made = [""] * (max((at[-1] for at in self._places.values() if at), default=0) + 1)
+        for word, at in self._places.items():
+            for place in at:
+                made[place] = word
+        return made
+
+    def holds(self, words: Sequence[str], *, prefix: bool = False) -> bool:
+        """Return whether the row has these words one after the other: what Postgres says to `query_of`."""
+        if not words or any(len(word) > LONGEST for word in words):
+            return False
+        *first, last = words
+        if not first:
+            return self._begins(last) if prefix else last in self._places
+        if any(word not in self._places for word in first):
+            return False
+        for start in self._places[first[0]]:
+            end = start + len(first)
+            if self._sequence[start:end] == first and end < len(self._sequence):
+                found = self._sequence[end]
+                if found.startswith(last) if prefix else found == last:
+                    return True
         return False
-    *first, last = words
-    ends = [at for word, at in lexemes.items() if word.startswith(last)] if prefix else [lexemes[last]] if last in lexemes else []
-    if not first:
-        return bool(ends)
-    places = set(lexemes.get(first[0], ()))
-    for word in first[1:]:
-        places = {place + 1 for place in places}.intersection(lexemes.get(word, ()))
-    return any(place + 1 in at for at in map(set, ends) for place in places)
+
+    def _begins(self, prefix: str) -> bool:
+        at = bisect_left(self._sorted, prefix)
+        return at < len(self._sorted) and self._sorted[at].startswith(prefix)

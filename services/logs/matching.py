@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from services.logs import lexemes
@@ -54,7 +54,13 @@ class Seen:
     @cached_property
     def lexemes(self) -> Lexemes:
         """The words with their positions."""
-        return lexemes.read(self.row.words)
+        return Lexemes(lexemes.read(self.row.words))
+
+
+@lru_cache(maxsize=128)
+def _wanted(text: str) -> list[str]:
+    """Return the words of a term: the same are asked of each row."""
+    return lexemes.words_in(text)
 
 
 def matches(tree: Tree, seen: Seen) -> bool:
@@ -67,7 +73,7 @@ def matches(tree: Tree, seen: Seen) -> bool:
         case Not(item):
             return not matches(item, seen)
         case SearchWords(text, prefix):
-            return lexemes.holds(seen.lexemes, lexemes.words_in(text), prefix=prefix)
+            return seen.lexemes.holds(_wanted(text), prefix=prefix)
         case Equals(Path() as path, value):
             return _has(_at(seen, path), value)
         case Equals(Column(name), value):

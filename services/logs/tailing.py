@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs import places, selecting
@@ -17,14 +19,19 @@ from services.logs.places import At, TailPlace
 from services.logs.scope import ArchiveDeps, looking, named, selected
 from services.logs.selection import Selection
 from services.logs.tree import runs_asked_for
+from shared.bounded import SharedPlaces
+from shared.errors import Unavailable
 from shared.owners.keeper import Keeper
 from shared.questions import PAGE_BYTES
 from shared.questions.logs import LogItem, TailItem, TailLogs, TailPage
 
-# Of one answer: rows, and messages that are looked at, of which others need not wait for all.
+# Of one answer: rows, and seconds in which messages are looked at. What is asked of each is a query of somebody's.
 ITEMS = 500
-LOOKED_AT = 5000
-TOGETHER = 250
+LOOKS_FOR = 0.2
+# Seconds after which others go on in between.
+SLICE = 0.005
+# Answers that look at messages at a time, of one organization and in all: more would be no faster, and only others' slower.
+EACH, PLACES = 2, 4
 # Messages of a stream that a reader may be behind what is here, and is still given from the archive; of more it is told the number.
 BEHIND = 50_000
 # Places of readers whose number in the feed is remembered.
@@ -40,6 +47,7 @@ class LogsDeps(ArchiveDeps, frozen=True, kw_only=True):
     numbers: OrderedDict[str, int]
     keepers: Mapping[str, Keeper[Any]]
     digests: Digests
+    looking_at: SharedPlaces = msgspec.field(default_factory=lambda: SharedPlaces(EACH, PLACES))
 
 
 class _Page:
@@ -76,7 +84,11 @@ async def tail(asked: TailLogs, deps: LogsDeps) -> TailPage:
         return TailPage(items=[], position=places.written(page.place), dropped=0, more=False)
     number, more = deps.numbers.get(asked.position or "", 0), True
     if not page.is_full and not _is_behind(page.place, feed):
-        number, more = await _take(page, feed, selection, number)
+        try:
+            async with deps.looking_at.turn(asked.org, SECONDS):
+                number, more = await _take(page, feed, selection, number)
+        except TimeoutError as error:
+            raise Unavailable(f"the organization {asked.org} has too many tails that have much to look at") from error
     position = places.written(page.place)
     deps.numbers[position] = number
     while len(deps.numbers) > REMEMBERED:
@@ -115,11 +127,14 @@ async def _take(page: _Page, feed: Feed, selection: Selection, number: int) -> t
     arrived = feed.after(number)
     end = feed.end
     number = end - len(arrived)
+    spent, since = 0.0, time.perf_counter()
     for looked_at, one in enumerate(arrived):
-        if page.is_full or looked_at >= LOOKED_AT:
+        taken = time.perf_counter() - since
+        if page.is_full or (looked_at and spent + taken > LOOKS_FOR):
             return number + looked_at, True
-        if looked_at % TOGETHER == TOGETHER - 1:
+        if taken > SLICE:
             await asyncio.sleep(0)
+            spent, since = spent + taken, time.perf_counter()
         at = page.place.at[one.stream]
         if one.seq < at.seq or (one.seq == at.seq and not at.line):
             continue

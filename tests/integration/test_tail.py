@@ -17,8 +17,9 @@ from services.logs import feed, places, tailing
 from services.logs.places import At, TailPlace
 from shared.bus import Bus
 from shared.envelope import new_id
-from shared.errors import Malformed
+from shared.errors import Malformed, Unavailable
 from shared.messages import LineChunk, Lines, RunRequested
+from shared.questions.logs import TailLogs
 from tests.integration.test_gateway import Client, gateway
 from tests.integration.test_run_streams import Event
 from tests.support import servers
@@ -209,6 +210,38 @@ async def test_a_silent_tail_has_heartbeats_and_learns_its_place(place: servers.
         async with home.client.session.get(f"{home.client.url}/api/v1/logs/tail?q=nothing", headers=home.client.key) as response:
             while await response.content.readline() != b": \n":
                 pass
+
+
+async def test_an_answer_that_takes_long_lets_others_go_on_and_is_given_in_parts(
+    place: servers.Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailing, "LOOKS_FOR", 0.0)
+    monkeypatch.setattr(tailing, "SLICE", 0.0)
+    said = [f"w{number}" for number in range(5)]
+    async with house(place) as home, bus_of(place, "gateway") as asking:
+        position = (await asking.ask(TailLogs(org="default", q="workflow:*"))).position
+        await home.say(*said)
+        given: list[str | None] = []
+
+        async def all_given() -> bool:
+            nonlocal position
+            page = await asking.ask(TailLogs(org="default", q="workflow:*", position=position))
+            assert len(page.items) <= 1
+            given.extend(one.item.workflow for one in page.items)
+            position = page.position
+            return len(given) == len(said)
+
+        await eventually(all_given)
+        assert given == said
+
+
+async def test_tails_take_turns_at_looking_by_organization(place: servers.Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tailing, "PLACES", 0)
+    monkeypatch.setattr(tailing, "SECONDS", 0.0)
+    async with running(place, "logs"), bus_of(place, "gateway") as asking:
+        position = (await asking.ask(TailLogs(org="acme"))).position
+        with pytest.raises(Unavailable, match="the organization acme has too many tails"):
+            await asking.ask(TailLogs(org="acme", position=position))
 
 
 def test_a_place_is_text_that_only_the_same_streams_understand() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from services.logs import cursor, lexemes, times
 from services.logs.cursor import Cursor
 from services.logs.domain import UNDECODABLE, Row, StreamPosition, data_of, row_of
+from services.logs.lexemes import Lexemes
 from services.logs.lines import SPLIT, bare, split
 from services.logs.wording import WORDS, message_of
 from shared.envelope import seal
@@ -70,9 +71,9 @@ def test_a_chunk_is_a_row_that_keeps_the_bytes_and_a_row_for_each_line() -> None
     assert [one.time for one in (first, second)] == [NOW - timedelta(seconds=0.75), NOW - timedelta(seconds=0.5)]
     assert json.loads(first.data or "") == {"workflow": "w", "attempt": 1, "stream": "log", "fields": {"count": 3, "who": "zoe"}}
     assert {(one.run, one.workflow, one.id, one.seq, one.type) for one in (first, second)} == {("r1", "w", "m1", 7, "line.logged")}
-    assert lexemes.holds(lexemes.read(first.words), ["zoe"])
-    assert lexemes.holds(lexemes.read(first.words), ["tickets", "fetched"])
-    assert not lexemes.holds(lexemes.read(second.words), ["zoe"])
+    assert Lexemes(lexemes.read(first.words)).holds(["zoe"])
+    assert Lexemes(lexemes.read(first.words)).holds(["tickets", "fetched"])
+    assert not Lexemes(lexemes.read(second.words)).holds(["zoe"])
 
 
 @given(
@@ -270,3 +271,27 @@ def test_words_are_kept_with_their_positions(text: str) -> None:
         expected["=incomplete"] = ()
     kept = lexemes.kept(text, [b"=a=b"])
     assert lexemes.read(kept) == expected
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "ab", "c"]), max_size=12),
+    st.lists(st.sampled_from(["a", "b", "ab", "c", ""]), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_words_are_held_where_they_stand_one_after_the_other(row: list[str], words: list[str], prefix: bool) -> None:
+    *first, last = words
+    wanted = any(
+        row[at : at + len(first)] == first and (one.startswith(last) if prefix else one == last)
+        for at in range(len(row))
+        for one in row[at + len(first) : at + len(words)]
+    )
+    assert Lexemes(lexemes.read(lexemes.kept(" ".join(row)))).holds(words, prefix=prefix) == wanted
+
+
+def test_a_word_that_stands_too_often_is_held_with_those_places_that_are_kept() -> None:
+    row = Lexemes(lexemes.read(lexemes.kept("a " * 300 + "b")))
+    assert row.holds(["a"] * 255)
+    assert not row.holds(["a"] * 256)
+    # What Postgres says too: of `b` the place is kept, of the `a` before it none.
+    assert not row.holds(["a", "b"])
+    assert row.holds(["b"])
