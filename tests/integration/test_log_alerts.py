@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.logs import alert_rows, app
+from services.logs import alert_rows, alerts, app
 from services.logs.alerts import Alerts
 from services.logs.domain import StreamPosition, row_of
 from services.logs.scope import ArchiveDeps
@@ -171,6 +171,45 @@ async def test_a_search_that_cannot_be_counted_keeps_no_other_from_it(place: Pla
         await counter.once()
         await counter.once()
         assert await watch.raised() == 1
+
+
+async def test_an_organization_without_time_for_all_its_searches_goes_on_with_the_next_and_takes_none_of_anothers(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each round has time for one search of each organization.
+    monkeypatch.setattr(alerts, "EACH", 0.0)
+    monkeypatch.setattr(alerts, "AT_ONCE", 1)
+    async with watching(place, monkeypatch) as watch, bus_of(place, "gateway") as asking:
+        for name in ("one", "two", "three"):
+            await told(asking, putting("search", name, org="acme", q="type:run.requested", alert_above=2))
+        await watch.add(3)
+        await watch.add(3, org="acme")
+        counter = watch.counter()
+        for raised in (2, 3, 4, 4):
+            await counter.once()
+            assert await watch.raised() == raised
+
+
+async def test_a_search_that_finds_its_own_alert_says_it_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with watching(place, monkeypatch) as watch, bus_of(place, "gateway") as asking:
+        await told(asking, putting("search", "many", q="type:run.requested OR type:alert.*", alert_above=0, alert_window=60))
+        await told(asking, putting("search", "other", q="type:alert.*", alert_above=0, alert_window=60))
+        await watch.add(1)
+        counter = watch.counter()
+        await counter.once()
+        assert await watch.raised() == 1
+
+        async def both() -> bool:
+            # Once the first alert is archived it is what the second one finds.
+            watch.now = utc_now()
+            await counter.once()
+            return await watch.raised() == 2
+
+        await eventually(both)
+        for ahead in range(0, 120, 20):
+            watch.now = utc_now() + timedelta(seconds=ahead)
+            await counter.once()
+        assert await watch.raised() == 2
 
 
 async def test_an_alert_is_an_event_of_the_topic_and_a_saved_search_is_searched_by_its_name(place: Place) -> None:
