@@ -21,6 +21,7 @@ from millrace.cli import (
     runs,
     search,
     stack,
+    top,
     workspace,
 )
 from millrace.cli.session import Session, asks
@@ -57,6 +58,7 @@ for _module in (
     search,
     audit,
     keys,
+    top,
 ):
     for _command in _module.COMMANDS:
         program.add_command(_command)

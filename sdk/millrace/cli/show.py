@@ -129,6 +129,11 @@ def _table(titles: Sequence[str] | None, rows: Iterable[Sequence[Any]]) -> None:
         _write(text.rstrip())
 
 
+def styled(text: str, level: str) -> str:
+    """Return a line in its level's colour, where standard output is to have colours."""
+    return _styled(text, level, sys.stdout)
+
+
 def _styled(text: str, level: str, stream: Any) -> str:
     coloured = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return click.style(text, **_STYLES[level]) if coloured and level in _STYLES else text  # type: ignore[arg-type]
