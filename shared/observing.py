@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import structlog
 from nats.aio.client import Client
 from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import db
@@ -96,8 +97,9 @@ class Observer:
             async with db.transaction(self._engine) as connection:
                 statement = "SELECT pg_database_size(current_database())" if sizes else "SELECT 1"
                 found = (await connection.execute(text(statement))).scalar()
-        except Unavailable:
-            self._up = False
+        except Unavailable as error:
+            # A pool without a free connection says nothing of the database.
+            self._up = self._up and isinstance(error.__cause__, PoolTimeout)
             return
         self._up = True
         if sizes:

@@ -104,6 +104,21 @@ async def test_a_database_that_is_away_is_down_and_the_last_size_stays(place: Pl
     await engine.dispose()
 
 
+async def test_a_pool_without_a_free_connection_does_not_make_the_database_down(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "POOL_WAIT", 0.1)
+    health = Health("events")
+    engine = db.open_engine(place.database_url("events"), service="events", pool_size=1)
+    async with bus_of(place, "events") as bus:
+        observer = Observer(bus.client, engine, {}, {}, health)
+        await observer.look()
+        async with db.transaction(engine):
+            await observer.look()
+            assert sample(health, "millrace_database_up") == 1
+    await engine.dispose()
+
+
 async def test_a_pool_tells_who_has_and_who_waits_and_who_waited_in_vain(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(db, "POOL_WAIT", 0.2)
     health = Health("events")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import aiohttp
 import promql_parser
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from shared.messages.log import SERVICES
 from tests.support.client import Client
+from tests.support.command import Command
 from tests.support.inside import eventually
 from tests.support.observability import expressions, selectors
 from tests.support.stack import Up
@@ -74,6 +76,23 @@ async def test_every_metric_that_is_asked_for_is_there_with_its_labels(up: Up, c
             for label, operator, value in selected.matchers:
                 if label in KNOWN and not operator.startswith("Not"):
                     assert any(re.fullmatch(value, one) or value == one for one in had[label]), expression
+
+
+async def test_top_shows_what_the_stack_does(millrace: Command, client: Client) -> None:
+    await client.put_file("flows/nap.py", FLOW)
+    await client.call("POST", "/api/v1/workflows/nap/runs?wait=60", body={"input": {}})
+
+    async def shown() -> Any:
+        document = await millrace.json("top")
+        return document if document["workflows"] and len(document["pools"]) == 4 else None
+
+    found: Any = await eventually(shown)
+    assert {one["service"]: one["status"] for one in found["services"]} == dict.fromkeys(SERVICES, "ready")
+    assert found["accepting"]
+    assert [one["workflow"] for one in found["workflows"]] == ["nap"]
+    assert found["outcomes"]["succeeded"] >= 1
+    assert found["queue"]["slots"] > 0
+    assert {one["projection"] for one in found["projections"] if one["service"] == "executor"} >= {"runs", "lines", "catalog"}
 
 
 async def test_no_label_is_a_path_or_a_name_that_somebody_sent(up: Up, client: Client) -> None:
