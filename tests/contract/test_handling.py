@@ -11,6 +11,7 @@ from typing import Any
 
 import nats
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from shared import aggregate, breaker, consumer
@@ -19,6 +20,7 @@ from shared.commit import Refused
 from shared.envelope import new_id, open_envelope, open_message
 from shared.errors import Invalid, NotFound, PermissionDenied, Unavailable
 from shared.messages import DeadLettered, EventAccepted, EventFiltered, Message, WebhookReceived
+from shared.metrics import exposition
 from shared.streams import WORK
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
@@ -70,6 +72,20 @@ async def handling(place: Place, handler: Callable[[Any, Any], Yields]) -> Async
 
 async def events_of(bus: Bus, source: str = "s") -> list[str]:
     return [open_message(stored.envelope, EventFiltered).reason async for stored in aggregate.history(bus.client, "event", source)]
+
+
+async def measured_by_error(bus: Bus) -> Counter[str]:
+    """Return how many webhooks were handled, by the kind of error that they met."""
+    families = text_string_to_metric_families(exposition(bus._health).decode())
+    found = next(family for family in families if family.name == "messaging_process_duration_seconds")
+    labels = {"messaging_consumer_group_name": "events-parse", "messaging_destination_name": "WEBHOOKS"}
+    return Counter(
+        {
+            one.labels["error_type"]: int(one.value)
+            for one in found.samples
+            if one.name.endswith("_count") and labels.items() <= one.labels.items()
+        }
+    )
 
 
 async def dead_letters(place: Place) -> list[DeadLettered]:
@@ -290,6 +306,12 @@ async def test_what_a_sender_gets_wrong_stops_nobody(place: Place, error: Except
         told = events.health_document()
         assert told["parts"]["consumer events-parse"]["ready"]
         assert told["dead_letters"] == {"unreadable": {"careless": careless}, "bugs": {}}
+
+        async def measured() -> bool:
+            counts = await measured_by_error(events)
+            return counts[""] == 1 and counts["absent"] + counts["unreadable"] >= careless
+
+        await eventually(measured)
 
 
 async def test_a_letter_that_does_not_fit_names_the_place_of_the_message(place: Place) -> None:
