@@ -22,8 +22,8 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _DAY, _SECOND = 86_400_000_000, 1_000_000
 _COLUMNS = (
     *("seq", "time", "said_at", "line", "version"),
-    *("stream", "incarnation", "type", "level", "service", "org", "key"),
-    *("id", "correlation_id", "message", "run", "causation_id", "workflow"),
+    *("stream", "incarnation", "type", "level", "service", "org"),
+    *("key", "id", "correlation_id", "message", "run", "causation_id", "workflow"),
     *("data", "document", "tsv"),
 )
 # The number of columns, and the first five of them, each after its size.
@@ -53,9 +53,9 @@ def encoded(row: Row) -> bytes:
     """Return a row as COPY takes it."""
     parts = [
         _FIRST.pack(len(_COLUMNS), 8, row.seq, 8, _moment(row.time), 8, _moment(row.said_at), 4, row.line, 2, row.version),
-        _texts((row.stream, row.incarnation, row.type, row.level, row.service, row.org, row.key)),
+        _texts((row.stream, row.incarnation, row.type, row.level, row.service, row.org)),
     ]
-    for text in (row.id, row.correlation_id, row.message, row.run, row.causation_id, row.workflow):
+    for text in (row.key, row.id, row.correlation_id, row.message, row.run, row.causation_id, row.workflow):
         if text is None:
             parts.append(_NULL)
         else:

@@ -44,7 +44,10 @@ def kept(text: str, marks: Iterable[bytes] = (), *, complete: bool = True) -> by
     places: dict[bytes, bytes] = {}
     if len(words) <= _MOST_POSITIONS:
         for word, place in zip(words, _PLACES, strict=False):
-            places[word] = places[word] + place if word in places else place
+            if word in places:
+                places[word] += place
+            else:
+                places[word] = place
     else:
         complete = _place(words, places) and complete
     for mark_ in marks if complete else (*marks, INCOMPLETE.encode()):

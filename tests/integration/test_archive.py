@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +25,7 @@ from shared.bus import Bus
 from shared.checkpoint import CheckpointMoved
 from shared.db import open_engine
 from shared.envelope import new_id, utc_now
+from shared.errors import Unavailable
 from shared.health import Health
 from shared.messages import LineChunk, Lines, Logged, RunRequested
 from shared.projection import Projection, incarnation_of
@@ -260,6 +263,29 @@ async def test_rows_that_the_writer_knew_nothing_of_stay_as_they_are(place: Plac
         assert not tally.salvaged
 
 
+async def test_a_connection_that_is_cut_while_a_backlog_is_copied_is_passing_trouble(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bus_of(place, "executor") as bus, database(place) as connection:
+        document = bus.seal(requested(new_id()), org="acme").document
+        async with writing(place, "archive-logs", "LOGS") as (commit, _, tally):
+            backend = await connection.fetchval(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND usename = 'millrace_logs' AND query LIKE 'INSERT INTO checkpoint%'"
+            )
+
+            def cutting(where: StreamPosition, document: bytes) -> Row:
+                if where.seq == 700:
+                    os.kill(backend, signal.SIGTERM)
+                return row_of(where, document)
+
+            monkeypatch.setattr(projections, "row_of", cutting)
+            with pytest.raises(Unavailable):
+                await commit(backlog(document, 1, 2000), 0)
+            assert not tally.salvaged
+        assert await connection.fetchval("SELECT count(*) FROM message") == 0
+
+
 def rows_of(batch: list[Delivered]) -> list[Row]:
     return [row_of(StreamPosition("RUNS", "i", one.sequence, one.time, one.subject), one.data) for one in batch]
 
@@ -289,8 +315,8 @@ async def test_copied_rows_are_equal_to_inserted_ones(place: Place) -> None:
 
 
 @asynccontextmanager
-async def writing(place: Place, name: str = "archive-runs") -> AsyncIterator[Any]:
-    """Give what commits a batch after a checkpoint as the archive of RUNS does, the statements that it runs, and its tally."""
+async def writing(place: Place, name: str = "archive-runs", stream: str = "RUNS") -> AsyncIterator[Any]:
+    """Give what commits a batch after a checkpoint as the archive of a stream does, the statements that it runs, and its tally."""
     engine = open_engine(place.database_url("logs"), service="logs")
     statements: list[str] = []
     health = Health("logs")
@@ -298,9 +324,9 @@ async def writing(place: Place, name: str = "archive-runs") -> AsyncIterator[Any
     async with bus_of(place, "logs") as bus, database(place) as connection:
         connection.add_query_logger(lambda query: statements.append(query.query))
         await connection.execute(
-            "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES ($1, 'RUNS', 'i', 0)", name
+            "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES ($1, $2, 'i', 0)", name, stream
         )
-        [archive] = [one for one in projections.projected(bus.client) if one.name == "archive-runs"]
+        [archive] = [one for one in projections.projected(bus.client) if one.name.startswith("archive") and one.stream == stream]
         made = Projection(
             client=bus.client,
             engine=engine,
