@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
+from weakref import WeakKeyDictionary
 
 import asyncpg
 import msgspec
@@ -20,8 +21,9 @@ from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
-from shared.errors import Unavailable
+from shared.errors import MillraceError, Unavailable
 
 # Five services of one machine stay far below Postgres' default of 100 connections.
 POOL_SIZE = 8
@@ -60,31 +62,44 @@ class Pool(AsyncAdaptedQueuePool):
 
 
 class _PoolMetrics(Collector):
-    """Collects a pool's figures as OpenTelemetry names them (opentelemetry.io/docs/specs/semconv/database/database-metrics)."""
+    """Collects the figures of pools as OpenTelemetry names them (opentelemetry.io/docs/specs/semconv/database/database-metrics)."""
 
-    def __init__(self, engine: AsyncEngine, name: str) -> None:
-        self._engine = engine
-        self._name = name
+    def __init__(self) -> None:
+        self.engines: dict[str, AsyncEngine] = {}
 
     def collect(self) -> Iterator[Metric]:
-        pool: Any = self._engine.pool
         of, prefix = "db_client_connection_pool_name", "db_client_connection"
         count = GaugeMetricFamily(f"{prefix}_count", "Connections of the pool, by state.", labels=(of, f"{prefix}_state"))
-        count.add_metric((self._name, "used"), pool.checkedout())
-        count.add_metric((self._name, "idle"), pool.checkedin())
         most = GaugeMetricFamily(f"{prefix}_max", "Connections that the pool may have open.", labels=(of,))
-        most.add_metric((self._name,), pool.size())
         pending = GaugeMetricFamily(f"{prefix}_pending_requests", "Requests that wait for a connection.", labels=(of,))
-        pending.add_metric((self._name,), pool.waiting)
         timeouts = CounterMetricFamily(f"{prefix}_timeouts", "Requests that got no connection in time.", labels=(of,))
-        timeouts.add_metric((self._name,), pool.timeouts)
+        for name, engine in self.engines.items():
+            pool: Any = engine.pool
+            count.add_metric((name, "used"), pool.checkedout())
+            count.add_metric((name, "idle"), pool.checkedin())
+            most.add_metric((name,), pool.size())
+            pending.add_metric((name,), pool.waiting)
+            timeouts.add_metric((name,), pool.timeouts)
         yield from (count, most, pending, timeouts)
 
 
-def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE, registry: CollectorRegistry | None = None) -> AsyncEngine:
+# A name of a metric is to be in a registry once, for all pools.
+_collected: WeakKeyDictionary[CollectorRegistry, _PoolMetrics] = WeakKeyDictionary()
+
+
+def open_engine(
+    url: str,
+    *,
+    service: str,
+    pool: str | None = None,
+    pool_size: int = POOL_SIZE,
+    registry: CollectorRegistry | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> AsyncEngine:
     """Return an engine for `url` (`postgresql://user:password@host/database`); nothing connects yet.
 
-    `registry` gets the metrics of its pool, under the name of the service.
+    `registry` gets the metrics of its pool, under the name `pool`, or else of the service. `settings` are those of the server
+    for each of its sessions: set once, they cost a statement nothing.
     """
     engine = create_async_engine(
         _driver_url(url),
@@ -100,11 +115,14 @@ def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE, registry:
         connect_args={
             "timeout": CONNECT_WAIT,
             "command_timeout": STATEMENT_WAIT,
-            "server_settings": {"application_name": f"millrace-{service}"},
+            "server_settings": {"application_name": f"millrace-{service}", **(settings or {})},
         },
     )
     if registry is not None:
-        registry.register(_PoolMetrics(engine, service))
+        if registry not in _collected:
+            _collected[registry] = _PoolMetrics()
+            registry.register(_collected[registry])
+        _collected[registry].engines[pool or service] = engine
     return engine
 
 
@@ -120,17 +138,24 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 async def reading(engine: AsyncEngine) -> AsyncIterator[Connection]:
     """A connection of the pool as the driver has it: each statement in the block is a transaction of its own, and one round trip.
 
-    What goes wrong ends the connection. Raises `Unavailable` for passing trouble.
+    What goes wrong ends the connection, unless it is an error of ours. Raises `Unavailable` for passing trouble.
     """
     with naming_trouble():
-        async with engine.connect() as connection:
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            try:
-                yield driver
-            except BaseException:
-                # The pool learns of it from nobody else, and would give it out again.
-                await connection.invalidate()
-                raise
+        # Without the engine's own connection around it, which takes as long again.
+        try:
+            pooled = await engine.raw_connection()
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise error.__cause__ or error from None
+        try:
+            yield cast("Connection", pooled.driver_connection)
+        except MillraceError:
+            raise
+        except BaseException:
+            # The pool learns of it from nobody else, and would give it out again.
+            await greenlet_spawn(pooled.invalidate)
+            raise
+        finally:
+            await greenlet_spawn(pooled.close)
 
 
 @contextlib.contextmanager
