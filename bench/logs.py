@@ -37,7 +37,7 @@ from shared.questions.logs import CountByTime, CountByValue, Search
 
 ROWS = 2_000_000
 PAGE = 100
-CALLS, SLOW_CALLS = 40, 5
+CALLS, SLOW_CALLS = 40, 10
 WANTED = 1.5
 _COLUMNS = (
     "time, stream, seq, type, level, service, org, run, correlation_id, causation_id, id, message, workflow, line, document,"
