@@ -23,14 +23,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
+from shared.config import POOL_WAIT, STATEMENT_WAIT, Settings
 from shared.errors import MillraceError, Unavailable
+from shared.health import Health
 
 # Five services of one machine stay far below Postgres' default of 100 connections.
 POOL_SIZE = 8
-# A request that waited this long for a connection is better refused, to be sent again.
-POOL_WAIT = 1.5
 CONNECT_WAIT = 5.0
-STATEMENT_WAIT = 30.0
 # Seconds between two tries to give a session its niceness, which the kernel takes once in a tenth of a second from all users.
 AGAIN_AFTER, TRIES = 0.15, 100
 # A connection of the driver itself, without a pool.
@@ -87,26 +86,46 @@ class _PoolMetrics(Collector):
 _collected: WeakKeyDictionary[CollectorRegistry, _PoolMetrics] = WeakKeyDictionary()
 
 
+def engine_of(settings: Settings, health: Health, *, service: str, size: int = POOL_SIZE) -> AsyncEngine:
+    """Return the engine of a service as its settings have it, with `size` connections unless they say. `/readyz` shows its use."""
+    pool = settings.pool
+    url = pool.url or settings.database_url
+    engine = open_engine(
+        url,
+        service=service,
+        pool_size=pool.size or size,
+        wait=pool.wait,
+        statement=pool.statement,
+        registry=health.registry,
+    )
+    kept: Any = engine.pool
+    health.state("pool", lambda: {"size": kept.size(), "in_use": kept.checkedout()})
+    return engine
+
+
 def open_engine(
     url: str,
     *,
     service: str,
     pool: str | None = None,
     pool_size: int = POOL_SIZE,
+    wait: float = POOL_WAIT,
+    statement: float = STATEMENT_WAIT,
     registry: CollectorRegistry | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> AsyncEngine:
-    """Return an engine for `url` (`postgresql://user:password@host/database`); nothing connects yet.
+    """Return an engine for `url` (`postgresql://user:password@host/database`); nothing connects yet. Times are in seconds.
 
     `registry` gets the metrics of its pool, under the name `pool`, or else of the service. `settings` are those of the server
-    for each of its sessions: set once, they cost a statement nothing.
+    for each of its sessions: set once, they cost a statement nothing. Without them nothing of a session outlives its transaction, so
+    that `url` may be that of a pooler that gives each transaction another one, if it knows prepared statements by name.
     """
     engine = create_async_engine(
         _driver_url(url),
         poolclass=Pool,
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=POOL_WAIT,
+        pool_timeout=wait,
         pool_recycle=1800,
         # Errors reach logs; customers' data must not reach them that way.
         hide_parameters=True,
@@ -114,7 +133,7 @@ def open_engine(
         json_deserializer=msgspec.json.decode,
         connect_args={
             "timeout": CONNECT_WAIT,
-            "command_timeout": STATEMENT_WAIT,
+            "command_timeout": statement,
             "server_settings": {"application_name": f"millrace-{service}", **(settings or {})},
         },
     )

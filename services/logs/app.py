@@ -22,7 +22,7 @@ from services.logs.searches import keepers
 from services.logs.tailing import LogsDeps
 from shared import service
 from shared.bus import Bus, connected
-from shared.db import open_engine
+from shared.db import engine_of
 from shared.envelope import utc_now
 from shared.leader import lead
 from shared.levels import follow_level
@@ -45,7 +45,7 @@ CONNECTIONS = 16
 @contextlib.asynccontextmanager
 async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Archive and answer for the block."""
-    engine = open_engine(settings.database_url, service="logs", pool_size=CONNECTIONS, registry=runtime.health.registry)
+    engine = engine_of(settings, runtime.health, service="logs", size=CONNECTIONS)
     archive = open_archive(settings.database_url, runtime.health.registry)
     try:
         async with (

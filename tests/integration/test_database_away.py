@@ -1,0 +1,106 @@
+"""The database is exhausted, or away: requests are refused in time with `Retry-After`, and all goes on by itself afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from shared.health import Health
+from tests.integration.test_gateway import Client, Got, gateway
+from tests.support.inside import eventually, running
+from tests.support.servers import Place
+
+# A list that each owner answers from its rows, and a table that it reads for it.
+LISTS = {
+    "oauth": ("/api/v1/variables", "oauth.resource"),
+    "events": ("/api/v1/dead-letters", "events.dead_letter"),
+    "logs": ("/api/v1/logs", "logs.message"),
+}
+# Connections of each service.
+SIZE = 2
+
+
+@pytest.fixture
+async def healths() -> dict[str, Health]:
+    """The health of each service, by name."""
+    return {}
+
+
+@pytest.fixture
+async def client(place: Place, healths: dict[str, Health]) -> AsyncIterator[Client]:
+    async with contextlib.AsyncExitStack() as stack:
+        for service in LISTS:
+            more = {"MILLRACE_POOL_SIZE": str(SIZE), "MILLRACE_POOL_WAIT_MS": "200"}
+            healths[service] = (await stack.enter_async_context(running(place, service, **more))).health
+        made = await stack.enter_async_context(gateway(place))
+        await eventually(lambda: all_served(made))
+        yield made
+
+
+async def all_served(client: Client) -> bool:
+    """Return whether every list is answered."""
+    return [(await client("GET", path)).status for path, _ in LISTS.values()] == [200] * len(LISTS)
+
+
+async def test_who_finds_no_connection_is_told_so_and_all_are_served_once_there_is_room(
+    place: Place, client: Client, healths: dict[str, Health]
+) -> None:
+    holder = await asyncpg.connect(place.database_url("admin"))
+    waiting: set[asyncio.Task[Got]] = set()
+    try:
+        held = holder.transaction()
+        await held.start()
+        for _, table in LISTS.values():
+            await holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        for service, (path, _) in LISTS.items():
+            # They wait for the lock, one for each connection that requests may have.
+            async def full(service: str = service, path: str = path) -> bool:
+                pool = healths[service].document()["pool"]
+                if pool["in_use"] < pool["size"]:
+                    waiting.add(asyncio.create_task(client("GET", path)))
+                return bool(pool["in_use"] == pool["size"])
+
+            await eventually(full)
+            refused = await asyncio.gather(*(client("GET", path) for _ in range(5)))
+            assert {(one.status, one.headers["Retry-After"]) for one in refused} == {(503, "2")}, service
+            assert {one.json["detail"] for one in refused} == {"all database connections are in use"}
+            assert (await client("GET", "/readyz")).json["services"][service]["pool"] == {"size": SIZE, "in_use": SIZE}
+        await held.rollback()
+    finally:
+        await holder.close()
+    assert {(await one).status for one in waiting} <= {200, 503}
+    await eventually(lambda: all_served(client))
+
+
+async def test_a_database_that_goes_away_is_named_and_served_again_when_it_is_back(
+    place: Place, client: Client, healths: dict[str, Health]
+) -> None:
+    async with place.database_away():
+        for path, _ in LISTS.values():
+
+            async def refused(path: str = path) -> bool:
+                got = await client("GET", path)
+                assert got.status in {200, 503}, got
+                return got.status == 503 and got.headers["Retry-After"] == "2" and "database" in got.json["detail"]
+
+            await eventually(refused)
+
+        async def told() -> bool:
+            said = (await client("GET", "/readyz")).json
+            parts = [said["services"][service]["parts"] for service in LISTS]
+            return all(any("database" in (part["detail"] or "") for part in one.values()) for one in parts)
+
+        await eventually(told)
+        assert set(LISTS) <= set((await client("GET", "/readyz")).json["degraded"])
+        # What needs no database is served.
+        assert (await client("GET", "/healthz")).status == 200
+    await eventually(lambda: all_served(client))
+
+    async def well() -> bool:
+        return all(healths[service].ready for service in LISTS)
+
+    await eventually(well)
