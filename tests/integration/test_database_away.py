@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -12,6 +13,7 @@ import pytest
 from shared.health import Health
 from tests.integration.test_gateway import Client, Got, gateway
 from tests.support.inside import eventually, running
+from tests.support.pooler import Pooler
 from tests.support.servers import Place
 
 # A list that each owner answers from its rows, and a table that it reads for it.
@@ -104,3 +106,34 @@ async def test_a_database_that_goes_away_is_named_and_served_again_when_it_is_ba
         return all(healths[service].ready for service in LISTS)
 
     await eventually(well)
+
+
+# Of a session, and gone or another client's in the next transaction; `SET LOCAL` and locks of a transaction are not.
+OF_SESSION = re.compile(
+    r"^\s*(SET\s+(?!LOCAL)|LISTEN|UNLISTEN|DISCARD|PREPARE|EXECUTE|RESET|LOAD|CREATE\s+(LOCAL\s+|GLOBAL\s+)?TEMP)"
+    r"|pg_(try_)?advisory_(lock|unlock)|set_config\([^)]*false\)|WITH HOLD",
+    re.IGNORECASE,
+)
+
+
+async def test_a_pooler_may_give_each_transaction_another_session(place: Place) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        # One for each role, as every pooler has them.
+        poolers = [await stack.enter_async_context(Pooler(place.database_url(service))) for service in LISTS]
+        for service, pooler in zip(LISTS, poolers, strict=True):
+            # Its locks are held on connections that lead to the database itself.
+            pooled = pooler.url(place.database_url(service))
+            await stack.enter_async_context(running(place, service, MILLRACE_POOLED_DATABASE_URL=pooled))
+        client = await stack.enter_async_context(gateway(place))
+        await eventually(lambda: all_served(client))
+        for turn in range(3):
+            changed = await asyncio.gather(
+                *(client("PUT", f"/api/v1/variables/v{n}", json={"value": turn * n}) for n in range(10)),
+                *(client("PUT", f"/api/v1/sources/s{n}", json={"adapter": "topic", "settings": {}}) for n in range(10)),
+                *(client("GET", path) for path, _ in LISTS.values() for _ in range(5)),
+            )
+            assert {one.status for one in changed} == {200}
+        listed = (await client("GET", "/api/v1/variables")).json["items"]
+        assert {one["name"]: one["value"] for one in listed} == {f"v{n}": 2 * n for n in range(10)}
+        assert [service for service, pooler in zip(LISTS, poolers, strict=True) if not pooler.switched] == []
+    assert [one for pooler in poolers for one in pooler.queries if OF_SESSION.search(one)] == []
