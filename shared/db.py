@@ -117,8 +117,8 @@ def open_engine(
     """Return an engine for `url` (`postgresql://user:password@host/database`); nothing connects yet. Times are in seconds.
 
     `registry` gets the metrics of its pool, under the name `pool`, or else of the service. `settings` are those of the server
-    for each of its sessions: set once, they cost a statement nothing. Without them nothing of a session outlives its transaction, so
-    that `url` may be that of a pooler that gives each transaction another one, if it knows prepared statements by name.
+    for each of its sessions: set once, they cost a statement nothing. Without them nothing of a session outlives its transaction,
+    so that `url` may be that of a pooler that gives each transaction another one, if it knows prepared statements by name.
     """
     engine = create_async_engine(
         _driver_url(url),

@@ -20,8 +20,10 @@ from tests.support.servers import Place
 LISTS = {
     "oauth": ("/api/v1/variables", "oauth.resource"),
     "events": ("/api/v1/dead-letters", "events.dead_letter"),
-    "logs": ("/api/v1/logs", "logs.message"),
+    "logs": ("/api/v1/searches", "logs.resource"),
 }
+# Whoever waits gets a connection.
+PATIENT = {"MILLRACE_POOL_WAIT_MS": "60000"}
 # Connections of each service.
 SIZE = 2
 
@@ -123,7 +125,7 @@ async def test_a_pooler_may_give_each_transaction_another_session(place: Place) 
         for service, pooler in zip(LISTS, poolers, strict=True):
             # Its locks are held on connections that lead to the database itself.
             pooled = pooler.url(place.database_url(service))
-            await stack.enter_async_context(running(place, service, MILLRACE_POOLED_DATABASE_URL=pooled))
+            await stack.enter_async_context(running(place, service, MILLRACE_POOLED_DATABASE_URL=pooled, **PATIENT))
         client = await stack.enter_async_context(gateway(place))
         await eventually(lambda: all_served(client))
         for turn in range(3):
