@@ -267,6 +267,22 @@ async def test_counts_by_time_cover_the_range_in_round_steps_and_stay_within_the
         assert (found.count, len(found.items) <= bars) == (5, True)
 
 
+async def test_counts_by_time_read_an_index_alone_and_sort_nothing(archive: Archive) -> None:
+    await archive.add(requested("r1"))
+    asked: list[Any] = []
+    async with reading(archive.deps.engine) as connection:
+        connection.add_query_logger(asked.append)
+    assert (await count_by_time(CountByTime(org="acme"), archive.deps)).count == 1
+    await asyncio.sleep(0)  # the driver tells its loggers in the next turn of the loop
+    async with archive.connection.transaction():
+        # Of a few rows any plan is as good: these are taken where there is no other.
+        for other in ("seqscan", "bitmapscan", "sort"):
+            await archive.connection.execute(f"SET LOCAL enable_{other} = off")
+        plan = "\n".join(row[0] for row in await archive.connection.fetch(f"EXPLAIN {asked[0].query}", *asked[0].args))
+    assert "Index Only Scan" in plan, plan
+    assert not re.search("Sort|Seq Scan|Bitmap", plan), plan
+
+
 async def test_counts_by_value_name_the_most_frequent_of_any_field(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         await archive.add(event({"n": number // 2, "s": "x"}), ago=100 - number)
