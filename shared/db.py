@@ -43,7 +43,7 @@ TROUBLE: Counter[str] = Counter()
 _CANCELLED = asyncpg.QueryCanceledError.sqlstate
 
 
-class Pool(AsyncAdaptedQueuePool):
+class CountingPool(AsyncAdaptedQueuePool):
     """A pool that counts who waits for a connection, and who has waited in vain."""
 
     waiting = 0
@@ -99,7 +99,7 @@ def engine_of(settings: Settings, health: Health, *, service: str, size: int = P
         registry=health.registry,
     )
     kept: Any = engine.pool
-    health.state("pool", lambda: {"size": kept.size(), "in_use": kept.checkedout()})
+    health.state("connections", lambda: {"size": kept.size(), "in_use": kept.checkedout()})
     return engine
 
 
@@ -122,7 +122,7 @@ def open_engine(
     """
     engine = create_async_engine(
         _driver_url(url),
-        poolclass=Pool,
+        poolclass=CountingPool,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=wait,

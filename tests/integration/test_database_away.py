@@ -63,7 +63,7 @@ async def test_who_finds_no_connection_is_told_so_and_all_are_served_once_there_
         for service, (path, _) in LISTS.items():
             # They wait for the lock, one for each connection that requests may have.
             async def full(service: str = service, path: str = path) -> bool:
-                pool = healths[service].document()["pool"]
+                pool = healths[service].document()["connections"]
                 if pool["in_use"] < pool["size"]:
                     waiting.add(asyncio.create_task(client("GET", path)))
                 return bool(pool["in_use"] == pool["size"])
@@ -72,7 +72,7 @@ async def test_who_finds_no_connection_is_told_so_and_all_are_served_once_there_
             refused = await asyncio.gather(*(client("GET", path) for _ in range(5)))
             assert {(one.status, one.headers["Retry-After"]) for one in refused} == {(503, "2")}, service
             assert {one.json["detail"] for one in refused} == {"all database connections are in use"}
-            assert (await client("GET", "/readyz")).json["services"][service]["pool"] == {"size": SIZE, "in_use": SIZE}
+            assert (await client("GET", "/readyz")).json["services"][service]["connections"] == {"size": SIZE, "in_use": SIZE}
         await held.rollback()
     finally:
         await holder.close()
