@@ -163,10 +163,14 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[Connection]:
         # Without the engine's own connection around it, which takes as long again.
         try:
             pooled = await engine.raw_connection()
+            while (driver := cast("Connection", pooled.driver_connection)).is_closed():
+                # It was ended in the pool, as all are when the database is started again.
+                await greenlet_spawn(pooled.invalidate)
+                pooled = await engine.raw_connection()
         except engine.dialect.loaded_dbapi.Error as error:
             raise error.__cause__ or error from None
         try:
-            yield cast("Connection", pooled.driver_connection)
+            yield driver
         except MillraceError:
             raise
         except BaseException:

@@ -54,6 +54,18 @@ async def test_an_error_of_ours_leaves_a_connection_and_any_other_ends_it(engine
     assert await _session(engine) != second
 
 
+async def test_a_connection_that_was_ended_in_the_pool_is_given_to_nobody(place: Place, engine: AsyncEngine) -> None:
+    ended = asyncio.Event()
+    async with reading(engine) as connection:
+        connection.add_termination_listener(lambda _: ended.set())
+    admin = await asyncpg.connect(place.database_url("admin"))
+    session = connection.get_server_pid()
+    await admin.execute("SELECT pg_terminate_backend($1)", session)
+    await admin.close()
+    await ended.wait()
+    assert await _session(engine) != session
+
+
 async def test_a_database_that_is_away_is_unavailable(place: Place, engine: AsyncEngine) -> None:
     session = await _session(engine)
     admin = await asyncpg.connect(place.database_url("admin"))
