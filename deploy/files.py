@@ -2,7 +2,10 @@
 
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+SYNCED_TOGETHER = 32
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -17,11 +20,23 @@ def write_private(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_one(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Have all that is in a folder, and the folder, on the disk when this returns."""
+    found = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink() and (path.is_file() or path.is_dir())]
+    # Many at a time: a file system writes down what is asked of it together.
+    with ThreadPoolExecutor(SYNCED_TOGETHER) as pool:
+        list(pool.map(_sync_one, found))
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def tail(path: Path, lines: int, *, limit: int = 8192) -> str:

@@ -147,6 +147,7 @@ def nats_config(
     ports_dir: str | None = None,
     server_name: str = "millrace",
     max_file_store: int = 20 * 1024**3,
+    sync_interval: str = "always",
     extra: str = "",
 ) -> str:
     """Return the configuration of a server that holds one account with its users; secrets are within: mode 0600.
@@ -161,7 +162,7 @@ listen: {json.dumps(listen)}
 write_deadline: "10s"
 jetstream {{
   store_dir: {quoted(store_dir)}
-  sync_interval: always
+  sync_interval: {sync_interval}
   max_file_store: {max_file_store}
   max_memory_store: {256 * 1024**2}
   limits {{ batch {{ max_msgs: {MOST_TOGETHER} }} }}

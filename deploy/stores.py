@@ -11,16 +11,22 @@ from deploy.concurrency import together
 from deploy.credentials import Credentials
 from deploy.folder import DataFolder
 from deploy.permissions import nats_config
-from deploy.postgres import SUPERUSER, EmbeddedPostgres
+from deploy.postgres import SETTINGS, SUPERUSER, EmbeddedPostgres
 from deploy.supervise import State
 
 DATABASE = "millrace"
 # Seconds after the beginning of a stop at which each one must be gone.
 GONE_AFTER = {"nats": 12.5, "postgres": 14.0}
+# For stores that are filled from elsewhere, and synced when they have ended: the broker syncs every few KiB of a stream that it
+# restores, and indexes are built in memory.
+POSTGRES_UNSYNCED = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "4GB", "maintenance_work_mem": "256MB"}
 
 
 class Stores:
-    """Both stores. Those given by an administrator's URL are used as they are; `changed` reports the embedded ones' deaths."""
+    """Both stores. Those given by an administrator's URL are used as they are; `changed` reports the embedded ones' deaths.
+
+    `unsynced`: what the embedded ones acknowledge is not on the disk before they have ended and the caller has synced the folder.
+    """
 
     def __init__(
         self,
@@ -31,8 +37,10 @@ class Stores:
         nats: str | None,
         postgres: str | None,
         changed: Callable[[], None] = lambda: None,
+        unsynced: bool = False,
     ) -> None:
         """Start nothing yet; `sockets` is an existing folder with a short path."""
+        self._unsynced = unsynced
         self._folder = folder
         self._sockets = sockets
         self._credentials = credentials
@@ -99,7 +107,7 @@ class Stores:
             folder=self._folder.own("nats"),
             pidfile=self._folder.pidfiles / "nats.pid",
             log=self._folder.logs / "nats.log",
-            config=partial(nats_config, self._credentials),
+            config=partial(nats_config, self._credentials, sync_interval="2m" if self._unsynced else "always"),
             password=self._credentials.nats_admin,
             changed=self._changed,
         )
@@ -117,6 +125,7 @@ class Stores:
             log=self._folder.logs / "postgres.log",
             password=self._credentials.postgres_admin,
             changed=self._changed,
+            settings=SETTINGS | (POSTGRES_UNSYNCED if self._unsynced else {}),
         )
         await self._postgres.start()
         await self._postgres.create_database(DATABASE)

@@ -17,7 +17,7 @@ from deploy.backup.database import undump
 from deploy.backup.manifest import DATABASE, FILES, Manifest, parts_of
 from deploy.credentials import Credentials, load_or_create
 from deploy.errors import StartError
-from deploy.files import write_private
+from deploy.files import sync, write_private
 from deploy.folder import IGNORED, DataFolder, claim, end_orphans, run_folder
 from deploy.positions import administrator
 from deploy.prepare import prepare_broker, prepare_database
@@ -75,7 +75,7 @@ class Restore:
             write_private(folder.credentials, secrets)
             credentials = load_or_create(folder.credentials, None)
             sockets = stack.enter_context(run_folder(folder))
-            stores = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None)
+            stores = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None, unsynced=True)
             try:
                 await stores.start()
                 await self._fill(stores, credentials, made)
@@ -83,6 +83,7 @@ class Restore:
                 await stores.stop()
             with tarfile.open(self._backup / FILES) as tar:
                 tar.extractall(folder.path, filter="data")
+            await asyncio.to_thread(sync, folder.path)
         self._display.say(f"{data} is in the state of {made.moment}; start it with millrace up --data {data}")
 
     def _secrets(self, made: Manifest) -> bytes:
