@@ -97,15 +97,15 @@ async def pending(client: Client, stream: str, filters: tuple[str, ...], after: 
     return int(answer.get("num_pending", 0))
 
 
-async def keys(client: Client, stream: str, filter_: str) -> set[str]:
-    """Return the keys (second tokens) of all subjects of a stream that match a filter and hold a message."""
+async def keys(client: Client, stream: str, filter_: str, *, place: int = 1) -> set[str]:
+    """Return the keys (second tokens, or those at `place`) of all subjects of a stream that match a filter and hold a message."""
     found: set[str] = set()
     offset = 0
     while True:
         asked = {"subjects_filter": filter_, "offset": offset}
         info = await api_request(client, f"$JS.API.STREAM.INFO.{stream}", asked, wait=30)
         subjects = info["state"].get("subjects") or {}
-        found |= {subject.split(".")[1] for subject in subjects}
+        found |= {subject.split(".")[place] for subject in subjects}
         offset += len(subjects)
         if not subjects or offset >= info.get("total", 0):
             return found

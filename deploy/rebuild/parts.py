@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deploy.concurrency import together
 from deploy.errors import StartError
-from deploy.positions import pending
+from deploy.positions import held, pending
 from deploy.rebuild.rows import Connection
 from deploy.stores import Stores
 from services.events import projections as events
@@ -97,12 +97,15 @@ async def replay(parts: list[Part], admin: Client, connection: Connection, progr
     for one that does not come further.
     """
     found: dict[str, Salvaged] = {}
+    streams = dict.fromkeys(one.stream for part in parts for one in part.projections)
+    incarnations = {stream: (await held(admin, stream)).incarnation for stream in streams}
     asked = asyncio.Lock()  # one connection, one question at a time
 
     async def position(part: Part, one: Projected) -> int | None:
+        """Return the sequence up to which the rows reflect the stream; None where they know another one of its name, or none."""
         async with asked:
             found = await checkpoint(connection, part.service, one.name)
-        return None if found is None else found[1]
+        return found[1] if found is not None and found[0] == incarnations[one.stream] else None
 
     async def one_service(service: str) -> None:
         for part in parts:
@@ -121,6 +124,9 @@ async def _replay_one(part: Part, one: Projected, admin: Client, position: Calla
     total = await pending(admin, one.stream, one.filters, 0)
     health = Health(part.service)
     tally = Tally(health)
+    if (at := await position()) is not None and not await pending(admin, one.stream, one.filters, at):
+        progress(name, total, total)
+        return tally
     projection = Projection(
         client=part.client, engine=part.engine, url=part.url, service=part.service, projected=one, health=health, tally=tally
     )

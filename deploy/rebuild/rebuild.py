@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from deploy.errors import StartError
 from deploy.positions import Held, held, keys, limit_age
 from deploy.rebuild.display import Display
-from deploy.rebuild.memory import Digest, Memory, recall, remember
+from deploy.rebuild.memory import Digest, Memory, Phase, recall, remember
 from deploy.rebuild.parts import Part, Salvaged, checkpoint, replay
 from deploy.rebuild.rows import Rows, any_there, digest, drop, orphans, rows_of
 
@@ -78,7 +78,17 @@ class Rebuild:
                 refused.append(f"{part.name} was left alone: {reason}; --force drops its rows all the same.")
             else:
                 chosen.append(part)
-        self._display.say("Bringing the rows up to date …")
+        # A database that was lost: the rows that are made now are all there is, and nothing is to be dropped.
+        is_new = not any([await any_there(self._connection, rows_of(part.service, part.projections, now)) for part in chosen])
+        if is_new:
+            self._display.say("There are no rows: making them of what is on the bus …")
+            for stream, there in sorted(now.items()):
+                if there.gone:
+                    self._display.say(
+                        f"Of {stream} {there.gone} messages are no longer on the bus, and were in the lost archive alone."
+                    )
+        else:
+            self._display.say("Bringing the rows up to date …")
         while any(one.dead for one in (await self._replay(chosen)).values()):
             # Dead letters are messages, too: the archive of them is to be as far as they are.
             pass
@@ -86,7 +96,8 @@ class Rebuild:
         digests = await self._digests(chosen, now)
         for name, one in sorted(digests.items()):
             self._display.say(f"{name}: {one.rows} rows, {one.sha256[:16]}…")
-        memory = Memory(phase="dropping", ages=ages, parts=[part.name for part in chosen], held=now, digests=digests)
+        phase: Phase = "replaying" if is_new else "dropping"
+        memory = Memory(phase=phase, ages=ages, parts=[part.name for part in chosen], held=now, digests=digests)
         remember(self._path, memory)
         return memory, refused
 

@@ -38,7 +38,7 @@ from shared.streams import REGISTRIES, STREAMS, WORK, Stream
 
 # Messages and bytes that are stored at once: as many as every broker takes.
 MOST, MOST_BYTES = 1000, 4 * 1024 * 1024
-# Its messages are the broker's schedules, of which the archive has no headers; executor and events look at what waits all the same.
+# Its messages are the broker's schedules, of which the archive has no headers; they are made of runs and schedules (`derived`).
 NOT_REFILLED = frozenset({"TIMERS"})
 _NO_STREAM = 10059  # nats-server server/errors.json
 _ROWS = """
@@ -68,12 +68,14 @@ class Refill:
         self._connection = connection
         self._display = display
         self.refused: list[str] = []
+        self.timers_lost = False
 
     async def run(self) -> dict[str, int]:
         """Refill every stream that is missing or empty, or go on with it; return the last restored sequence of each, by name.
 
         Of those that hold something else `refused` tells. Raises `Unavailable`, `StreamError`.
         """
+        _, _, self.timers_lost = await self._known("TIMERS")
         done: dict[str, int] = {}
         with self._display.progressing():
             for stream in STREAMS:
@@ -110,24 +112,30 @@ class Refill:
 
     async def _wanted(self, stream: Stream) -> Range | None:
         """Return what is to be put into a stream, None for one that is well or that the archive knows nothing of."""
-        known = "SELECT incarnation, last_seq FROM logs.checkpoint WHERE projection = $1"
-        archived = await self._connection.fetchrow(known, archive_of(stream.name))
-        there = await self._info(stream.name)
+        archived, there, is_lost = await self._known(stream.name)
         metadata = {} if there is None else there["config"].get("metadata") or {}
-        if archived is None or (metadata.get(INCARNATION) == archived["incarnation"] and REFILLING not in metadata):
+        if archived is None or not (is_lost or REFILLING in metadata):
             return None
         if there is not None and REFILLING not in metadata and there["state"]["last_seq"]:
             count = there["state"]["messages"]
             self.refused.append(f"{stream.name} was left alone: it was made anew and has {count} other messages by now.")
             return None
         since = None if stream.max_age is None else datetime.now(UTC) - timedelta(seconds=stream.max_age)
-        last = await self._reached(stream.name, archived["incarnation"])
+        last = await self._reached(stream.name, archived)
         if REFILLING in metadata:
             first = int(metadata[REFILLING])
         else:
-            found = await self._connection.fetchrow(f"{_ROWS} LIMIT 1", archived["incarnation"], stream.name, 0, since)
+            found = await self._connection.fetchrow(f"{_ROWS} LIMIT 1", archived, stream.name, 0, since)
             first = last + 1 if found is None else found["seq"]
-        return Range(stream=stream, incarnation=archived["incarnation"], first=first, last=last, since=since)
+        return Range(stream=stream, incarnation=archived, first=first, last=last, since=since)
+
+    async def _known(self, stream: str) -> tuple[str | None, dict[str, Any] | None, bool]:
+        """Return the incarnation of a stream that is archived, what the broker has of it, and whether that is another one."""
+        asked = "SELECT incarnation FROM logs.checkpoint WHERE projection = $1"
+        archived = await self._connection.fetchval(asked, archive_of(stream))
+        there = await self._info(stream)
+        found = None if there is None else (there["config"].get("metadata") or {}).get(INCARNATION)
+        return archived, there, archived is not None and found != archived
 
     async def _reached(self, stream: str, incarnation: str) -> int:
         """Return the highest sequence that any row or registry reflects: none up to it may be given to another message."""

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, cast
 
 import asyncpg
+import msgspec
 import pytest
 from nats.aio.client import Client
 
 from deploy.errors import StartError
 from deploy.positions import administrator
 from deploy.prepare import prepare_broker
+from deploy.rebuild import derived, lost
 from deploy.rebuild.display import Display
 from deploy.rebuild.parts import open_parts, replay
 from deploy.rebuild.refill import Refill
 from deploy.stores import Stores
 from shared import aggregate
+from shared.blobs import Blobs
 from shared.bus import Bus
-from shared.envelope import new_id
-from shared.messages import Message, RunRequested, RunStarted, RunSucceeded, RunUsage
+from shared.envelope import new_id, rfc3339, utc_now
+from shared.messages import (
+    FileChanged,
+    Message,
+    RunRequested,
+    RunStarted,
+    RunSucceeded,
+    RunUsage,
+    RunWaiting,
+    SecretChanged,
+    SecretRemoved,
+    WorkflowChanged,
+    WorkflowRemoved,
+)
 from shared.messages.log import Logged
 from shared.projection import incarnation_of
 from shared.pull import OrderedReader, api_request
@@ -198,3 +214,74 @@ async def test_a_broker_that_lost_everything_has_its_streams_again(place: Place)
         await caught_up(place, admin, connection)
         assert (await refill.offer(done), refill.refused) == (1, [])
         assert set((await api_request(admin, "$JS.API.STREAM.NAMES", {}))["streams"]) == set(every)
+
+
+WORKFLOW = WorkflowChanged(
+    key="k", name="w", version="v", module="m", function="f", path="w.py", line=1, doc="", input_schema={}, timeout=60.0, retries=0
+)
+
+
+async def test_registries_and_timers_are_made_of_the_catalog_and_of_what_waits(place: Place) -> None:
+    until = rfc3339(utc_now() + timedelta(hours=1))
+    async with bus_of(place, "executor") as bus, opened(place) as (admin, connection):
+        await prepare_broker(place.nats_url("admin"))
+        await bus.publish(bus.seal(WORKFLOW, org="acme"))
+        await bus.publish(bus.seal(msgspec.structs.replace(WORKFLOW, key="gone", name="gone"), org="acme"))
+        await bus.publish(bus.seal(WorkflowRemoved(key="gone", name="gone"), org="acme"))
+        # Of bytes that are no message no entry is made, and none of the others is held up.
+        await admin.jetstream().publish("workflow.bad.changed", b"?")
+        run = await story(bus, ends=False)
+        waiting = bus.seal(RunWaiting(run=run, attempt=1, blocked_on="time", until=until), org="acme")
+        last = await aggregate.last(admin, "run", run)
+        assert last is not None
+        await aggregate.append(bus.client, bus.journal, waiting, last.sequence)
+        await caught_up(place, admin, connection)
+        before = await entries(admin)
+        assert before.keys() == {"k", "gone"}
+        await lose(admin, "KV_workflows", "TIMERS")
+        refill = Refill(admin, connection, Display())
+        assert (await refill.run(), refill.timers_lost) == ({}, True)
+        await prepare_broker(place.nats_url("admin"))
+        async with open_parts(cast("Stores", Addresses(place)), PROJECTING) as parts:
+            for _ in range(2):
+                assert await derived.registries(parts, admin, connection) == 4
+                assert await entries(admin) == before
+        assert await derived.timers(admin, connection) == 1
+        found = await admin.jetstream().get_last_msg("TIMERS", f"timer.{run}.set.executor")
+        assert (found.headers or {})["Nats-Schedule"] == f"@at {until}"
+        # The archive begins anew with the stream, and takes nothing for lost.
+        await caught_up(place, admin, connection)
+        assert await connection.fetch("SELECT * FROM logs.gap") == []
+        assert await connection.fetchval("SELECT count(*) FROM logs.message WHERE stream = 'TIMERS'") == 1
+
+
+async def entries(admin: Client) -> dict[str, bytes | None]:
+    kv = await admin.jetstream().key_value("workflows")
+    return {key: (await kv.get(key)).value for key in await kv.keys()}
+
+
+async def test_what_nothing_brings_back_is_named_and_counted(place: Place) -> None:
+    async with bus_of(place, "executor") as bus, bus_of(place, "oauth") as oauth, opened(place) as (admin, connection):
+        await prepare_broker(place.nats_url("admin"))
+        blob = await Blobs(bus.client, "workspace").put(parts_of(b"there"))
+        for name, sha256 in (("there.py", blob.sha256), ("lost.py", "0" * 64)):
+            changed = FileChanged(key=name.partition(".")[0], path=name, sha256=sha256, size=5, actor="t")
+            await bus.publish(bus.seal(changed, org="acme"))
+        run = await story(bus, ends=False)
+        last = await aggregate.last(admin, "run", run)
+        assert last is not None
+        ended = RunSucceeded(run=run, attempt=1, result=None, result_ref="1" * 64, duration_ms=1.0, usage=RunUsage())
+        await aggregate.append(bus.client, bus.journal, bus.seal(ended, org="acme"), last.sequence)
+        for number in range(2):
+            await oauth.publish(oauth.seal(SecretChanged(secret=f"s{number}", name=f"n{number}", version=1, actor="t"), org="acme"))
+        await oauth.publish(oauth.seal(SecretRemoved(secret="s1", name="n1", actor="t"), org="acme"))
+        await caught_up(place, admin, connection)
+        assert await lost.secrets(admin, connection) == ["secret n0 of acme"]
+        missing = await lost.objects(admin, connection)
+        assert missing == {"workspace": ["file lost.py of acme"], "results": [f"result of run {run}"]}
+    names = [f"file {number}" for number in range(25)]
+    assert lost.told("x", names, "Help.").endswith("file 19, and 5 more). Help.")
+
+
+async def parts_of(content: bytes) -> AsyncIterator[bytes]:
+    yield content

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from deploy.positions import administrator
+from deploy.rebuild import lost
 from shared.errors import Invalid
+from shared.pull import api_request
 from tests.support.river import river
 from tests.support.servers import Place
 
@@ -93,3 +97,18 @@ async def test_a_workflow_whose_function_lost_its_decorator_is_told_and_still_se
         assert (await outside.run(await outside.request("a"), "succeeded")).result == "a"
         gone = await outside.put_file("a.py", hidden.replace(b"def a", b"def b"))
         assert (gone.workflows, gone.problems) == ([], [])
+
+
+async def test_content_that_the_broker_lost_is_there_again_when_its_file_is_put_again(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("a.py", PLAIN % (b"a", b"a"))
+    async with administrator(place.nats_url("admin")) as admin:
+        connection = await asyncpg.connect(place.database_url("admin"))
+        await api_request(admin, "$JS.API.STREAM.PURGE.OBJ_workspace", None)
+        missing = {"workspace": ["code of workflow a of default", "file a.py of default"]}
+        assert await lost.objects(admin, connection) == missing
+        async with river(place, data) as outside:
+            await outside.put_file("a.py", PLAIN % (b"a", b"a"))
+            assert await lost.objects(admin, connection) == {}
+            assert (await outside.run(await outside.request("a"), "succeeded")).result == "a"
+        await connection.close()
