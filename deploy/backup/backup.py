@@ -132,14 +132,7 @@ def place(folder: Path) -> Iterator[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StartError(f"{folder} is not empty; name a new folder for the backup.")
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished.mkdir(mode=0o700, exist_ok=True)
-    lock = os.open(unfinished / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StartError(f"Another backup is being written to {folder}.") from error
+    with alone(unfinished):
         for left in unfinished.iterdir():
             if left.is_dir():
                 shutil.rmtree(left)
@@ -148,6 +141,20 @@ def place(folder: Path) -> Iterator[Path]:
         yield unfinished
         unfinished.joinpath(LOCK).unlink()
         unfinished.rename(folder)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder, and let no other call work in it for the block. Raises `StartError` where one does."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartError(f"Another call works in {folder}.") from error
+        yield
     finally:
         os.close(lock)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ FORMAT = 1
 DATABASE = "postgres.dump"
 FILES = "files.tar"
 READ = 1024 * 1024
+_FILE = re.compile(rf"{re.escape(DATABASE)}|{re.escape(FILES)}|streams/\w+\.snapshot", re.ASCII)
 
 
 class File(msgspec.Struct, frozen=True):
@@ -115,7 +117,12 @@ def read(folder: Path) -> Manifest:
     if told.get("format") != FORMAT or is_newer(str(told.get("version"))):
         made_by = f"Millrace {told.get('version')}"
         raise StartError(f"{folder} was made by {made_by}, which is newer than this one ({running_version()}); use that version.")
-    return msgspec.convert(told, type=Manifest)
+    made = msgspec.convert(told, type=Manifest)
+    for file in made.files:
+        # It may come from elsewhere, and files are written and read by these names.
+        if not _FILE.fullmatch(file.name):
+            raise StartError(f"{path} names a file that no backup has: {file.name[:100]!r}.")
+    return made
 
 
 def found(folder: Path, name: str) -> File:

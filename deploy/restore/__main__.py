@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import click
 
+from deploy.backup.backup import alone
+from deploy.backup.remote import Remote, is_remote
 from deploy.commands import run
+from deploy.errors import StartError
 from deploy.rebuild.display import Display
-from deploy.restore.restore import Restore
+from deploy.restore.restore import Restore, check_empty
 
 
 @click.command(name="restore", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("place")
 @click.option("--data", type=click.Path(path_type=Path), default=Path(".millrace"), show_default=True, help="The new data folder.")
-@click.option("--keys", type=click.Path(path_type=Path, dir_okay=False), help="The file of the keys.  [default: FOLDER.keys.json]")
-def main(*, folder: Path, data: Path, keys: Path | None) -> None:
-    """Make a data folder of the backup in FOLDER; nothing that was done is done again.
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file of the keys.  [default, of a folder: FOLDER.keys.json]",
+)
+def main(*, place: str, data: Path, keys: Path | None) -> None:
+    """Make a data folder of the backup in PLACE, a folder or a URL; nothing that was done is done again.
 
     Exit code 0: the data folder is there. 2: it is not, as of a backup that is damaged or of a newer version.
     """
-    folder, data = folder.expanduser().absolute(), data.expanduser().absolute()
-    run("millrace restore", _restore(folder, data, keys or folder.with_name(f"{folder.name}.keys.json")))
+    data = data.expanduser().absolute()
+    if is_remote(place):
+        run("millrace restore", _download(place, data, keys))
+    else:
+        folder = Path(place).expanduser().absolute()
+        run("millrace restore", _restore(folder, data, keys or folder.with_name(f"{folder.name}.keys.json")))
+
+
+async def _download(url: str, data: Path, keys: Path | None) -> bool:
+    """Copy a backup beside the data folder and restore it; a copy that an earlier call began is gone on with."""
+    if keys is None:
+        raise StartError("The keys are not beside a backup elsewhere: name their file with --keys.")
+    check_empty(data)
+    folder, display = data.with_name(f"{data.name}.downloaded"), Display()
+    with alone(folder):
+        with display.progressing():
+            await Remote(url).download(folder, display.progress)
+        await _restore(folder, data, keys)
+        shutil.rmtree(folder)
+    return True
 
 
 async def _restore(folder: Path, data: Path, keys: Path) -> bool:

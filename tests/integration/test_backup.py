@@ -8,81 +8,64 @@ import json
 import shutil
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 import pytest_asyncio
 
+from deploy.backup import manifest, remote
+from deploy.backup.__main__ import _upload as upload
 from deploy.credentials import load_or_create
-from deploy.folder import claim, run_folder
+from deploy.errors import StartError
 from deploy.positions import administrator
 from deploy.prepare import prepare
 from deploy.rebuild.parts import open_parts, replay
-from deploy.stores import Stores
 from shared import aggregate
 from shared.bus import connected
 from shared.envelope import new_id
 from shared.health import Health
 from shared.messages import RunRequested, RunStarted
-from shared.messages.log import SERVICES
 from shared.pull import api_request
+from tests.support import states
+from tests.support.buckets import Buckets
 from tests.support.places import open_folder
 from tests.support.programs import BOUND, ended, program
+from tests.support.web import served
 
 RUNS = 5
 
 
-async def backup(folder: Path, *options: str) -> tuple[int, str]:
+def nothing(*_: object) -> None:
+    """Show no progress."""
+
+
+async def backup(folder: Path | str, *options: str) -> tuple[int, str]:
     return await ended(await program(sys.executable, "-m", "deploy.backup", str(folder), *options))
 
 
-async def restore(folder: Path, data: Path) -> asyncio.subprocess.Process:
-    return await program(sys.executable, "-m", "deploy.restore", str(folder), "--data", str(data))
+async def restore(folder: Path | str, data: Path, *options: str) -> asyncio.subprocess.Process:
+    return await program(sys.executable, "-m", "deploy.restore", str(folder), "--data", str(data), *options)
 
 
 async def restored(folder: Path, data: Path) -> tuple[int, str]:
     return await ended(await restore(folder, data))
 
 
-@asynccontextmanager
-async def stores_of(data: Path) -> AsyncIterator[Stores]:
-    """Run the stores of a folder, and nothing else, for the block."""
-    with claim(data) as folder, run_folder(folder) as sockets:
-        credentials = load_or_create(folder.credentials, None)
-        stores = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None)
-        try:
-            await stores.start()
-            yield stores
-        finally:
-            await stores.stop()
-
-
 async def rows(data: Path) -> dict[str, tuple[int, str]]:
-    """Return the number and a digest of the rows of every table; of checkpoints without the time of their last move."""
-    found = {}
-    async with stores_of(data) as stores:
-        connection = await asyncpg.connect(stores.database_url)
-        named = "SELECT schemaname || '.' || tablename AS name FROM pg_tables WHERE schemaname = ANY($1)"
-        for table in await connection.fetch(named, list(SERVICES)):
-            row = "(to_jsonb(t) - 'updated_at')::text"
-            asked = f"SELECT count(*), coalesce(md5(string_agg({row}, '|' ORDER BY {row})), '') FROM {table['name']} t"
-            found[table["name"]] = tuple(await connection.fetchrow(asked))
-        await connection.close()
-    return found
+    async with states.opened(data) as (_, _, connection):
+        return await states.rows(connection)
 
 
 async def messages(data: Path) -> dict[str, tuple[int, int, int]]:
-    """Return the first and last sequence and the number of messages of every stream, and how much waits at every consumer."""
-    found = {}
-    async with stores_of(data) as stores, administrator(stores.nats_url) as admin:
-        for stream in (await api_request(admin, "$JS.API.STREAM.LIST", {}))["streams"]:
-            name, state = stream["config"]["name"], stream["state"]
-            found[name] = (max(1, state["first_seq"]), state["last_seq"], state["messages"])
-            for consumer in (await api_request(admin, f"$JS.API.CONSUMER.LIST.{name}", {}))["consumers"]:
-                found[consumer["name"]] = (0, 0, consumer["num_pending"])
-    return found
+    async with states.opened(data) as (_, admin, _):
+        return await states.positions(admin)
+
+
+def same_rows(before: dict[str, tuple[int, str]], now: dict[str, tuple[int, str]]) -> bool:
+    """Return whether all rows are equal; projections that had not begun have by now, which their checkpoints say."""
+    return all(now[name] == before[name] for name in before if not name.endswith(".checkpoint"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -90,7 +73,7 @@ async def data() -> AsyncIterator[Path]:
     """A data folder that has seen runs, with a backup beside it: made by a second call, after the first one was killed."""
     with open_folder() as place:
         path = place / "first"
-        async with stores_of(path) as stores:
+        async with states.stores_of(path) as stores:
             credentials = load_or_create(path / "credentials.json", None)
             await prepare(nats_url=stores.nats_url, database_url=stores.database_url, credentials=credentials)
             async with connected(stores.nats_url_of("executor"), service="executor", health=Health("executor")) as bus:
@@ -133,9 +116,7 @@ async def test_a_restore_gives_equal_rows_and_streams_whatever_killed_the_ones_b
     assert code == 0, said
     before, now = await rows(data), await rows(place)
     assert before["executor.run"][0] == RUNS
-    # Projections that had not begun have by now.
-    began = {name for name in before if name.endswith(".checkpoint")}
-    assert {name: now[name] for name in before.keys() - began} == {name: before[name] for name in before.keys() - began}
+    assert same_rows(before, now)
     assert await messages(place) == await messages(data)
     code, said = await restored(made, place)
     assert (code, said.count("\n"), "is not empty" in said) == (2, 1, True), said
@@ -179,9 +160,91 @@ async def test_a_backup_of_a_newer_version_is_refused(data: Path) -> None:
     assert (code, "is not empty" in said) == (2, True), said
 
 
+async def test_a_backup_goes_to_a_place_of_a_url_and_comes_back_from_there(data: Path) -> None:
+    place = data.parent
+    url, keys = (place / "else where").as_uri(), ("--keys", str(place / "elsewhere.keys.json"))
+    with pytest.raises(StartError, match="name a file for them with --keys"):
+        await upload(url, place / "staging", data, None, None, None)
+    code, said = await backup(url, "--data", str(data), *keys)
+    assert (code, f"{url} holds the state of" in said) == (0, True), said
+    assert not list(place.glob("*.staging*"))
+    code, said = await backup(url, "--verify")
+    assert (code, f"of {url} are as they were written" in said) == (0, True), said
+    with pytest.raises(StartError, match=r"holds files.tar already; name another place"):
+        await upload(url, place / "staging", data, place / "elsewhere.keys.json", None, None)
+    code, said = await ended(await restore(url, place / "third", *keys))
+    assert code == 0, said
+    assert not list(place.glob("*.downloaded"))
+    assert same_rows(await rows(data), await rows(place / "third"))
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(remote, "PART", 16 * 1024)
+    monkeypatch.setattr(remote, "TOGETHER", 1)
+    return 16 * 1024
+
+
+async def test_an_upload_that_broke_off_goes_on_in_parts_and_mixes_with_nothing(
+    data: Path, small_parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, buckets, copy = data.parent / "backup", Buckets(), data.parent / "fetched"
+    copy.mkdir()
+    made = manifest.read(folder)
+    async with served(buckets.application) as url:
+        given = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "s", "REGION": "r", "ALLOW_HTTP": "true"}
+        for name, value in given.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        place = remote.Remote("s3://backups/first")
+        buckets.fail_after = 8
+        with pytest.raises(StartError, match=r"s3://backups/first cannot be reached or refuses: .* call it again"):
+            await place.upload(folder, made, nothing)
+        with pytest.raises(StartError, match="holds no finished backup"):
+            await place.download(copy, nothing)
+        buckets.fail_after, before = None, dict(buckets.objects)
+        await place.upload(folder, made, nothing)
+        assert sorted(buckets.objects) == sorted(
+            f"/backups/first/{name}" for name in (manifest.NAME, *(one.name for one in made.files))
+        )
+        # What was there is not written again, and nothing was ever sent as a whole that is larger than a part.
+        assert all(buckets.objects[name] is content for name, content in before.items() if name in buckets.objects)
+        assert max(map(len, buckets.objects.values())) > 2 * small_parts
+        assert buckets.largest <= max(small_parts, (folder / manifest.NAME).stat().st_size)
+        # A part of a file is there already, and one of another backup.
+        largest, other = sorted(made.files, key=lambda file: -file.size)[:2]
+        (copy / "streams").mkdir(exist_ok=True)
+        (copy / largest.name).write_bytes((folder / largest.name).read_bytes()[:small_parts])
+        (copy / other.name).write_bytes(b"something else")
+        await place.download(copy, nothing)
+        assert manifest.damaged(copy, made, nothing) == []
+        assert (await place.damaged(copy, nothing))[1] == []
+        # Another backup, or anything else, is not mixed in.
+        buckets.objects["/backups/first/notes.txt"] = b"mine"
+        with pytest.raises(StartError, match=r"holds notes.txt, which is not of this backup"):
+            await place.upload(folder, made, nothing)
+        del buckets.objects["/backups/first/notes.txt"]
+        sealed = folder.parent / "other"
+        sealed.mkdir()
+        manifest.seal(sealed, msgspec.structs.replace(made, moment="2026-01-01T00:00:00Z"))
+        with pytest.raises(StartError, match="which is not of this backup"):
+            await place.upload(sealed, made, nothing)
+        path = f"/backups/first/{largest.name}"
+        buckets.objects[path] = buckets.objects[path][:-1] + b"?"
+        assert (await place.damaged(copy, nothing))[1] == [f"s3://backups/first/{largest.name} is missing or damaged."]
+        shutil.rmtree(copy / "streams")
+        (copy / largest.name).unlink(missing_ok=True)
+        with pytest.raises(StartError, match=f"{largest.name} is damaged"):
+            await place.download(copy, nothing)
+        # Files are written by the names that a manifest has, which comes from elsewhere.
+        manifest.seal(sealed, msgspec.structs.replace(made, files=[manifest.File("streams/../../x", 1, "")]))
+        buckets.objects["/backups/first/manifest.json"] = (sealed / manifest.NAME).read_bytes()
+        with pytest.raises(StartError, match=r"names a file that no backup has: 'streams/../../x'"):
+            await place.download(copy, nothing)
+
+
 async def test_a_folder_whose_broker_lost_its_runs_is_filled_from_the_archive_once(data: Path) -> None:
     before = await messages(data)
-    async with stores_of(data) as stores, administrator(stores.nats_url) as admin:
+    async with states.opened(data) as (_, admin, _):
         await api_request(admin, "$JS.API.STREAM.DELETE.RUNS", None)
 
     async def refilled() -> tuple[int, str]:

@@ -24,6 +24,17 @@ from shared.streams import DIGESTS
 _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=15)}
 
 
+def object_store(url: str, *, timeout: str) -> Any:
+    """Open `file:///folder`, `s3://bucket/prefix` and the like; `timeout` is for each request. Raises BaseError."""
+    if url.startswith("file:"):
+        # A path may have any character.
+        return LocalStore(url2pathname(urlsplit(url).path), mkdir=True)
+    # What is given here hides what the environment says of the same.
+    plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+    client: Any = {"timeout": timeout, "connect_timeout": "5s", "allow_http": plain}
+    return from_url(url, client_options=client, retry_config=_RETRIES)
+
+
 class TreeBucket:
     """The files of one stream's tree in the broker's bucket. Each is replaced only by one who knows what it holds."""
 
@@ -88,14 +99,7 @@ class TreeCopy:
     """
 
     def __init__(self, url: str, stream: str) -> None:
-        if url.startswith("file:"):
-            # A path may have any character.
-            self._store: Any = LocalStore(url2pathname(urlsplit(url).path), mkdir=True)
-        else:
-            # What is given here hides what the environment says of the same.
-            plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
-            client: Any = {"timeout": "10s", "connect_timeout": "5s", "allow_http": plain}
-            self._store = from_url(url, client_options=client, retry_config=_RETRIES)
+        self._store = object_store(url, timeout="10s")
         self._prefix = f"{stream.lower()}/"
 
     async def get(self, name: str) -> bytes | None:
