@@ -21,8 +21,15 @@ _NANO = 1_000_000_000
 _FORGOTTEN_AFTER = 5
 
 
+# In a stream's metadata: the ranges of sequences, as `5-9 12-12`, that restores removed because they were later than the backup.
+CUT = "millrace_cut"
+
+
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of a stream: sequences `first` to `last`, of which `messages` are there; `max_age` in nanoseconds, 0 for ever."""
+    """The content of a stream: sequences `first` to `last`, of which `messages` are there; `max_age` in nanoseconds, 0 for ever.
+
+    `cut`: ranges without messages, of which no row ever was.
+    """
 
     stream: str
     incarnation: str
@@ -30,16 +37,20 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     last: int
     messages: int
     max_age: int
+    cut: tuple[tuple[int, int], ...] = ()
 
     @property
     def gone(self) -> int:
         """The number of messages that the stream once held and holds no more."""
-        return self.last - self.messages
+        return self.last - self.messages - self._cut_from(1)
 
     @property
     def gone_within(self) -> int:
         """The number of them between the first and the last that are there."""
-        return self.last - self.first + 1 - self.messages
+        return self.last - self.first + 1 - self.messages - self._cut_from(self.first)
+
+    def _cut_from(self, first: int) -> int:
+        return sum(max(0, end - max(start, first) + 1) for start, end in self.cut)
 
 
 @asynccontextmanager
@@ -61,14 +72,22 @@ async def held(client: Client, stream: str) -> Held:
     """Return the present range of a stream."""
     info = await api_request(client, f"$JS.API.STREAM.INFO.{stream}", None)
     state, config = info["state"], info["config"]
+    metadata = config.get("metadata") or {}
     return Held(
         stream=stream,
-        incarnation=(config.get("metadata") or {}).get(INCARNATION, ""),
+        incarnation=metadata.get(INCARNATION, ""),
         first=state["first_seq"],
         last=state["last_seq"],
         messages=state["messages"],
         max_age=config.get("max_age", 0),
+        cut=tuple((int(start), int(end)) for start, _, end in (one.partition("-") for one in metadata.get(CUT, "").split())),
     )
+
+
+def mark_cut(config: dict[str, Any], after: int, last: int) -> None:
+    """Note in a stream's configuration that of the sequences behind `after`, up to `last`, no row ever was."""
+    known = config.get("metadata") or {}
+    config["metadata"] = known | {CUT: f"{known.get(CUT, '')} {after + 1}-{last}".strip()}
 
 
 async def limit_age(client: Client, stream: str, max_age: int) -> None:

@@ -19,7 +19,7 @@ DATABASE = "millrace"
 GONE_AFTER = {"nats": 12.5, "postgres": 14.0}
 # For stores that are filled from elsewhere, and synced when they have ended: the broker syncs every few KiB of a stream that it
 # restores, and indexes are built in memory.
-POSTGRES_UNSYNCED = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "4GB", "maintenance_work_mem": "256MB"}
+POSTGRES_UNSYNCED = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "4GB", "maintenance_work_mem": "128MB"}
 
 
 class Stores:

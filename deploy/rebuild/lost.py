@@ -49,13 +49,14 @@ _ENDS = ("removed", "revoked")
 async def secrets(admin: Client, connection: asyncpg.Connection[Any]) -> list[str]:
     """Return what was told of things with a secret whose rows are not there: `secret NAME of ORG`, `connection …`, `provider …`."""
     found: list[str] = []
-    there = {row["id"] for row in await connection.fetch("SELECT id FROM oauth.vault")}
+    # By name: one that was given again has another id.
+    there = {tuple(row) for row in await connection.fetch("SELECT noun, org, name FROM oauth.vault")}
     for kind in KINDS.values():
         if not kind.in_vault:
             continue
         stream = "CONNECTIONS" if kind.noun == "connection" else "CATALOG"
         told = await _last(admin, stream, f"{kind.noun}.>")
-        found += [f"{kind.noun} {name} of {org}" for id_, (org, name) in told.items() if id_ not in there]
+        found += [f"{kind.noun} {name} of {org}" for org, name in set(told.values()) if (kind.noun, org, name) not in there]
     return sorted(found)
 
 

@@ -124,7 +124,7 @@ async def _replay_one(part: Part, one: Projected, admin: Client, position: Calla
     total = await pending(admin, one.stream, one.filters, 0)
     health = Health(part.service)
     tally = Tally(health)
-    if (at := await position()) is not None and not await pending(admin, one.stream, one.filters, at):
+    if not total or ((at := await position()) is not None and not await pending(admin, one.stream, one.filters, at)):
         progress(name, total, total)
         return tally
     projection = Projection(

@@ -19,12 +19,14 @@ from deploy.credentials import Credentials, load_or_create
 from deploy.errors import StartError
 from deploy.files import sync, write_private
 from deploy.folder import IGNORED, DataFolder, claim, end_orphans, run_folder
-from deploy.positions import administrator
+from deploy.positions import administrator, mark_cut
 from deploy.prepare import prepare_broker, prepare_database
 from deploy.rebuild.display import Display
 from deploy.rebuild.parts import PROJECTING, open_parts, replay
 from deploy.stores import Stores
 from shared.durables import bring
+from shared.messages.log import SERVICES
+from shared.pull import api_request
 from shared.streams import STREAMS, WORK
 
 
@@ -52,14 +54,36 @@ def place(data: Path) -> Iterator[DataFolder]:
         unfinished.rename(data)
 
 
-class Restore:
-    """One restore of the backup in `backup`, whose keys are in the file `keys`."""
+async def check_vacant(stores: Stores) -> None:
+    """Raise `StartError` where a store that is to be filled has anything of an installation."""
+    async with administrator(stores.nats_url) as admin:
+        ours = {stream.name for stream in STREAMS}
+        if held := sorted(ours.intersection((await api_request(admin, "$JS.API.STREAM.NAMES", {})).get("streams") or ())):
+            raise StartError(
+                f"The NATS server holds the stream {held[0]} already: restore into one without any of an installation."
+            )
+    connection = await asyncpg.connect(stores.database_url)
+    try:
+        for service in SERVICES:
+            if await connection.fetchval("SELECT to_regclass($1)", f"{service}.checkpoint") is not None:
+                raise StartError(f"The Postgres database holds the schema {service} already: restore into an empty one.")
+    finally:
+        await connection.close()
 
-    def __init__(self, backup: Path, keys: Path, display: Display) -> None:
+
+class Restore:
+    """One restore of the backup in `backup`, whose keys are in the file `keys`.
+
+    `nats` and `postgres` are administrators' URLs of vacant stores to be filled instead of embedded ones.
+    """
+
+    def __init__(self, backup: Path, keys: Path, display: Display, *, nats: str | None = None, postgres: str | None = None) -> None:
         """Touch nothing yet."""
         self._backup = backup
         self._keys = keys
         self._display = display
+        self._nats = nats
+        self._postgres = postgres
 
     async def run(self, data: Path) -> None:
         """Make the data folder `data`. Raises `StartError`, `Unavailable`, `StreamError`, OSError."""
@@ -75,9 +99,17 @@ class Restore:
             write_private(folder.credentials, secrets)
             credentials = load_or_create(folder.credentials, None)
             sockets = stack.enter_context(run_folder(folder))
-            stores = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None, unsynced=True)
+            stores = Stores(
+                folder=folder,
+                sockets=sockets,
+                credentials=credentials,
+                nats=self._nats,
+                postgres=self._postgres,
+                unsynced=True,
+            )
             try:
                 await stores.start()
+                await check_vacant(stores)
                 await self._fill(stores, credentials, made)
             finally:
                 await stores.stop()
@@ -107,6 +139,8 @@ class Restore:
                 for number, one in enumerate(made.streams, start=1):
                     # What is old must not age off before its rows are there.
                     config = one.config | ({"max_age": 0} if one.name in {stream.name for stream in STREAMS} else {})
+                    if one.cut is not None and one.cut < one.state["last_seq"]:
+                        mark_cut(config, one.cut, one.state["last_seq"])
                     await streams.load(admin, config, one.state, parts_of(self._backup / one.file, streams.CHUNK))
                     if one.cut is not None:
                         await streams.cut(admin, one.name, one.cut, one.state["last_seq"])

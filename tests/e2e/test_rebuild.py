@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,11 @@ import asyncpg
 import nats
 import pytest_asyncio
 
-from deploy.credentials import load_or_create
-from deploy.folder import claim, run_folder
-from deploy.stores import Stores
 from tests.support.client import Client
 from tests.support.inside import eventually
 from tests.support.programs import BOUND, ended, program
 from tests.support.stack import Up
+from tests.support.states import stores_of
 
 WEBHOOKS = 120
 WORKFLOW = b"""
@@ -43,21 +39,8 @@ async def rebuilt(data: Path, *options: str) -> tuple[int, str]:
     return await ended(await rebuild(data, *options))
 
 
-@asynccontextmanager
-async def stores(data: Path) -> AsyncIterator[Stores]:
-    """Run the broker and the database of a folder, and nothing else, for the block."""
-    with claim(data) as folder, run_folder(folder) as sockets:
-        credentials = load_or_create(folder.credentials, None)
-        started = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None)
-        try:
-            await started.start()
-            yield started
-        finally:
-            await started.stop()
-
-
 async def statement(data: Path, *sql: Any) -> Any:
-    async with stores(data) as started:
+    async with stores_of(data) as started:
         connection = await asyncpg.connect(started.database_url)
         try:
             return await connection.fetchval(*sql)
@@ -66,7 +49,7 @@ async def statement(data: Path, *sql: Any) -> Any:
 
 
 async def max_ages(data: Path) -> dict[str, float]:
-    async with stores(data) as started:
+    async with stores_of(data) as started:
         client = await nats.connect(started.nats_url)
         try:
             return {info.config.name or "": info.config.max_age or 0 for info in await client.jetstream().streams_info()}
@@ -155,7 +138,7 @@ async def test_a_rebuild_goes_past_what_cannot_be_taken_and_says_so(stopped: Pat
     run = "0" * 8 + "-old"
     data = {"run": run, "workflow": "a\0b", "version": "v", "requested_by": "t", "timeout": 1.0, "delivery": "d\0"}
     old = {"id": "old", "type": "run.requested", "source": "/events", "subject": run, "time": "2026-01-02T03:04:05Z"}
-    async with stores(stopped) as started:
+    async with stores_of(stopped) as started:
         client = await nats.connect(started.nats_url)
         document = json.dumps(old | {"org": "default", "correlationid": "c", "data": data}).encode()
         await client.jetstream().publish(f"run.{run}.requested.normal", document)
@@ -175,7 +158,7 @@ async def test_a_rebuild_goes_past_what_cannot_be_taken_and_says_so(stopped: Pat
 
 
 async def test_rows_that_the_bus_cannot_bring_back_stay_unless_forced(stopped: Path) -> None:
-    async with stores(stopped) as started:
+    async with stores_of(stopped) as started:
         client = await nats.connect(started.nats_url)
         await client.jetstream().purge_stream("WEBHOOKS", seq=11)
         await client.close()
@@ -195,7 +178,7 @@ async def test_rows_that_the_bus_cannot_bring_back_stay_unless_forced(stopped: P
 async def test_rows_of_purged_runs_stay_and_the_others_are_made_anew(stopped: Path) -> None:
     async def purge(*, marked: bool) -> None:
         """Purge five runs; of those that are marked, two as by a purger that was killed before it could say so."""
-        async with stores(stopped) as started:
+        async with stores_of(stopped) as started:
             client = await nats.connect(started.nats_url)
             connection = await asyncpg.connect(started.database_url)
             try:

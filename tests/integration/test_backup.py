@@ -17,11 +17,15 @@ import pytest_asyncio
 
 from deploy.backup import manifest, remote
 from deploy.backup.__main__ import _upload as upload
+from deploy.backup.__main__ import _verify as verified
 from deploy.credentials import load_or_create
 from deploy.errors import StartError
 from deploy.positions import administrator
 from deploy.prepare import prepare
+from deploy.rebuild.display import Display
 from deploy.rebuild.parts import open_parts, replay
+from deploy.restore.__main__ import _download as download
+from deploy.restore.restore import Restore
 from shared import aggregate
 from shared.bus import connected
 from shared.envelope import new_id
@@ -51,11 +55,6 @@ async def restore(folder: Path | str, data: Path, *options: str) -> asyncio.subp
 
 async def restored(folder: Path, data: Path) -> tuple[int, str]:
     return await ended(await restore(folder, data))
-
-
-async def rows(data: Path) -> dict[str, tuple[int, str]]:
-    async with states.opened(data) as (_, _, connection):
-        return await states.rows(connection)
 
 
 async def messages(data: Path) -> dict[str, tuple[int, int, int]]:
@@ -114,10 +113,12 @@ async def test_a_restore_gives_equal_rows_and_streams_whatever_killed_the_ones_b
     assert not place.exists()
     code, said = await restored(made, place)
     assert code == 0, said
-    before, now = await rows(data), await rows(place)
-    assert before["executor.run"][0] == RUNS
-    assert same_rows(before, now)
-    assert await messages(place) == await messages(data)
+    async with states.opened(data) as (_, admin, connection):
+        before = await states.rows(connection), await states.positions(admin)
+    assert before[0]["executor.run"][0] == RUNS
+    async with states.opened(place) as (_, admin, connection):
+        assert same_rows(before[0], await states.rows(connection))
+        assert await states.positions(admin) == before[1]
     code, said = await restored(made, place)
     assert (code, said.count("\n"), "is not empty" in said) == (2, 1, True), said
 
@@ -160,22 +161,37 @@ async def test_a_backup_of_a_newer_version_is_refused(data: Path) -> None:
     assert (code, "is not empty" in said) == (2, True), said
 
 
-async def test_a_backup_goes_to_a_place_of_a_url_and_comes_back_from_there(data: Path) -> None:
+async def test_a_backup_goes_to_a_place_of_a_url_and_from_there_into_vacant_servers_of_somebody_else(data: Path) -> None:
     place = data.parent
-    url, keys = (place / "else where").as_uri(), ("--keys", str(place / "elsewhere.keys.json"))
+    url, keys = (place / "else where").as_uri(), place / "elsewhere.keys.json"
     with pytest.raises(StartError, match="name a file for them with --keys"):
         await upload(url, place / "staging", data, None, None, None)
-    code, said = await backup(url, "--data", str(data), *keys)
+    code, said = await backup(url, "--data", str(data), "--keys", str(keys))
     assert (code, f"{url} holds the state of" in said) == (0, True), said
     assert not list(place.glob("*.staging*"))
-    code, said = await backup(url, "--verify")
-    assert (code, f"of {url} are as they were written" in said) == (0, True), said
+    assert await verified(url)
     with pytest.raises(StartError, match=r"holds files.tar already; name another place"):
-        await upload(url, place / "staging", data, place / "elsewhere.keys.json", None, None)
-    code, said = await ended(await restore(url, place / "third", *keys))
-    assert code == 0, said
-    assert not list(place.glob("*.downloaded"))
-    assert same_rows(await rows(data), await rows(place / "third"))
+        await upload(url, place / "staging", data, keys, None, None)
+    (place / "servers").mkdir()
+    shutil.copy(keys, place / "servers" / "credentials.json")
+    (place / "servers" / "version").write_text("0.0.1")
+    async with states.opened(place / "servers") as (stores, admin, connection):
+        servers = {"nats": stores.nats_url, "postgres": stores.database_url}
+        assert await download(url, place / "third", keys, servers)
+        assert not list(place.glob("*.downloaded"))
+        assert not (place / "third" / "postgres").exists()
+        now = await states.rows(connection), await states.positions(admin)
+        again = Restore(place / "backup", place / "backup.keys.json", Display(), **servers)
+        with pytest.raises(StartError, match="NATS server holds the stream AUDIT already"):
+            await again.run(place / "seventh")
+        for name in (await api_request(admin, "$JS.API.STREAM.NAMES", {}))["streams"]:
+            await api_request(admin, f"$JS.API.STREAM.DELETE.{name}", None)
+        with pytest.raises(StartError, match="Postgres database holds the schema events already"):
+            await again.run(place / "seventh")
+        assert now[0] == await states.rows(connection)
+    async with states.opened(data) as (_, admin, connection):
+        assert same_rows(await states.rows(connection), now[0])
+        assert now[1] == await states.positions(admin)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from deploy.backup import moment, streams
-from deploy.positions import administrator
+from deploy.positions import CUT, administrator, held, mark_cut
 from shared.bus import Bus
 from shared.envelope import new_id
 from shared.messages import WebhookReceived
@@ -73,13 +73,23 @@ async def test_what_comes_after_the_moment_is_cut_away_and_all_else_comes_back_a
         given = await streams.save(admin, "LOGS", parts.append)
         assert len(parts) > CHUNKS
         await api_request(admin, "$JS.API.STREAM.DELETE.LOGS", None)
-        await streams.load(admin, given["config"], given["state"], parts)
+        config = dict(given["config"])
+        mark_cut(config, taken.cuts["LOGS"], given["state"]["last_seq"])
+        await streams.load(admin, config, given["state"], parts)
         await streams.cut(admin, "LOGS", taken.cuts["LOGS"], given["state"]["last_seq"])
         assert await content(reader, "LOGS") == before
         assert await incarnation_of(admin, "LOGS") == incarnation
         # A sequence is never given twice.
         await log(bus, 1)
         assert (await content(reader, "LOGS"))[-1][0] == 11 + 2 * CHUNKS
+        # No row was ever made of what was cut away: a rebuild misses nothing. What goes later is missed.
+        there = await held(admin, "LOGS")
+        assert (there.gone, there.gone_within) == (0, 0)
+        mark_cut(config, 11 + 2 * CHUNKS, 20 + 2 * CHUNKS)
+        assert config["metadata"][CUT] == f"{8 + 2 * CHUNKS}-{10 + 2 * CHUNKS} {12 + 2 * CHUNKS}-{20 + 2 * CHUNKS}"
+        await api_request(admin, "$JS.API.STREAM.PURGE.LOGS", {"seq": 3})
+        there = await held(admin, "LOGS")
+        assert (there.gone, there.gone_within) == (2, 0)
     await connection.close()
 
 

@@ -236,6 +236,8 @@ async def test_registries_and_timers_are_made_of_the_catalog_and_of_what_waits(p
         assert last is not None
         await aggregate.append(bus.client, bus.journal, waiting, last.sequence)
         await caught_up(place, admin, connection)
+        assert await derived.timers(admin, connection) == 1
+        await caught_up(place, admin, connection)
         before = await entries(admin)
         assert before.keys() == {"k", "gone"}
         await lose(admin, "KV_workflows", "TIMERS")
@@ -252,7 +254,7 @@ async def test_registries_and_timers_are_made_of_the_catalog_and_of_what_waits(p
         # The archive begins anew with the stream, and takes nothing for lost.
         await caught_up(place, admin, connection)
         assert await connection.fetch("SELECT * FROM logs.gap") == []
-        assert await connection.fetchval("SELECT count(*) FROM logs.message WHERE stream = 'TIMERS'") == 1
+        assert await connection.fetchval("SELECT count(*) FROM logs.message WHERE stream = 'TIMERS'") == 2
 
 
 async def entries(admin: Client) -> dict[str, bytes | None]:
