@@ -2,7 +2,7 @@
 
 A data folder gets messages of a kilobyte, and its archive their rows. Then each command runs as an operator calls it, without
 services: the time of starting the stores is within. The limit copies the stopped folder, and waits until it is on the disk.
-`--keep` names a data folder to fill, or one that is filled already: for large ones, whose filling takes as long as all else.
+`--keep` names a data folder that the next call finds filled.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ async def measure(folder: Path, messages: int, keep: Path | None) -> Outcome:
     """Fill a data folder with so many messages, unless it is filled, and time everything."""
     data = folder / "data" if keep is None else keep.absolute()
     if not data.exists():
-        await _fill(data, messages)
-        if keep is not None:
-            raise BenchError(f"{keep} is filled: call it again to measure")
+        await _timed("fill", lambda: _fill(data, messages))
     size = _size(data) / GB
-    copied = await _timed(lambda: asyncio.to_thread(_copy, data, folder / "copy"))
+    copied = await _timed("copy", lambda: asyncio.to_thread(_copy, data, folder / "copy"))
     shutil.rmtree(folder / "copy")
-    saved = await _timed(lambda: _program("deploy.backup", str(folder / "backup"), "--data", str(data)))
-    restored = await _timed(lambda: _program("deploy.restore", str(folder / "backup"), "--data", str(folder / "restored")))
+    saved = await _timed("backup", lambda: _program("deploy.backup", str(folder / "backup"), "--data", str(data)))
+    restored = await _timed(
+        "restore", lambda: _program("deploy.restore", str(folder / "backup"), "--data", str(folder / "restored"))
+    )
     shutil.rmtree(folder / "restored")
     async with _stores(data) as stores, administrator(stores.nats_url) as admin:
         await api_request(admin, "$JS.API.STREAM.DELETE.LOGS", None)
-    rebuilt = await _timed(lambda: _program("deploy.rebuild", "--from", "archive", "--data", str(data)))
+    rebuilt = await _timed("rebuild from the archive", lambda: _program("deploy.rebuild", "--from", "archive", "--data", str(data)))
     await asyncio.to_thread(shutil.rmtree, data / "postgres")
-    replayed = await _timed(lambda: _program("deploy.rebuild", "--from", "bus", "--data", str(data)))
+    replayed = await _timed("rebuild from the bus", lambda: _program("deploy.rebuild", "--from", "bus", "--data", str(data)))
     more: dict[str, Any] = {
         "data_folder_gb": size,
         "backup_gb": _size(folder / "backup") / GB,
@@ -125,10 +125,12 @@ async def _program(module: str, *arguments: str) -> None:
         raise BenchError(f"{module} failed")
 
 
-async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+async def _timed(name: str, work: Callable[[], Awaitable[None]]) -> float:
     began = time.perf_counter()
     await work()
-    return time.perf_counter() - began
+    took = time.perf_counter() - began
+    sys.stderr.write(f"{name}: {took:.1f} s\n")
+    return took
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -144,7 +146,9 @@ def _size(folder: Path) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
 @click.option("--messages", default=MESSAGES, show_default=True, help="How many messages there are to be.")
 @click.option(
-    "--keep", type=click.Path(path_type=Path), help="A data folder to fill, which the next call measures and leaves as it was."
+    "--keep",
+    type=click.Path(path_type=Path),
+    help="The data folder; one that is there is measured as it is, and is the same afterwards.",
 )
 def main(*, as_json: bool, messages: int, keep: Path | None) -> None:
     """Time backup, restore and rebuild beside a copy."""
