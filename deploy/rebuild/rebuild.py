@@ -15,6 +15,7 @@ from deploy.rebuild.display import Display
 from deploy.rebuild.memory import Digest, Memory, Phase, recall, remember
 from deploy.rebuild.parts import Part, Salvaged, checkpoint, replay
 from deploy.rebuild.rows import Rows, any_there, digest, drop, orphans, rows_of
+from shared.streams import STREAMS
 
 LOCK = "hashtextextended($1, 0)"  # as shared.db.held_lock names them
 
@@ -74,7 +75,9 @@ class Rebuild:
         chosen: list[Part] = []
         for part in self._parts:
             reason = await self._why_not(part, now)
-            if reason is not None and not force:
+            if reason is not None and not force and _is_thinned(part):
+                self._display.say(f"{part.name} is kept as it is: {reason}, as it should be; its rows are all there is of them.")
+            elif reason is not None and not force:
                 refused.append(f"{part.name} was left alone: {reason}; --force drops its rows all the same.")
             else:
                 chosen.append(part)
@@ -176,6 +179,12 @@ class Rebuild:
         for name, age in memory.ages.items():
             await limit_age(self._admin, name, age)
         self._path.unlink()
+
+
+def _is_thinned(part: Part) -> bool:
+    """Return whether it archives a stream whose messages go one by one: timers that have fired, and runs that ended."""
+    thinned = {stream.name for stream in STREAMS if stream.schedules or stream.purged_by is not None}
+    return all(one.stream in thinned and one.rows is not None and one.born is None for one in part.projections)
 
 
 def _somebody(part: Part, projection: str) -> str:
