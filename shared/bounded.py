@@ -150,9 +150,8 @@ class SharedPlaces:
         self._waiting.put(one)
         self._begin()
         try:
-            if not one.come.done():
-                async with asyncio.timeout(within):
-                    await one.come
+            async with asyncio.timeout(within):
+                await one.come
             yield
         finally:
             if not one.come.cancel() and not one.come.cancelled():

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from deploy.audit.verify import Stream, recorded
+from services.gateway.api.application import ENDPOINTS
 from services.logs import partitions
 from services.logs.digests.notes import verifier_key
 from services.logs.limits import Limit, hiding, limits_at, ranges_of
@@ -31,6 +32,7 @@ from shared.registry import RegistryView
 from shared.resources.retention import Retention as Spec
 from shared.resources.retention import RetentionEntry
 from tests.integration.test_audit_verify import MESSAGES, Sealed, sealed
+from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import putting
 from tests.support.servers import Place
@@ -277,3 +279,42 @@ async def test_a_stream_is_kept_for_its_fewest_days_at_least(place: Place) -> No
             with pytest.raises(Invalid):
                 await asker.ask(putting("retention", stream, org="acme", stream=stream, days=days))
         await asker.ask(putting("retention", "AUDIT", org="acme", stream="AUDIT", days=365))
+
+
+async def test_a_retention_is_its_organizations_and_the_platforms_is_seen_and_changed_by_no_other(place: Place) -> None:
+    async with running(place, "events"), running(place, "logs"), gateway(place) as client:
+
+        async def call(method: str, path: str, org: str, status: int, body: Any = None) -> Any:
+            got = await client(method, f"/api/v1/retentions{path}?org={org}", json=body)
+            assert got.status == status, got.body
+            return got.json if got.body else None
+
+        async def seen(org: str) -> list[tuple[str, str, int]]:
+            return [(one["name"], one["org"], one["days"]) for one in (await call("GET", "", org, 200))["items"]]
+
+        await call("PUT", "/logs", "global", 200, {"stream": "LOGS", "days": 60})
+        await call("PUT", "/runs", "acme", 200, {"stream": "RUNS", "days": 40})
+        assert await seen("acme") == [("logs", "global", 60), ("runs", "acme", 40)]
+        assert await seen("globex") == [("logs", "global", 60)]
+        await call("GET", "/runs", "globex", 404)
+        # Neither by its name nor by its id.
+        inherited = await call("GET", "/logs", "acme", 200)
+        for path in ("/logs", f"/{inherited['id']}"):
+            await call("PATCH", path, "acme", 404, {"days": 7})
+            await call("DELETE", path, "acme", 404)
+        # One of the same name is the organization's own.
+        await call("PUT", "/logs", "acme", 200, {"stream": "LOGS", "days": 10})
+        assert (await seen("acme"), await seen("globex")) == (
+            [("logs", "acme", 10), ("runs", "acme", 40)],
+            [("logs", "global", 60)],
+        )
+        for method, path, body in (("GET", "", None), ("PUT", "/logs", {}), ("PATCH", "/logs", {}), ("DELETE", "/logs", None)):
+            without = await client(method, f"/api/v1/retentions{path}", headers={}, json=body)
+            assert without.status == 401
+
+
+def test_retentions_and_levels_are_read_by_viewers_and_changed_by_administrators() -> None:
+    found = {(one.method, one.path): one.role for one in ENDPOINTS if one.path.startswith(("/api/v1/retentions", "/api/v1/levels"))}
+    assert {method for (method, _), role in found.items() if role == "viewer"} == {"GET"}
+    assert {method for (method, _), role in found.items() if role == "admin"} == {"POST", "PUT", "PATCH", "DELETE"}
+    assert len(found) == 12
