@@ -11,17 +11,18 @@ import msgspec
 
 
 class Post(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is sent many times. `headers` beyond Host and Content-Length."""
+    """A request that is sent many times, a POST unless `method` says. `headers` beyond Host and Content-Length."""
 
     url: str
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
     def encoded(self) -> bytes:
         """Return it as it goes over the wire."""
         parts = urlsplit(self.url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
-        lines = [f"POST {target} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(self.body)}"]
+        lines = [f"{self.method} {target} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 

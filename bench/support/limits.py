@@ -1,7 +1,7 @@
 """`python -m bench.support.limits`: the servers that the gateway is compared with, on aiohttp and uvloop as it is.
 
 Without BENCH_NATS_URL a request is read and answered, and that is all; with it, each one first awaits a publish of its own to
-the stream BENCH. Prints its address; ends with SIGTERM.
+the stream BENCH. `/same` answers with the bytes that were last put there. Prints its address; ends with SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nats.js import JetStreamContext
 
 STREAM = "BENCH"
 SUBJECT = "bench.published"
+_SAME: web.AppKey[list[bytes]] = web.AppKey("same", list)
 _STREAM: web.AppKey[JetStreamContext] = web.AppKey("stream", JetStreamContext)
 
 
@@ -37,6 +38,18 @@ async def publish_each(request: web.Request) -> web.Response:
     return _accepted()
 
 
+async def keep_same(request: web.Request) -> web.Response:
+    """Answer with these bytes from now on."""
+    request.app[_SAME][0] = await request.read()
+    return web.Response(status=204)
+
+
+async def say_same(request: web.Request) -> web.Response:
+    """Read the body, and answer with the bytes that were put here."""
+    await request.read()
+    return web.Response(body=request.app[_SAME][0], content_type="application/json")
+
+
 def _accepted() -> web.Response:
     return web.Response(body=b'{"id":"%b"}' % str(uuid.uuid4()).encode(), status=202, content_type="application/json")
 
@@ -46,7 +59,9 @@ async def _application() -> AsyncIterator[web.Application]:
     application = web.Application()
     url = os.environ.get("BENCH_NATS_URL")
     if url is None:
-        application.add_routes([web.post("/hooks/{id}", read_only)])
+        application.add_routes([web.post("/hooks/{id}", read_only), web.put("/same", keep_same)])
+        application.add_routes([web.get("/same", say_same), web.post("/same", say_same)])
+        application[_SAME] = [b""]
         yield application
         return
     client = await nats.connect(url)
