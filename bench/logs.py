@@ -1,69 +1,57 @@
 """The search of the archive among millions of rows, each question beside the bare SQL that a person would write for it.
 
-Messages of services and lines of runs are made by the archive's own code, and copied within the database, with values of their own,
-to the wanted number: over three days, of two organizations. A question is asked as the service answers it, from its text to the
-items of its answer; the SQL is run by the driver, and its rows are fetched. Both see the same indexes, in turns, at the same times.
+A question is asked as the service answers it, from its text to the items of its answer; the SQL is run by the driver on a
+connection of its own, and its rows are fetched. Both see the same indexes, in turns, at the same times.
+
+Ten million rows take a while to make: with `--keep` the folder stays, and a later call goes on where one was ended, or measures.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import secrets
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import asyncpg
 import click
 
 from bench.support import outcome
+from bench.support.archived import DAYS, ORG, database, filled
 from bench.support.outcome import BenchError, Outcome, percentile
-from deploy.credentials import load_or_create
-from deploy.postgres import SUPERUSER, EmbeddedPostgres
-from deploy.prepare import prepare_database
-from services.logs import partitions, questions, scope
+from bench.support.running import whole
+from services.logs import questions, scope, selecting
 from services.logs.counts import count_by_time, count_by_value
-from services.logs.domain import Row, StreamPosition, row_of
-from services.logs.lines import split
-from services.logs.scope import ArchiveDeps
-from services.logs.store import insert
-from shared.db import open_engine
-from shared.envelope import rfc3339, seal
-from shared.messages import LineChunk, Lines, Logged, Message, RunError, RunFailed, RunRequested, RunUsage
+from services.logs.query import parse
+from services.logs.scope import ArchiveDeps, open_archive
+from services.logs.selection import Selection
+from shared.db import Connection
+from shared.envelope import rfc3339
 from shared.questions import Page
 from shared.questions.logs import CountByTime, CountByValue, Search
 
 ROWS = 2_000_000
-DAYS = 3
-# Rows that the archive's code makes; each copy has a number of its own in its data and among its words.
-MADE = 2000
-PORTION = 100_000
 PAGE = 100
-CALLS, SLOW_CALLS = 40, 5
+CALLS, SLOW_CALLS = 40, 10
 WANTED = 1.5
-ORG = "acme"
 _COLUMNS = (
     "time, stream, seq, type, level, service, org, run, correlation_id, causation_id, id, message, workflow, line, document,"
     " CASE WHEN line > 0 THEN CAST(data AS text) END AS data"
 )
-_COPY = """
-    INSERT INTO message (time, stream, incarnation, seq, id, type, level, service, org, key, run, correlation_id, causation_id,
-                         message, data, document, said_at, tsv, workflow, line)
-    SELECT n.at, one.stream, 'copies', n.number, 'copy-' || n.number, one.type, one.level, one.service, one.org, one.key, one.run,
-           one.correlation_id, one.causation_id, one.message,
-           CASE WHEN one.line > 0 THEN jsonb_set(one.data, '{fields,number}', to_jsonb(n.number))
-                ELSE jsonb_set(one.data, '{number}', to_jsonb(n.number)) END,
-           one.document, n.at, one.tsv || CAST(n.number || ':1' AS tsvector), one.workflow, one.line
-      FROM (SELECT number, $1::timestamptz - number * (interval '1 day' * $3) / $2 AS at
-              FROM generate_series($4::bigint, $5::bigint) AS number) AS n
-      JOIN made AS one ON one.place = n.number % $6
-"""
 _RANGE = "org = $1 AND time >= $2 AND time <= $3 AND line >= 0"
 _NEWEST = f"SELECT {_COLUMNS} FROM message WHERE {_RANGE} AND {{}} ORDER BY time DESC, stream DESC, seq DESC LIMIT {PAGE + 1}"
+
+
+class Measured(NamedTuple):
+    """How many milliseconds each question took, and its SQL, call by call."""
+
+    taken: dict[str, list[float]]
+    bare: dict[str, list[float]]
 
 
 class Compared(NamedTuple):
@@ -72,56 +60,6 @@ class Compared(NamedTuple):
     asked: Callable[[str, str], Awaitable[Any]]
     sql: tuple[str, ...]
     calls: int = CALLS
-
-
-def _messages(chance: random.Random) -> list[Message]:
-    made: list[Message] = []
-    for number in range(MADE):
-        run, workflow = f"run-{number % 500}", f"flow-{number % 20}"
-        kind = chance.random()
-        if kind < 0.5:
-            level = chance.choices(["info", "warning", "error"], [90, 8, 2])[0]
-            status = chance.choice([200, 200, 200, 201, 404, 500])
-            fields = {"status": status, "path": f"/orders/{number % 40}", "took": chance.random()}
-            said = chance.choice(["order posted", "order fetched", "retrying"])
-            line = Lines(time="t", level=level, message=said, fields=fields)
-            made.append(LineChunk(run=run, workflow=workflow, attempt=1, chunk=1, lines=[line]))
-        elif kind < 0.75:
-            asked = RunRequested(run=run, workflow=workflow, version="v", input={"n": number}, requested_by="t", timeout=1.0)
-            made.append(asked)
-        elif kind < 0.755:
-            error = RunError("ValueError", "no such ticket")
-            made.append(RunFailed(run=run, attempt=1, reason="error", error=error, duration_ms=1.0, usage=RunUsage()))
-        else:
-            served = {"path": f"/hooks/{number}", "status": 202}
-            made.append(Logged(service="gateway", level="info", event="request.served", fields=served))
-    return made
-
-
-def _rows(until: datetime) -> list[Row]:
-    chance = random.Random(3)
-    rows: list[Row] = []
-    for number, message in enumerate(_messages(chance)):
-        time_ = until - timedelta(days=DAYS + 1)
-        org = ORG if chance.random() < 0.8 else "other"
-        document = seal(message, service="executor", org=org, now=time_).document
-        rows += [row for row in split(row_of(StreamPosition("RUNS", "made", number + 1, time_, "s"), document)) if row.line >= 0]
-    return rows
-
-
-async def _filled(url: str, rows: int, until: datetime) -> None:
-    made = _rows(until)
-    connection = await asyncpg.connect(url)
-    await connection.execute("SET search_path = logs; SET synchronous_commit = off")
-    statement = insert(made)
-    await connection.execute(statement.sql, *statement.values)
-    await connection.execute("CREATE TEMP TABLE made AS SELECT *, row_number() OVER (ORDER BY seq, line) - 1 AS place FROM message")
-    await connection.execute("CREATE INDEX ON made (place); ANALYZE made")
-    for first in range(0, rows, PORTION):
-        last = min(rows, first + PORTION) - 1
-        await connection.execute(_COPY, until, float(rows), float(DAYS), first, last, len(made), timeout=600)
-    await connection.execute("VACUUM ANALYZE message", timeout=600)
-    await connection.close()
 
 
 def _compared(deps: ArchiveDeps, chance: random.Random, rows: int) -> dict[str, Compared]:
@@ -178,75 +116,87 @@ def _compared(deps: ArchiveDeps, chance: random.Random, rows: int) -> dict[str, 
     }
 
 
-@asynccontextmanager
-async def _database(folder: Path) -> AsyncIterator[tuple[str, str]]:
-    """Run Postgres; give the address for the archive's role, and for the administrator."""
-    credentials = load_or_create(folder / "credentials.json", None)
-    # A socket's path is short.
-    with tempfile.TemporaryDirectory(prefix="mr-") as sockets:
-        postgres = EmbeddedPostgres(
-            folder=folder / "postgres",
-            sockets=Path(sockets),
-            pidfile=folder / "postgres.pid",
-            log=folder / "postgres.log",
-            password=credentials.postgres_admin,
-        )
-        await postgres.start()
-        try:
-            await postgres.create_database("bench")
-            admin = postgres.url(SUPERUSER, credentials.postgres_admin, "bench")
-            await prepare_database(admin, credentials)
-            yield postgres.url("millrace_logs", credentials.postgres["logs"], "bench"), admin
-        finally:
-            await postgres.stop(10.0)
-
-
-async def measure(folder: Path, rows: int) -> Outcome:
-    """Measure among so many rows."""
-    until = datetime.now(UTC)
-    async with _database(folder) as (url, admin):
-        engine = open_engine(url, service="logs")
+async def measure(folder: Path, kept: Path, rows: int) -> Outcome:
+    """Measure among so many rows, which are in the folder `kept`."""
+    way = await _way(folder / "stack")
+    async with database(kept) as (url, admin):
+        began = time.perf_counter()
+        until = await filled(kept, url, admin, rows)
+        seconds = time.perf_counter() - began
+        engine = open_archive(url)
         connection = await asyncpg.connect(url)
         try:
-            for day in range(DAYS + 2):
-                await partitions.make(engine, (until - timedelta(days=day)).date())
-            began = time.perf_counter()
-            await _filled(admin, rows, until)
-            filled = time.perf_counter() - began
-            taken, bare, slowest = await _measured(ArchiveDeps(engine, lambda: until), connection, rows, until)
+            partitions = await _partitions(connection, until)
+            measured = await _measured(ArchiveDeps(engine, lambda: until), connection, rows, until)
         finally:
             await connection.close()
             await engine.dispose()
-    return _outcome(rows, filled, taken, bare, slowest)
+    return _outcome(rows, measured, {"filled_in_s": seconds, "partitions": partitions, "http_and_bus_ms": way})
 
 
-async def _measured(
-    deps: ArchiveDeps, connection: asyncpg.Connection[Any], rows: int, until: datetime
-) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
+async def _way(data: Path) -> dict[str, float]:
+    """Return what the way to the service and back takes, of a query that it refuses before it asks the database."""
+    taken: list[float] = []
+    async with (
+        whole(data) as stack,
+        aiohttp.ClientSession(headers={"Authorization": f"Bearer {stack.ready['admin_key']}"}) as session,
+    ):
+        for _ in range(5 * CALLS):
+            began = time.perf_counter()
+            async with session.get(stack.ready["url"] + "/api/v1/logs", params={"q": "(("}) as response:
+                if response.status != 422:
+                    raise BenchError(f"a query that cannot be read was answered {response.status}")
+                await response.read()
+            taken.append((time.perf_counter() - began) * 1000)
+    return {"p50": percentile(taken, 50), "p95": percentile(taken, 95)}
+
+
+async def _partitions(connection: Connection, until: datetime) -> dict[str, int]:
+    """Return how many partitions there are, and how many of them the plan of a search of one hour reads."""
+    plan = await selecting.plan(connection, Selection(ORG, parse("order")), until - timedelta(hours=1), until)
+    there = await connection.fetchval("SELECT count(*) FROM pg_inherits WHERE inhparent = 'message'::regclass")
+    return {"there": there, "read_for_an_hour": len(set(re.findall(r"message_(?:[0-9]{8}|default)(?= )", plan)))}
+
+
+async def _measured(deps: ArchiveDeps, connection: Connection, rows: int, until: datetime) -> Measured:
     chance = random.Random(secrets.randbits(32))
     since = until - timedelta(days=DAYS)
     taken: dict[str, list[float]] = {}
     bare: dict[str, list[float]] = {}
     for name, one in _compared(deps, chance, rows).items():
         taken[name], bare[name] = [], []
-        # The first calls of each meet cold caches.
-        for call in range(one.calls + 2):
-            moment = until - timedelta(seconds=chance.random() * 3600)
+
+        async def ask(moment: datetime, name: str = name, one: Compared = one) -> float:
             began = time.perf_counter()
             found = await one.asked(rfc3339(since), rfc3339(moment))
-            asked = time.perf_counter()
-            for sql in one.sql:
-                await connection.fetch(sql.replace("{number}", f"'{chance.randrange(rows)}'"), ORG, since, moment)
-            done = time.perf_counter()
+            ended = time.perf_counter()
             if not found and name not in {"missing_word", "rare_word", "rare_field"}:
                 raise BenchError(f"{name} found nothing")
-            if call >= 2:
-                taken[name].append((asked - began) * 1000)
-                bare[name].append((done - asked) * 1000)
-    return taken, bare, max(map(max, taken.values()))
+            return (ended - began) * 1000
+
+        async def query(moment: datetime, one: Compared = one) -> float:
+            began = time.perf_counter()
+            for sql in one.sql:
+                await connection.fetch(sql.replace("{number}", f"'{chance.randrange(rows)}'"), ORG, since, moment)
+            return (time.perf_counter() - began) * 1000
+
+        # The first calls of each meet cold caches; of the others each goes first half of the time, since it warms the other's.
+        for call in range(-2, one.calls):
+            moment = until - timedelta(seconds=chance.random() * 3600)
+            if call % 2:
+                asked, queried = await ask(moment), await query(moment)
+            else:
+                queried, asked = await query(moment), await ask(moment)
+            if call >= 0:
+                taken[name].append(asked)
+                bare[name].append(queried)
+        said = f"{name}: p95 {percentile(taken[name], 95):.2f} ms, of its SQL {percentile(bare[name], 95):.2f} ms"
+        click.echo(f"{said}; p50 {percentile(taken[name], 50):.2f}, {percentile(bare[name], 50):.2f}", err=True)
+    return Measured(taken, bare)
 
 
-def _outcome(rows: int, filled: float, taken: dict[str, list[float]], bare: dict[str, list[float]], slowest: float) -> Outcome:
+def _outcome(rows: int, measured: Measured, more: dict[str, Any]) -> Outcome:
+    taken, bare = measured
     p95 = {name: (percentile(taken[name], 95), percentile(bare[name], 95)) for name in taken}
     ratios = {name: asked / of_sql for name, (asked, of_sql) in p95.items()}
     worst = max(ratios, key=lambda name: ratios[name])
@@ -258,13 +208,13 @@ def _outcome(rows: int, filled: float, taken: dict[str, list[float]], bare: dict
         ratio=ratios[worst],
         more={
             "rows": rows,
-            "filled_in_s": filled,
-            "rows_per_s": rows / filled,
+            **more,
             "p95_ms": {name: asked for name, (asked, _) in p95.items()},
             "p95_ms_of_sql": {name: of_sql for name, (_, of_sql) in p95.items()},
             "ratio_of_p95": ratios,
+            "ratio_of_p50": {name: percentile(taken[name], 50) / percentile(bare[name], 50) for name in taken},
             "above_wanted": [name for name, ratio in ratios.items() if ratio > WANTED],
-            "slowest_answer_ms": slowest,
+            "slowest_answer_ms": max(map(max, taken.values())),
             "time_out_ms": scope.SECONDS * 1000,
         },
     )
@@ -273,9 +223,16 @@ def _outcome(rows: int, filled: float, taken: dict[str, list[float]], bare: dict
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
 @click.option("--rows", default=ROWS, show_default=True, help="How many rows the archive is to have.")
-def main(*, as_json: bool, rows: int) -> None:
+@click.option("--keep", type=click.Path(path_type=Path), help="The folder in which the archive stays for later calls.")
+def main(*, as_json: bool, rows: int, keep: Path | None) -> None:
     """Fill the archive, and measure what searching it takes beside bare SQL."""
-    raise SystemExit(outcome.main(lambda folder, _seconds: measure(folder, rows), seconds=0, as_json=as_json))
+
+    async def measured(folder: Path, _seconds: float) -> Outcome:
+        kept = (keep or folder).absolute() / str(rows)
+        kept.mkdir(mode=0o711, parents=True, exist_ok=True)
+        return await measure(folder, kept, rows)
+
+    raise SystemExit(outcome.main(measured, seconds=0, as_json=as_json))
 
 
 if __name__ == "__main__":

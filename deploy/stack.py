@@ -35,6 +35,7 @@ LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
 PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
 KEYS = ("MILLRACE_KEYS", "MILLRACE_KEYS_FILE", "MILLRACE_KEYS_COMMAND")
+_POOL = ("MILLRACE_POOL_SIZE", "MILLRACE_POOL_WAIT_MS", "MILLRACE_STATEMENT_MS")
 _EGRESS = ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")
 # Of the settings of services those that an operator of this stack may choose in its environment.
 CHOSEN = {
@@ -47,12 +48,17 @@ CHOSEN = {
         "MILLRACE_CORS_ORIGINS",
         *_EGRESS,
     ),
-    "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS", "MILLRACE_OVERDUE", *_EGRESS),
-    "oauth": _EGRESS,
+    "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS", "MILLRACE_OVERDUE", *_POOL, *_EGRESS),
+    "oauth": (*_POOL, *_EGRESS),
     # An object store's credentials, region and endpoint.
-    "logs": ("MILLRACE_DIGEST_COPIES", "MILLRACE_DIGEST_SECONDS", *(name for name in os.environ if name.startswith("AWS_"))),
+    "logs": (
+        "MILLRACE_DIGEST_COPIES",
+        "MILLRACE_DIGEST_SECONDS",
+        *_POOL,
+        *(name for name in os.environ if name.startswith("AWS_")),
+    ),
     "executor": (
-        *("MILLRACE_MAX_CHAIN", *_EGRESS),
+        *("MILLRACE_MAX_CHAIN", *_POOL, *_EGRESS),
         *(
             "MILLRACE_INDEX_URL",
             "MILLRACE_INDEX_HOSTS",

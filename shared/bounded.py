@@ -150,8 +150,9 @@ class SharedPlaces:
         self._waiting.put(one)
         self._begin()
         try:
-            async with asyncio.timeout(within):
-                await one.come
+            if not one.come.done():
+                async with asyncio.timeout(within):
+                    await one.come
             yield
         finally:
             if not one.come.cancel() and not one.come.cancelled():

@@ -26,6 +26,10 @@ MOST_QUEUED = 100_000
 MAX_BACKLOG = 100_000
 
 
+# Seconds. A request that waited so long for a connection is better refused, to be sent again. A statement of any request takes less
+# than it may, and the services' roles in the database allow no more.
+POOL_WAIT = 1.5
+STATEMENT_WAIT = 30.0
 # Seconds that a command has to print keys: a service waits for them before it starts.
 KEYS_WITHIN = 15.0
 MOST_OF_KEYS = 64 * 1024
@@ -192,12 +196,29 @@ def printed(command: str, environment: Mapping[str, str], within: float) -> str:
     return output.decode("ascii")
 
 
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """How a service uses its pool of connections to the database.
+
+    `url`: the address of a pooler for it, None for the database's own. `size`: connections, None for as many as the service has
+    unless told. `wait`: seconds for which a request waits for one. `statement`: seconds that a statement may take.
+    """
+
+    url: str | None = None
+    size: int | None = None
+    wait: float = POOL_WAIT
+    statement: float = STATEMENT_WAIT
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of every service with tables. Addresses hold its own credentials; the first of `keys` encrypts, all decrypt."""
+    """Settings of every service with tables. Addresses hold its own credentials; the first of `keys` encrypts, all decrypt.
+
+    `database_url` leads to the database itself: locks are held on connections of their own.
+    """
 
     nats_url: str
     database_url: str
     keys: tuple[bytes, ...]
+    pool: Pool = Pool()
 
     def __repr__(self) -> str:
         """Show nothing: a repr ends up in logs, and this holds keys and passwords."""
@@ -210,6 +231,12 @@ def common(environment: Environment) -> dict[str, Any]:
         "nats_url": environment.text("MILLRACE_NATS_URL"),
         "database_url": environment.text("MILLRACE_DATABASE_URL"),
         "keys": environment.keys("MILLRACE_KEYS"),
+        "pool": Pool(
+            url=environment.optional("MILLRACE_POOLED_DATABASE_URL"),
+            size=environment.integer("MILLRACE_POOL_SIZE", 0, minimum=1, maximum=1000) or None,
+            wait=environment.integer("MILLRACE_POOL_WAIT_MS", int(POOL_WAIT * 1000), minimum=1, maximum=60_000) / 1000,
+            statement=environment.integer("MILLRACE_STATEMENT_MS", int(STATEMENT_WAIT * 1000), minimum=100, maximum=30_000) / 1000,
+        ),
     }
 
 

@@ -30,7 +30,7 @@ _OWNED = frozenset(stream.name for stream in STREAMS if stream.owned)
 _log = structlog.get_logger()
 
 
-class Writer(Protocol):
+class Observed(Protocol):
     """The writer of a projection: its rows reflect `stream` up to `position`; -1 while another replica writes, or none does yet."""
 
     name: str
@@ -48,7 +48,7 @@ class Observer:
         self,
         client: Client,
         engine: AsyncEngine,
-        writers: Mapping[str, Writer],
+        writers: Mapping[str, Observed],
         filters: Mapping[str, Sequence[str]],
         health: Health,
     ) -> None:
@@ -123,7 +123,7 @@ class Observer:
             self._since[writer.name] = since
             self._messages[writer.name] = 0 if since is None else last[writer.stream] - position
 
-    async def _first_behind(self, writer: Writer, position: int, last: int) -> datetime | None:
+    async def _first_behind(self, writer: Observed, position: int, last: int) -> datetime | None:
         """Return when the first message was stored that a projection has still to take; None when there is none."""
         after = max(position, self._clear.get(writer.name, 0))
         if after > last:

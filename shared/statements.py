@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import functools
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from operator import getitem
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ from sqlalchemy.sql.base import Executable
 from shared.db import Connection, transaction
 
 _DIALECT = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
+_NAMED = re.compile(r"(?<!:):([a-z_][a-z0-9_]*)")
 
 
 class Statement(NamedTuple):
@@ -81,6 +84,19 @@ class Compiled:
         """Return the statement with these rows, whose columns, which `get` reads, are the parameters: an array each."""
         every = list(rows)
         return self(**{name: [get(row, name) for row in every] for name in self._names if name not in self._literals})
+
+
+def written(sql: str, values: Mapping[str, Any]) -> Statement:
+    """Return a statement written as text, whose parameters are `:name`: for one that is put together when it is asked."""
+    numbered, names = _numbered(sql)
+    return Statement(numbered, tuple(values[name] for name in names))
+
+
+@functools.lru_cache(256)
+def _numbered(sql: str) -> tuple[str, tuple[str, ...]]:
+    numbers: dict[str, int] = {}
+    numbered = _NAMED.sub(lambda found: f"${numbers.setdefault(found[1], len(numbers) + 1)}", sql)
+    return numbered, tuple(numbers)
 
 
 def parameter(name: str, type_: Any = None) -> BindParameter[Any]:

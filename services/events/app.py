@@ -41,7 +41,7 @@ from shared import service
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import Bus, connected
-from shared.db import open_engine
+from shared.db import engine_of
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.errors import NotFound
@@ -200,7 +200,7 @@ class Events:
 async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Run the service for the block."""
     async with AsyncExitStack() as stack:
-        engine = open_engine(settings.database_url, service="events", registry=runtime.health.registry)
+        engine = engine_of(settings, runtime.health, service="events")
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="events", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))

@@ -48,7 +48,7 @@ from services.executor.workspaces.slow import Slow
 from shared import service
 from shared.blobs import Blobs
 from shared.bus import Bus, connected
-from shared.db import open_engine
+from shared.db import engine_of
 from shared.egress.resolver import Resolver
 from shared.encryption import Keyring
 from shared.envelope import new_id, utc_now
@@ -161,7 +161,7 @@ async def _packages(
 async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Run the service for the block."""
     async with AsyncExitStack() as stack:
-        engine = open_engine(settings.database_url, service="executor", registry=runtime.health.registry)
+        engine = engine_of(settings, runtime.health, service="executor")
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="executor", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))

@@ -11,9 +11,16 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs.tables import alert, resource
+from shared.db import Connection
+from shared.statements import Compiled, parameter
 
 _LIVE = (resource.c.noun == "search", ~resource.c.removed)
 _COUNTED = (*_LIVE, resource.c.spec["alert_above"].as_string().is_not(None), resource.c.spec["enabled"].as_string() != "false")
+
+_CALLED = or_(resource.c.name == parameter("name"), resource.c.id == parameter("name"))
+_QUERY = Compiled(
+    select(resource.c.spec["q"].as_string().label("q")).where(*_LIVE, resource.c.org == parameter("org"), _CALLED).limit(1)
+)
 
 
 class Looked(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,12 +34,10 @@ class Looked(msgspec.Struct, frozen=True, kw_only=True):
     raised: str | None
 
 
-async def query_of(connection: AsyncConnection, org: str, name: str) -> str | None:
+async def query_of(connection: Connection, org: str, name: str) -> str | None:
     """Return the query of an organization's saved search, by its name or its id; None: there is none."""
-    called = or_(resource.c.name == name, resource.c.id == name)
-    statement = select(resource.c.spec["q"].as_string()).where(*_LIVE, resource.c.org == org, called).limit(1)
-    found: str | None = (await connection.execute(statement)).scalar()
-    return found
+    found = await _QUERY(org=org, name=name).fetch(connection)
+    return found[0]["q"] if found else None
 
 
 async def counted(connection: AsyncConnection) -> list[RowMapping]:

@@ -17,12 +17,12 @@ from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS
 from services.logs.retention import Removals, retain
-from services.logs.scope import PLACES, ArchiveDeps
+from services.logs.scope import ArchiveDeps, open_archive
 from services.logs.searches import keepers
 from services.logs.tailing import LogsDeps
 from shared import service
 from shared.bus import Bus, connected
-from shared.db import open_engine
+from shared.db import engine_of
 from shared.envelope import utc_now
 from shared.leader import lead
 from shared.levels import follow_level
@@ -38,14 +38,15 @@ from shared.service import Runtime
 # The log of archiving itself stays on standard output: archived, it would feed itself.
 _ABOUT_ARCHIVING = ("archive.", "projection.")
 _TAIL = asked_of(TailLogs).subject
-# One connection for each stream's batch, some for what goes on in the background, and one for each search.
-CONNECTIONS = 16 + PLACES
+# One connection for each stream's batch, and some for what goes on in the background.
+CONNECTIONS = 16
 
 
 @contextlib.asynccontextmanager
 async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Archive and answer for the block."""
-    engine = open_engine(settings.database_url, service="logs", pool_size=CONNECTIONS, registry=runtime.health.registry)
+    engine = engine_of(settings, runtime.health, service="logs", size=CONNECTIONS)
+    archive = open_archive(settings.database_url, runtime.health.registry)
     try:
         async with (
             connected(settings.nats_url, service="logs", health=runtime.health) as bus,
@@ -69,7 +70,7 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             gaps = Gaps(engine, bus, runtime.health)
             runtime.background.start(record_gaps(gaps, settings.database_url), "gaps")
             alerting = lead(
-                Alerts(bus, ArchiveDeps(engine, utc_now, retention.limits)).once,
+                Alerts(bus, ArchiveDeps(archive, utc_now, retention.limits)).once,
                 url=settings.database_url,
                 service="logs",
                 lock="logs.alerts",
@@ -78,15 +79,16 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
                 interrupted="alerts.interrupted",
             )
             runtime.background.start(alerting, "alerts")
-            feed = Feed(engine)
+            feed = Feed(archive)
             runtime.background.start(feed.run(), "feed")
-            deps = LogsDeps(engine, utc_now, retention.limits, feed=feed, numbers=OrderedDict(), keepers=kept, digests=digests)
+            deps = LogsDeps(archive, utc_now, retention.limits, feed=feed, numbers=OrderedDict(), keepers=kept, digests=digests)
             bus.answer(QUESTIONS, deps)
             await bus.start()
             runtime.background.start(bus.attend(), "broker")
             runtime.background.start(follow_level(bus, runtime.health), "log level")
             yield
     finally:
+        await archive.dispose()
         await engine.dispose()
 
 

@@ -171,7 +171,7 @@ def marks_of(stream: str, level: str) -> tuple[bytes, bytes]:
     return lexemes.mark("stream", stream).encode(), lexemes.mark("level", level).encode()
 
 
-def data_of(document: bytes) -> Any:
+def data_of(document: bytes) -> msgspec.Raw:
     """Return the data of an archived document as it was written, keys in their order.
 
     A document without a readable envelope is returned as `{"document_base64": …}`.
@@ -181,7 +181,7 @@ def data_of(document: bytes) -> Any:
         # An answer is UTF-8 JSON as a whole: bytes that are not would spoil everything beside them.
         msgspec.json.decode(data)
     except (Invalid, ValueError, RecursionError, msgspec.MsgspecError):
-        return {"document_base64": base64.b64encode(document).decode()}
+        return msgspec.Raw(msgspec.json.encode({"document_base64": base64.b64encode(document).decode()}))
     return data
 
 

@@ -10,9 +10,9 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
+import asyncpg
 import msgspec
 import structlog
-from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.logs import selecting
@@ -20,7 +20,7 @@ from services.logs.domain import StreamPosition, row_of
 from services.logs.lines import split
 from services.logs.matching import Seen
 from services.logs.places import At, TailPlace
-from shared.db import transaction
+from shared.db import reading
 from shared.errors import Unavailable
 
 # Messages, and their bytes, that are here.
@@ -110,7 +110,7 @@ class Feed:
         self.incarnations, self.floor, self.head = {}, {}, {}
 
     async def _look(self) -> None:
-        async with transaction(self._engine) as connection:
+        async with reading(self._engine) as connection:
             found = await selecting.positions(connection)
             if {stream: incarnation for stream, incarnation, _ in found} != self.incarnations:
                 # First of all, or a stream was made anew: nothing from before is of use.
@@ -134,7 +134,7 @@ class Feed:
                     self.head[stream] = to
                     await asyncio.sleep(0)
 
-    def _take(self, found: RowMapping) -> None:
+    def _take(self, found: asyncpg.Record) -> None:
         document = found["document"]
         at = StreamPosition(found["stream"], found["incarnation"], found["seq"], found["time"], found["key"])
         made = row_of(at, document)

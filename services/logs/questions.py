@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+
+import asyncpg
 
 from services.logs import cursor, selecting, times
 from services.logs.counts import count_by_time, count_by_value
 from services.logs.cursor import Cursor, Order
 from services.logs.digests import answers
-from services.logs.items import MESSAGE_CHARACTERS, item_of
+from services.logs.items import item_of, size_of
 from services.logs.scope import ArchiveDeps, looking, selected
 from services.logs.tailing import tail
 from shared.asking import Questions
@@ -44,6 +47,28 @@ CHAINED = (
 )
 
 
+class _Page:
+    """A page of a search in the making."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._room = PAGE_BYTES
+        self.items: list[LogItem] = []
+        self.end: asyncpg.Record | None = None
+        self.more = False
+
+    def takes(self, rows: Sequence[asyncpg.Record]) -> bool:
+        """Add rows as far as there is room; returns whether there still is."""
+        for row in rows:
+            self._room -= size_of(row)
+            if len(self.items) == self._limit or (self.items and self._room < 0):
+                self.more = True
+                return False
+            self.items.append(item_of(row))
+            self.end = row
+        return True
+
+
 async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
     """Return a page of archived messages; it may hold fewer than `limit` when they are large, and then has a `next_cursor`."""
     order = _order(asked.order)
@@ -64,35 +89,28 @@ async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
         last = cursor.read(asked.page.cursor, query)
         since, until = cursor.moment(last.since), cursor.moment(last.until)
         after = selecting.After(cursor.moment(last.time), last.stream, last.seq)
-    items: list[LogItem] = []
-    room = PAGE_BYTES
-    more = False
+    page = _Page(limit)
     async with looking(deps, asked.org) as connection:
         selection = await selected(asked, connection, deps)
-        rows = selecting.search(connection, selection, since=since, until=until, order=order, after=after, limit=limit + 1)
-        async with contextlib.aclosing(rows):
-            async for found in rows:
-                size = len(found["document"]) + len(found["data"] or "") + min(len(found["message"]), MESSAGE_CHARACTERS)
-                if len(items) == limit or (items and size > room):
-                    more = True
+        found = selecting.search(connection, selection, since=since, until=until, order=order, after=after, limit=limit + 1)
+        async with contextlib.aclosing(found):
+            async for rows in found:
+                if not page.takes(rows):
                     break
-                room -= size
-                items.append(item_of(dict(found)))
-                after = selecting.After(found["time"], found["stream"], found["seq"])
     following = None
-    if more and after is not None:
+    if page.more and (end := page.end) is not None:
         following = cursor.written(
             Cursor(
-                time=cursor.microseconds(after.time),
-                stream=after.stream,
-                seq=after.seq,
+                time=cursor.microseconds(end["time"]),
+                stream=end["stream"],
+                seq=end["seq"],
                 since=cursor.microseconds(since),
                 until=cursor.microseconds(until),
                 order=order,
                 query=query,
             )
         )
-    return LogPage(items, following)
+    return LogPage(page.items, following)
 
 
 async def read_chain(asked: ReadChain, deps: ArchiveDeps) -> Chain:

@@ -6,23 +6,22 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import asyncpg
 import msgspec
-from sqlalchemy import RowMapping, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs.conditions import texts_of
 from services.logs.cursor import Order
+from services.logs.items import COLUMNS
 from services.logs.limits import Limit, hiding
 from services.logs.places import At
 from services.logs.selection import Selection
-from services.logs.tables import message
 from services.logs.tree import Field
-from shared.questions.logs import LogItem
+from shared.db import Connection
+from shared.statements import written
 
-# The columns that a search shows; `data` is read of lines only: a message's is in its document.
-_FOUND = [*(field.name for field in msgspec.structs.fields(LogItem) if field.name in message.c), "document"]
-_SHOWN = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if name == "data" else name for name in _FOUND)
-# Rows of a search are fetched so many at a time, those of a usual page at once: a page ends by its size before all have come.
+# What a search shows; `data` is read of lines only: a message's is in its document.
+_SHOWN = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if name == "data" else name for name in COLUMNS)
+# Rows of a search are fetched so many at a time: a page ends by its size before all have come. Those of a usual page come at once.
 _FETCHED = 128
 # Characters of a message's line that are shown in a tree of many.
 SHOWN = 300
@@ -36,17 +35,8 @@ class After(msgspec.Struct, frozen=True):
     seq: int
 
 
-async def limit_duration(connection: AsyncConnection, seconds: float) -> None:
-    """Let every further statement of this transaction run for at most so many seconds, planned for the values that it has.
-
-    A plan for any values reads by time what only a rare word finds: the driver keeps statements, and Postgres would keep such one.
-    """
-    settings = "SELECT set_config('statement_timeout', :ms, true), set_config('plan_cache_mode', 'force_custom_plan', true)"
-    await connection.execute(text(settings), {"ms": str(int(seconds * 1000))})
-
-
 async def search(
-    connection: AsyncConnection,
+    connection: Connection,
     selection: Selection,
     *,
     since: datetime,
@@ -54,48 +44,57 @@ async def search(
     order: Order,
     after: After | None,
     limit: int,
-) -> AsyncGenerator[RowMapping, None]:
-    """Yield the columns `_FOUND` of the selected rows in the order of (time, stream, seq)."""
+) -> AsyncGenerator[list[asyncpg.Record], None]:
+    """Yield the `COLUMNS` of the selected rows in the order of (time, stream, seq), some rows at a time."""
     wanted, parameters = _within(selection, since, until)
     if after is not None:
         sign = "<" if order == "desc" else ">"
         wanted += f" AND (time, stream, seq) {sign} (:after_time, :after_stream, :after_seq)"
         parameters |= {"after_time": after.time, "after_stream": after.stream, "after_seq": after.seq}
     way = "DESC" if order == "desc" else "ASC"
-    statement = text(f"SELECT {_SHOWN} FROM message WHERE {wanted} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit")
-    async with connection.stream(statement, parameters | {"limit": limit}, execution_options={"yield_per": _FETCHED}) as rows:
-        async for row in rows.mappings():
-            yield row
+    sql = f"SELECT {_SHOWN} FROM message WHERE {wanted} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
+    statement = written(sql, parameters | {"limit": limit})
+    if limit <= _FETCHED:
+        yield await statement.fetch(connection)
+        return
+    async with connection.transaction():
+        opened = await connection.cursor(statement.sql, *statement.values)
+        while rows := await opened.fetch(_FETCHED):
+            yield rows
 
 
-async def plan(connection: AsyncConnection, selection: Selection, since: datetime, until: datetime) -> str:
+async def plan(connection: Connection, selection: Selection, since: datetime, until: datetime) -> str:
     """Return how Postgres would go about the first page of a search."""
     wanted, parameters = _within(selection, since, until)
     statement = f"EXPLAIN SELECT * FROM message WHERE {wanted} ORDER BY time DESC, stream DESC, seq DESC LIMIT 101"
-    return "\n".join((await connection.execute(text(statement), parameters)).scalars())
+    return "\n".join(row[0] for row in await written(statement, parameters).fetch(connection))
 
 
 async def histogram(
-    connection: AsyncConnection, selection: Selection, since: datetime, until: datetime, step: timedelta
-) -> list[RowMapping]:
-    """Return how many of the selected rows each step of the time has, by level: `time`, `level`, `count`."""
+    connection: Connection, selection: Selection, since: datetime, until: datetime, step: timedelta
+) -> list[asyncpg.Record]:
+    """Return how many of the selected rows each step of the time has, by level, in any order: `time`, `level`, `count`.
+
+    Postgres expects about as many groups as there are times: to give them in order it would sort all rows.
+    """
     wanted, parameters = _within(selection, since, until)
     statement = f"""
         SELECT date_bin(:step, time, to_timestamp(0)) AS time, level, count(*) AS count
-          FROM message WHERE {wanted} GROUP BY 1, 2 ORDER BY 1, 2
+          FROM message WHERE {wanted} GROUP BY 1, 2
     """
-    return list((await connection.execute(text(statement), parameters | {"step": step})).mappings().all())
+    return await written(statement, parameters | {"step": step}).fetch(connection)
 
 
-async def count(connection: AsyncConnection, selection: Selection, since: datetime, until: datetime, most: int) -> int:
+async def count(connection: Connection, selection: Selection, since: datetime, until: datetime, most: int) -> int:
     """Return how many of the selected rows there are; of more than `most` no more than that."""
     wanted, parameters = _within(selection, since, until)
     statement = f"SELECT count(*) FROM (SELECT FROM message WHERE {wanted} LIMIT :most) AS found"
-    return int((await connection.execute(text(statement), parameters | {"most": most})).scalar_one())
+    ((found,),) = await written(statement, parameters | {"most": most}).fetch(connection)
+    return int(found)
 
 
 async def facets(
-    connection: AsyncConnection,
+    connection: Connection,
     selection: Selection,
     fields: Sequence[Field],
     *,
@@ -103,7 +102,7 @@ async def facets(
     until: datetime,
     values: int,
     sample: int,
-) -> list[RowMapping]:
+) -> list[asyncpg.Record]:
     """Return the most frequent values of each field among the newest `sample` of the selected rows: `field` (its index, -1 for
     the number of rows), `value`, `count`.
     """
@@ -126,17 +125,17 @@ async def facets(
         SELECT field, value, count FROM ranked WHERE rank <= :values ORDER BY field, rank
     """
     given = parameters | bound | {"sample": sample, "values": values, "shown": SHOWN}
-    return list((await connection.execute(text(statement), given)).mappings().all())
+    return await written(statement, given).fetch(connection)
 
 
-async def correlations_of(connection: AsyncConnection, org: str | None, runs: Collection[str]) -> dict[str, str]:
+async def correlations_of(connection: Connection, org: str | None, runs: Collection[str]) -> dict[str, str]:
     """Return the chain, by its correlation id, of each of these runs of an organization; None: of any."""
     own = "" if org is None else " AND org = :org"
     statement = (
         f"SELECT run, min(correlation_id) AS chain FROM message WHERE run = ANY(:runs) AND type = 'run.requested'{own} GROUP BY run"
     )
-    found = await connection.execute(text(statement), {"runs": list(runs)} | ({} if org is None else {"org": org}))
-    return {row.run: row.chain for row in found}
+    found = await written(statement, {"runs": list(runs), "org": org}).fetch(connection)
+    return {row["run"]: row["chain"] for row in found}
 
 
 def _within(selection: Selection, since: datetime, until: datetime) -> tuple[str, dict[str, Any]]:
@@ -146,15 +145,13 @@ def _within(selection: Selection, since: datetime, until: datetime) -> tuple[str
     return f"time >= :since AND time <= :until AND {kept} AND {selection.sql}", given
 
 
-async def positions(connection: AsyncConnection) -> list[tuple[str, str, int]]:
+async def positions(connection: Connection) -> list[tuple[str, str, int]]:
     """Return each stream, its incarnation, and the sequence up to which it is archived."""
-    found = await connection.execute(
-        text("SELECT stream, incarnation, last_seq FROM checkpoint WHERE projection LIKE 'archive-%' ORDER BY stream")
-    )
-    return [(row.stream, row.incarnation, row.last_seq) for row in found]
+    statement = "SELECT stream, incarnation, last_seq FROM checkpoint WHERE projection LIKE 'archive-%' ORDER BY stream"
+    return [(row["stream"], row["incarnation"], row["last_seq"]) for row in await connection.fetch(statement)]
 
 
-async def messages(connection: AsyncConnection, incarnation: str, after: int, to: int) -> list[RowMapping]:
+async def messages(connection: Connection, incarnation: str, after: int, to: int) -> list[asyncpg.Record]:
     """Return the messages of a stream after a sequence, up to another, with their bytes: of those that were stored lately."""
     statement = """
         SELECT stream, incarnation, seq, time, key, document, workflow FROM message
@@ -162,13 +159,13 @@ async def messages(connection: AsyncConnection, incarnation: str, after: int, to
          ORDER BY seq
     """
     given = {"incarnation": incarnation, "after": after, "to": to}
-    return list((await connection.execute(text(statement), given)).mappings().all())
+    return await written(statement, given).fetch(connection)
 
 
 async def between(
-    connection: AsyncConnection, selection: Selection, incarnation: str, after: At, to: int, limit: int
-) -> list[RowMapping]:
-    """Return the columns `_FOUND` of the selected rows of a stream behind a place, up to a sequence, in the order of the stream."""
+    connection: Connection, selection: Selection, incarnation: str, after: At, to: int, limit: int
+) -> list[asyncpg.Record]:
+    """Return the `COLUMNS` of the selected rows of a stream behind a place, up to a sequence, in the order of the stream."""
     kept, limits = selection.kept()
     statement = f"""
         SELECT {_SHOWN} FROM message
@@ -176,11 +173,11 @@ async def between(
          ORDER BY seq, line LIMIT :limit
     """
     given = {"incarnation": incarnation, "seq": after.seq, "line": after.line, "to": to, "limit": limit}
-    return list((await connection.execute(text(statement), selection.parameters | limits | given)).mappings().all())
+    return await written(statement, selection.parameters | limits | given).fetch(connection)
 
 
 async def chain(
-    connection: AsyncConnection,
+    connection: Connection,
     org: str,
     correlation_id: str,
     since: datetime,
@@ -188,7 +185,7 @@ async def chain(
     limit: int,
     *,
     limits: Sequence[Limit],
-) -> list[RowMapping]:
+) -> list[asyncpg.Record]:
     """Return the messages of these types of a chain by time, as far as they are kept, without their documents."""
     kept, parameters = hiding(limits, org, since)
     statement = f"""
@@ -203,4 +200,4 @@ async def chain(
     """
     given = {"org": org, "correlation_id": correlation_id, "since": since, "types": list(types), "limit": limit, "shown": SHOWN}
     given |= parameters
-    return list((await connection.execute(text(statement), given)).mappings().all())
+    return await written(statement, given).fetch(connection)

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs import places, selecting
 from services.logs.digests.keeping import Digests
 from services.logs.feed import Feed
-from services.logs.items import item_of, item_of_row
+from services.logs.items import item_of, item_of_row, size_of
 from services.logs.places import At, TailPlace
 from services.logs.scope import ArchiveDeps, looking, named, selected
 from services.logs.selection import Selection
 from services.logs.tree import runs_asked_for
 from shared.bounded import SharedPlaces
+from shared.db import Connection
 from shared.errors import Unavailable
 from shared.owners.keeper import Keeper
 from shared.questions import PAGE_BYTES
@@ -100,7 +100,7 @@ def _is_behind(place: TailPlace, feed: Feed) -> bool:
     return any(at.seq < feed.floor.get(stream, 0) for stream, at in place.at.items())
 
 
-async def _catch_up(page: _Page, feed: Feed, selection: Selection, connection: AsyncConnection) -> None:
+async def _catch_up(page: _Page, feed: Feed, selection: Selection, connection: Connection) -> None:
     """Add what is no longer here; what is too much is counted and passed over."""
     for stream, at in list(page.place.at.items()):
         floor = feed.floor.get(stream, 0)
@@ -114,9 +114,7 @@ async def _catch_up(page: _Page, feed: Feed, selection: Selection, connection: A
         room = ITEMS - len(page.items)
         found = await selecting.between(connection, selection, feed.incarnations[stream], at, floor, room)
         for row in found:
-            page.add(
-                item_of(dict(row)), len(row["document"]) + len(row["message"]) + len(row["data"] or ""), At(row["seq"], row["line"])
-            )
+            page.add(item_of(row), size_of(row), At(row["seq"], row["line"]))
             if page.is_full:
                 return
         page.place = page.place.moved(stream, At(floor))

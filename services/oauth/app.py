@@ -36,7 +36,7 @@ from services.oauth.vault import Vault
 from services.oauth.waiting import WaitingPlaces
 from shared import service
 from shared.bus import Bus, connected
-from shared.db import open_engine
+from shared.db import engine_of, open_engine
 from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
@@ -109,10 +109,10 @@ class OAuth:
 async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Answer, announce unannounced rows, and seal rows of an older key anew, for the block."""
     async with AsyncExitStack() as stack:
-        engine = open_engine(settings.database_url, service="oauth", registry=runtime.health.registry)
+        engine = engine_of(settings, runtime.health, service="oauth")
         stack.push_async_callback(engine.dispose)
         # A connection of its own: whether tokens have changed is asked at every question, and waits behind nothing else.
-        asking = open_engine(settings.database_url, service="oauth", pool_size=1)
+        asking = open_engine(settings.pool.url or settings.database_url, service="oauth", pool_size=1)
         stack.push_async_callback(asking.dispose)
         # Needed until the bus has answered what it took.
         last = await stack.enter_async_context(AsyncExitStack())

@@ -10,10 +10,10 @@ from shared.questions.declaration import Page, Position, Question, question
 from shared.values import Expression, Instant, Name, Opaque
 
 
-class LogItem(msgspec.Struct, frozen=True, kw_only=True):
+class LogItem(msgspec.Struct, frozen=True, gc=False):
     """One archived message as search shows it, or one line of a run's output.
 
-    A line has its number (`line`) within the message `seq`, and the `fields` that its author gave.
+    A line has its number (`line`) within the message `seq`, and the `fields` that its author gave. `data` is as it was written.
     """
 
     time: str
@@ -28,7 +28,7 @@ class LogItem(msgspec.Struct, frozen=True, kw_only=True):
     causation_id: str | None
     id: str
     message: str
-    data: Any
+    data: msgspec.Raw
     workflow: str | None = None
     line: int | None = None
     attempt: int | None = None

@@ -19,8 +19,9 @@ HEADS = (
     "## Runs of every kind, over two executors\n",
     "## Webhooks that come twice and out of order\n",
     "## Refresh tokens that rotate, over two oauth services\n",
+    "## Parts that are away, under reads, writes and webhooks\n",
 )
-WEBHOOKS, RUNS, STORIES, TOKENS = range(4)
+WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES = range(5)
 
 
 class Row(msgspec.Struct, frozen=True):

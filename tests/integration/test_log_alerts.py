@@ -14,10 +14,10 @@ import pytest
 from services.logs import alert_rows, alerts, app
 from services.logs.alerts import Alerts
 from services.logs.domain import StreamPosition, row_of
-from services.logs.scope import ArchiveDeps
+from services.logs.scope import ArchiveDeps, open_archive
 from services.logs.store import insert
 from shared.bus import Bus
-from shared.db import Connection, open_engine
+from shared.db import Connection
 from shared.envelope import seal, utc_now
 from shared.errors import Unavailable
 from shared.messages import RunRequested
@@ -37,7 +37,7 @@ class Watch:
         self.bus = bus
         self._admin = admin
         self._connection = connection
-        self._engine = open_engine(place.database_url("logs"), service="logs")
+        self._engine = open_archive(place.database_url("logs"))
         self._seq = 0
         self.now: datetime = utc_now()
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest_asyncio
-from sqlalchemy import text
 
 from services.logs.domain import LEVELS, Row, StreamPosition, row_of
 from services.logs.lines import split
@@ -20,7 +19,7 @@ from services.logs.matching import Seen
 from services.logs.query import parse
 from services.logs.selection import Selection
 from services.logs.store import insert
-from shared.db import open_engine, transaction
+from shared.statements import written
 from tests.support.servers import Place
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -264,31 +263,28 @@ async def connection(place: Place) -> AsyncIterator[asyncpg.Connection[Any]]:
     await made.close()
 
 
-async def test_sql_python_and_a_plain_filter_select_the_same_rows(place: Place, connection: asyncpg.Connection[Any]) -> None:
+async def test_sql_python_and_a_plain_filter_select_the_same_rows(connection: asyncpg.Connection[Any]) -> None:
     chance = random.Random(7)
     rows = rows_of(chance, 60)
     statement = insert(rows)
     await connection.execute(statement.sql, *statement.values)
     seen = [(row, Seen(row), json.loads(row.data or "null")) for row in rows if row.line >= 0]
-    engine = open_engine(place.database_url("logs"), service="logs")
     found = 0
-    async with transaction(engine) as session:
-        for _ in range(500):
-            one, org = case(chance), chance.choice([None, *ORGS])
-            selection = Selection(org, parse(one.q))
-            selected = await session.execute(text(f"SELECT id, line FROM message WHERE {selection.sql}"), selection.parameters)
-            by_sql = {(row.id, row.line) for row in selected}
-            by_python = {(row.id, row.line) for row, looked_at, _ in seen if selection.holds(looked_at)}
-            plainly = {(row.id, row.line) for row, _, data in seen if org in (None, row.org) and one.says(row, data)}
-            assert by_python == by_sql, one.q
-            assert plainly == by_sql, one.q
-            found += 0 < len(by_sql) < len(seen)
-    await engine.dispose()
+    for _ in range(500):
+        one, org = case(chance), chance.choice([None, *ORGS])
+        selection = Selection(org, parse(one.q))
+        selected = written(f"SELECT id, line FROM message WHERE {selection.sql}", selection.parameters)
+        by_sql = {(row["id"], row["line"]) for row in await selected.fetch(connection)}
+        by_python = {(row.id, row.line) for row, looked_at, _ in seen if selection.holds(looked_at)}
+        plainly = {(row.id, row.line) for row, _, data in seen if org in (None, row.org) and one.says(row, data)}
+        assert by_python == by_sql, one.q
+        assert plainly == by_sql, one.q
+        found += 0 < len(by_sql) < len(seen)
     assert found > 200
 
 
 async def test_rows_whose_words_are_not_all_kept_are_found_by_their_fields_all_the_same(
-    place: Place, connection: asyncpg.Connection[Any]
+    connection: asyncpg.Connection[Any],
 ) -> None:
     many = " ".join(f"w{number}" for number in range(30_000))
     nested: Any = "bottom"
@@ -302,13 +298,10 @@ async def test_rows_whose_words_are_not_all_kept_are_found_by_their_fields_all_t
     [row] = split(row_of(StreamPosition("RUNS", "inc", 1, NOW, "s"), raw))
     statement = insert([row])
     await connection.execute(statement.sql, *statement.values)
-    engine = open_engine(place.database_url("logs"), service="logs")
     deep = ".".join(["data.nested"] + ["n"] * 40)
     queries = ['data.last:"end of it"', f"{deep}:bottom", f"{deep}:bot*", f"data.long:{'y' * 400}", f"data.long:{'y' * 300}*"]
     for q in [*queries, 'data.often:"' + "z " * 400 + 'stop"', "w14000"]:
         selection = Selection("acme", parse(q))
-        async with transaction(engine) as session:
-            found = await session.execute(text(f"SELECT id FROM message WHERE {selection.sql}"), selection.parameters)
-            assert found.scalars().all() == ["m"], q[:80]
+        selected = written(f"SELECT id FROM message WHERE {selection.sql}", selection.parameters)
+        assert [row["id"] for row in await selected.fetch(connection)] == ["m"], q[:80]
         assert selection.holds(Seen(row)), q[:80]
-    await engine.dispose()

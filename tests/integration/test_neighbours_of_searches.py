@@ -55,7 +55,7 @@ async def test_searches_of_one_organization_never_take_the_last_place(place: Pla
             await busy.enter_async_context(looking(deps, "acme"))
         fifth = asyncio.create_task(busy.enter_async_context(looking(deps, "acme")))
         async with looking(deps, "globex") as connection:
-            assert await connection.exec_driver_sql("SELECT 1")
+            assert await connection.fetch("SELECT 1")
             assert not fifth.done()
         fifth.cancel()
         await asyncio.wait([fifth])

@@ -206,8 +206,8 @@ def test_words_are_bounded_and_leave_out_what_nobody_searches_for() -> None:
 
 def test_data_comes_back_as_it_was_written_with_its_keys_in_order() -> None:
     assert msgspec.json.encode(data_of(raw('{"b":1,"a":2.50}'))) == b'{"b":1,"a":2.50}'
-    assert data_of(b"\xff") == {"document_base64": "/w=="}
-    assert "document_base64" in data_of(raw('{"a":"\udcff"}'))
+    assert msgspec.json.decode(data_of(b"\xff")) == {"document_base64": "/w=="}
+    assert "document_base64" in msgspec.json.decode(data_of(raw('{"a":"\udcff"}')))
 
 
 @pytest.mark.parametrize(
