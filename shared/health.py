@@ -24,6 +24,7 @@ class Health:
         self._counters: set[tuple[str, str]] = set()
         self._labels: dict[tuple[str, str], str] = {}
         self.registry = CollectorRegistry()
+        self._spared: set[str] = set()
         self.started = False
 
     @property
@@ -43,6 +44,15 @@ class Health:
             self._since.pop(part, None)
         else:
             self._since.setdefault(part, rfc3339(utc_now()))
+
+    def spare(self, part: str) -> None:
+        """Have a fault of `part` be shown, and not make the process unready: what it is for goes on without it."""
+        self._spared.add(part)
+
+    @property
+    def impaired(self) -> list[str]:
+        """Return the parts that have a fault and are spared, by name."""
+        return sorted(part for part in self._spared if self._parts.get(part) is not None)
 
     def problem(self, part: str) -> str | None:
         """Return the fault of `part`; None where it has none, or nothing is known."""
@@ -69,8 +79,8 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Return whether the service has started and every part is well."""
-        return self.started and all(problem is None for problem in self._parts.values())
+        """Return whether the service has started and every part is well that it does not go on without."""
+        return self.started and all(problem is None for part, problem in self._parts.items() if part not in self._spared)
 
     def document(self) -> dict[str, Any]:
         """Return the answer of `/readyz`; `since` of a part is when it ceased to be well (RFC 3339)."""

@@ -145,6 +145,11 @@ class RegistryView(Generic[V]):
             self._entries[key] = entry
             self.changes += 1
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that was in the registry at the start is in the view."""
+        return self._complete.is_set()
+
     async def complete(self) -> None:
         """Wait until everything that was in the registry at the start is in the view."""
         await self._complete.wait()

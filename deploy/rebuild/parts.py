@@ -18,6 +18,7 @@ from deploy.rebuild.rows import Connection
 from deploy.stores import Stores
 from services.events import projections as events
 from services.executor import projections as executor
+from services.gateway import projections as gateway
 from services.logs import projections as logs
 from services.oauth import projections as oauth
 from shared import tasks
@@ -28,10 +29,11 @@ from shared.projected import Projected
 from shared.projection import Projection
 from shared.salvage import Tally
 
-# The gateway keeps nothing at all; the tables of oauth that hold tokens and secrets are the only place of them, and no projection.
+# The tables of oauth that hold tokens and secrets are the only place of them, and no projection; nor is when keys were last used.
 PROJECTING: dict[str, Callable[[Client], list[Projected]]] = {
     "events": events.projected,
     "executor": executor.projected,
+    "gateway": gateway.projected,
     "logs": logs.projected,
     "oauth": oauth.projected,
 }

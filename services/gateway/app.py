@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator
 
 import structlog
 
 from services.gateway.admission import Admission
-from services.gateway.api.application import application
+from services.gateway.api.application import ENDPOINTS, application
 from services.gateway.backlog import Bounds, WebhookBacklog, watch
 from services.gateway.config import GatewaySettings, read
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
+from services.gateway.identity import Keys
+from services.gateway.key_rules import keepers
+from services.gateway.key_use import KeyUse
 from services.gateway.lanes import Lanes
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.parts import Gateway
 from services.gateway.peers import descriptors_for
+from services.gateway.projections import projected
+from services.gateway.questions import QUESTIONS
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.serving import listening, serving, url_of
@@ -30,10 +34,13 @@ from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import connected
 from shared.circuits import Circuits
+from shared.db import open_engine
 from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.levels import follow_level
+from shared.owners.rows import ResourceRows
+from shared.projection import started
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryView
@@ -44,6 +51,8 @@ from shared.service import main as run_service
 # Seconds that the start waits for the registries and for the first count of the backlog. Without the former it serves all the same,
 # by asking their owners; without the latter it takes webhooks without a bound.
 KNOWN_WITHIN = 5.0
+# Connections to the database: it is asked about keys, and by no webhook.
+CONNECTIONS = 4
 
 _log = structlog.get_logger()
 
@@ -60,6 +69,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
     url = settings.public_url or url_of(sock)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(sock.close)
+        engine = open_engine(settings.database_url, service="gateway", pool_size=CONNECTIONS)
+        stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="gateway", health=runtime.health))
         circuits = Circuits(bus.client)
         stack.push_async_callback(circuits.close)
@@ -69,6 +80,14 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         sources = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
+        # Without it keys are not listed or made; they count all the same, and webhooks are taken.
+        runtime.health.spare("projection catalog")
+        keys = Keys(bus.client, runtime.health, settings.admin_key)
+        use = KeyUse(engine, keys)
+        projections = started(
+            projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
+        )
+        tags = {one.tag for one in ENDPOINTS if one.role is not None}
         adapters = CustomAdapters(adapters_view, bus.ask)
         endings = Endings(bus.client, runtime.health)
         watching = Watching(bus.client)
@@ -106,25 +125,31 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             results=Blobs(bus.client, "results"),
             memory=MemoryBudget(settings.max_body),
             visitors=Visitors(),
-            key_hash=hashlib.sha256(settings.admin_key.encode()).digest(),
+            keys=keys,
+            keepers=keepers(bus, ResourceRows(engine), projections["catalog"], use, tags),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
             cors_origins=settings.cors_origins,
             max_body=settings.max_body,
             max_file=settings.max_file,
         )
+        bus.answer(QUESTIONS, gateway)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")
         runtime.background.start(follow_level(bus, runtime.health), "log level")
         runtime.background.start(sources.run(), "registry sources")
         runtime.background.start(workflows.run(), "registry workflows")
         runtime.background.start(adapters_view.run(), "registry adapters")
+        runtime.background.start(keys.run(), "registry keys")
+        runtime.background.start(use.run(), "use of keys")
+        stack.push_async_callback(use.write)
         runtime.background.start(endings.run(), "run endings")
         runtime.background.start(watching.run(), "watched runs")
         runtime.background.start(watch(bus.client, backlog, lanes), "backlog")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_WITHIN):
-                await asyncio.gather(sources.complete(), workflows.complete(), adapters_view.complete(), backlog.known.wait())
+                views = (view.complete() for view in (sources, workflows, adapters_view, keys))
+                await asyncio.gather(*views, backlog.known.wait())
         most = descriptors_for(settings.max_connections)
         await stack.enter_async_context(serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies))
         runtime.health.state("url", url)

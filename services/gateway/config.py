@@ -41,6 +41,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     nats_url: str
+    database_url: str
     keys: tuple[bytes, ...]
     admin_key: str
     listen_fd: int | None
@@ -67,13 +68,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(environment: Environment) -> GatewaySettings:
     """Read the settings; `environment` remembers a missing or wrong one."""
-    # Demanded of every service alike; the gateway has no tables yet.
-    environment.text("MILLRACE_DATABASE_URL")
     public = public_url(environment)
     descriptor = environment.integer("MILLRACE_LISTEN_FD", -1, minimum=0)
     supervisor = environment.optional("MILLRACE_SUPERVISOR")
     return GatewaySettings(
         nats_url=environment.text("MILLRACE_NATS_URL"),
+        database_url=environment.text("MILLRACE_DATABASE_URL"),
         keys=environment.keys("MILLRACE_KEYS"),
         admin_key=environment.text("MILLRACE_ADMIN_KEY"),
         listen_fd=None if descriptor < 0 else descriptor,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 from aiohttp import web
 
@@ -10,6 +13,7 @@ from services.gateway.backlog import WebhookBacklog
 from services.gateway.config import Network
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
+from services.gateway.identity import Keys
 from services.gateway.lanes import Lanes
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.readiness import Readiness
@@ -24,10 +28,11 @@ from shared.bus import Bus
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.health import Health
+from shared.owners.keeper import Keeper
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts. `key_hash` is the SHA-256 of the platform key; sizes are in bytes; `public_url` ends without a slash.
+    """The parts. `keepers` keep the gateway's own resources; sizes are in bytes; `public_url` ends without a slash.
 
     `cors_origins`: the origins whose pages may use the API with a key of theirs.
     """
@@ -52,7 +57,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     results: Blobs
     memory: MemoryBudget
     visitors: Visitors
-    key_hash: bytes
+    keys: Keys
+    keepers: Mapping[str, Keeper[Any]]
     public_url: str
     trusted_proxies: tuple[Network, ...]
     cors_origins: frozenset[str]

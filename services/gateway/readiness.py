@@ -57,9 +57,10 @@ class Readiness:
     def document(self, services: dict[str, dict[str, Any] | None], *, broker_answers: bool = True) -> dict[str, Any]:
         """Return the answer of `/readyz` from each service's own report; None: the service did not answer in time.
 
-        `ready` means that every part of the gateway is well and no service is `unserved`. A service that answers and is not well
-        is `degraded`: it works in part, or will. So is the backlog, when it comes near its bounds, and `quarantined`, when rows do
-        not open: each is of one organization, and fails for that one alone, which is no reason to serve nobody.
+        `ready` means that every part of the gateway is well that it does not go on without, and no service is `unserved`. A service
+        that answers and is not well is `degraded`: it works in part, or will. So are the parts of the gateway that it goes on
+        without, the backlog, when it comes near its bounds, and `quarantined`, when rows do not open: each is of one
+        organization, and fails for that one alone, which is no reason to serve nobody.
         """
         processes, failing = told(self._supervisor)
         # The gateway answers this itself. Only its supervisor knows of the database.
@@ -70,6 +71,7 @@ class Readiness:
             if (why := self._unserved(name, processes.get(name), answers=answers.get(name, True), failing=name in failing))
         }
         degraded = [name for name, said in services.items() if said is not None and not said["ready"] and name not in unserved]
+        degraded += self._health.impaired
         if self._backlog.problem is not None:
             degraded.append("backlog")
         quarantined = {name: rows for name, said in services.items() if (rows := _quarantined(said))}

@@ -30,8 +30,8 @@ class Trail:
             _log.error("audit.lost", category=audited.category, verb=audited.verb, target=audited.target, reason=str(error))
 
     def refused(self, audited: Audited, *, org: str) -> None:
-        """Record a refusal in the background, at most one a second per category and target; `detail.count` is their number."""
-        self._refusals.record((audited.category, audited.target), (audited, org), crowd=(audited.category, ""))
+        """Record a refusal in the background, one a second of a category, target and actor; `detail.count` is their number."""
+        self._refusals.record((audited.category, audited.target, audited.actor), (audited, org), crowd=(audited.category, ""))
 
     async def finish(self) -> None:
         """Publish waiting refusals; for the end of the service."""

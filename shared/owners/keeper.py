@@ -149,7 +149,7 @@ class Keeper(ABC, Generic[S]):
             if before is None:
                 raise await self._absent(command)
             given = self._patched(given, before)
-        spec: S = kind.spec_of(msgspec.to_builtins(fitted(given, kind.body)))
+        spec: S = kind.spec_of(msgspec.to_builtins(fitted(given, kind.body)) | self._internal(command, before))
         if before is not None and self._rules.keeps_members(before.spec, spec):
             kept |= before.sealed.keys() - kind.secret
         secrets = {field: value for field in kind.secret - kept if (value := getattr(spec, field)) is not None}
@@ -169,7 +169,7 @@ class Keeper(ABC, Generic[S]):
     def _patched(self, given: dict[str, Any], before: Resource[S]) -> dict[str, Any]:
         """Return the fields of a resource with a merge patch (RFC 7396) applied: null means a field's default, and no member."""
         kind = self.kind
-        present: dict[str, Any] = msgspec.to_builtins(before.spec)
+        present = {name: value for name, value in msgspec.to_builtins(before.spec).items() if name not in kind.internal}
         changed = {field: value for field, value in (present | given).items() if given.get(field, value) is not None}
         if self._rules.keeps_members(before.spec, kind.spec_of(msgspec.to_builtins(fitted(changed, kind.body)))):
             for field in kind.merged & given.keys():
@@ -179,6 +179,12 @@ class Keeper(ABC, Generic[S]):
                 secret = {name: None for name in before.sealed if name in wanted and wanted[name] is None}
                 changed[field] = merged(present[field], wanted) | secret
         return changed
+
+    def _internal(self, command: PutResource, before: Resource[S] | None) -> dict[str, Any]:
+        """Return the internal fields that a resource has, or gets by a command."""
+        present = {} if before is None else msgspec.to_builtins(before.spec)
+        given = command.internal if before is None or command.patch else {}
+        return {name: value for name, value in (present | given).items() if name in self.kind.internal}
 
     def _unchanged(self, draft: Draft[S], name: str, value: str) -> str | None:
         """Return the secret member as it is sealed now, if it is still this value."""
@@ -219,7 +225,7 @@ class Keeper(ABC, Generic[S]):
 
     def _changes(self, before: Resource[S] | None, after: Resource[S] | None) -> dict[str, tuple[Any, Any]]:
         """Return the fields that differ, with both values; of a secret one both are words."""
-        one, other = ({} if of is None else self.kind.stored(of.spec) for of in (before, after))
+        one, other = ({} if of is None else self.kind.visible(of.spec) for of in (before, after))
         sealed, resealed = ({} if of is None else of.sealed for of in (before, after))
         changes = {name: (one.get(name), other.get(name)) for name in one | other if one.get(name) != other.get(name)}
         for name in sorted(sealed.keys() | resealed.keys()):
@@ -240,7 +246,7 @@ def merged(present: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 def shown_of(kind: Kind, stored: Resource[Any]) -> dict[str, Any]:
     """Return a resource as its organization sees it: of each reference by id the id, and the name besides; no secret."""
-    fields = kind.stored(stored.spec)
+    fields = kind.visible(stored.spec)
     names = {f"{field}_name": fields[field] for field in kind.by_id}
     secrets = {"secrets": sorted(stored.sealed)} if "secrets" in kind.shown.__struct_fields__ else {}
     times = {name: getattr(stored, name) for name in ("created_at", "updated_at", "version", "applied_as")}

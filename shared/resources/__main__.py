@@ -17,6 +17,7 @@ def described(kind: Kind) -> dict[str, Any]:
         "noun": kind.noun,
         "plural": kind.plural,
         "path": kind.path,
+        "platform": kind.of_platform,
         "doc": (kind.spec.__doc__ or "").partition("\n")[0],
         "columns": kind.columns,
         "fields": {name: one | {"required": name in schema["required"]} for name, one in schema["properties"].items()},

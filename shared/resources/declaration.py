@@ -10,7 +10,19 @@ import msgspec
 
 from shared.errors import Invalid, Problem
 from shared.messages.declaration import STREAM_OF_NOUN, Message, declaration_of, hashed_key, message
-from shared.resources.shapes import BY_ID, MEMBERS, MERGED, REFERS_TO, SECRET, fields_of, marks_of, page_of, struct_of, view_of
+from shared.resources.shapes import (
+    BY_ID,
+    INTERNAL,
+    MEMBERS,
+    MERGED,
+    REFERS_TO,
+    SECRET,
+    fields_of,
+    marks_of,
+    page_of,
+    struct_of,
+    view_of,
+)
 from shared.values import Name
 
 Role = Literal["viewer", "operator", "developer", "admin"]
@@ -30,6 +42,11 @@ Link = Annotated[str, msgspec.Meta(extra_json_schema={"format": "uri"})]
 def about(description: str) -> msgspec.Meta:
     """Describe a field, for the OpenAPI document and the command's help."""
     return msgspec.Meta(description=description)
+
+
+def internal() -> msgspec.Meta:
+    """Mark a field that no request holds and no answer shows: the gateway or the owner gives it; it is in the registry."""
+    return msgspec.Meta(extra_json_schema={INTERNAL: True})
 
 
 def refers_to(noun: str, *, by_id: bool = False) -> msgspec.Meta:
@@ -154,8 +171,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
     `body` is the body of a request to put one, `creation` the same with a name, `change` a merge patch; `shown` is the answer,
     `page` a page of them; of its fields `links` are paths at the gateway. `references` gives the noun that a field refers to. Of
-    the fields `by_id` do so by id, `merged` are changed by a PATCH member by member, `secret` are never shown, and `confidential`
-    (these, and those with secret members) are sealed before they get on the bus.
+    the fields `by_id` do so by id, `merged` are changed by a PATCH member by member, `secret` are never shown, `confidential`
+    (these, and those with secret members) are sealed before they get on the bus, and `internal` are in no request and no answer.
     """
 
     noun: str
@@ -186,6 +203,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     merged: frozenset[str]
     secret: frozenset[str]
     confidential: frozenset[str]
+    internal: frozenset[str]
 
     @property
     def collection(self) -> str:
@@ -209,6 +227,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     def spec_of(self, fields: dict[str, Any]) -> Any:
         """Return the spec that was stored as `fields`: secret ones are empty, those that this version does not know passed over."""
         return msgspec.convert(dict.fromkeys(self.secret, "") | fields, self.spec)
+
+    def visible(self, spec: Spec) -> dict[str, Any]:
+        """Return the fields of a spec as they are shown: without those that are secret or internal."""
+        return {name: value for name, value in self.stored(spec).items() if name not in self.internal}
 
     def stored(self, spec: Spec) -> dict[str, Any]:
         """Return the fields of a spec as they are stored: without those that are secret."""
@@ -274,6 +296,7 @@ def resource(
             merged=frozenset(name for name, found in marks.items() if MERGED in found),
             secret=frozenset(name for name, found in marks.items() if SECRET in found),
             confidential=frozenset(name for name, found in marks.items() if SECRET in found or MEMBERS in found),
+            internal=frozenset(name for name, found in marks.items() if INTERNAL in found),
         )
         return spec
 

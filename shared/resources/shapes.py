@@ -10,13 +10,16 @@ from shared.values import Name
 
 # Marks of a field beside its type. Readers of the OpenAPI document see them as well.
 REFERS_TO, BY_ID, MERGED, SECRET, MEMBERS = "x-refers-to", "x-by-id", "x-merged", "writeOnly", "x-secret-members"
+INTERNAL = "x-internal"
 Moment = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
 
 def fields_of(spec: type[msgspec.Struct]) -> list[Any]:
-    """Return the fields of a struct as `msgspec.defstruct` takes them."""
+    """Return the fields of a struct but the internal ones, as `msgspec.defstruct` takes them."""
     fields: list[Any] = []
     for field in msgspec.structs.fields(spec):
+        if INTERNAL in _marks(msgspec.inspect.type_info(field.type)):
+            continue
         defaults = {"default": field.default, "default_factory": field.default_factory}
         given = {name: value for name, value in defaults.items() if value is not msgspec.NODEFAULT}
         fields.append((field.name, field.type, msgspec.field(**given)) if given else (field.name, field.type))

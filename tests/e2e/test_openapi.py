@@ -134,6 +134,8 @@ class Stack:
             parts["id"] = (await self.client.call("POST", "/api/v1/deliveries/replay", body=body))["id"]
         elif endpoint.path.startswith("/hooks"):
             parts["id"] = self.hook
+        elif endpoint.name == "rotate_key":
+            await self.client.call("PUT", "/api/v1/keys/orders", body={"role": "viewer"})
         elif endpoint.name == "run_schedule":
             parts["name"] = "yearly"
         elif endpoint.name == "read_digest_file":

@@ -101,6 +101,8 @@ class Place:
         await self.call("PUT", "/workspace/files/spare.txt", raw=b"nothing")
         await self.call("PUT", "/variables/spare", {"value": "nothing"})
         await self.call("PUT", "/secrets/spare", {"value": "nothing"})
+        await self.call("PUT", "/keys/spare", {"role": "viewer"})
+        await self.call("PUT", "/orgs/spare", {})
         await self.call("PUT", "/levels/oauth", {"level": "info"}, org="global")
         await self.call("PUT", "/connections/spare", {"token": "nothing"})
         await self.call("PUT", "/providers/spare", {"known": "github", "client_id": "a client", "client_secret": "its secret"})

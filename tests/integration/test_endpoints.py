@@ -8,7 +8,6 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from services.gateway.api import served
 from services.gateway.api.application import ENDPOINTS
 from services.gateway.api.document import path_of
 from services.gateway.api.endpoint import Audit, Call, Endpoint, endpoint
@@ -62,14 +61,13 @@ def test_a_role_or_an_audit_that_nobody_would_see_to_cannot_be_declared() -> Non
     assert endpoint("GET", "/a", role=None)(direct).is_direct
 
 
-async def test_a_caller_without_the_role_is_refused_everywhere_and_every_attempt_is_audited(
-    place: Place, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(served, "authenticated", lambda _gateway, _request: "guest")
+async def test_a_caller_who_may_do_nothing_is_refused_everywhere_and_every_attempt_is_audited(place: Place, client: Client) -> None:
+    guest = {"name": "guest", "role": "admin", "scopes": ["workflow:nobody"]}
+    key = (await client("POST", "/api/v1/keys?org=a", json=guest)).json["key"]
     keyed = [one for one in ENDPOINTS if one.role is not None]
     for one in keyed:
         path = path_of(one).format(**dict.fromkeys(one.parts, "a"))
-        got = await client(one.method, path, data=b"no JSON")
+        got = await client(one.method, path, data=b"no JSON", headers={"Authorization": f"Bearer {key}"})
         assert (got.status, got.json["title"]) == (403, "Not allowed"), one.name
 
     async def denied() -> list[Audited]:
@@ -81,7 +79,7 @@ async def test_a_caller_without_the_role_is_refused_everywhere_and_every_attempt
 
     # They come from one address, and so in as many messages as there are seconds.
     await eventually(all_of_them)
-    assert {(one.category, one.actor, one.outcome) for one in await denied()} == {("access", "guest", "permission_denied")}
+    assert {(one.category, one.actor, one.outcome) for one in await denied()} == {("access", "key:guest", "permission_denied")}
 
 
 async def test_a_parameter_without_a_value_is_none_and_one_that_is_not_declared_is_ignored(client: Client) -> None:

@@ -99,7 +99,6 @@ async def test_every_replica_logs_from_the_level_on_and_a_new_one_too_until_it_e
 
 
 MISTAKES: tuple[tuple[str, Any, str], ...] = (
-    ("/api/v1/levels/executor", {"level": "error"}, "org"),
     ("/api/v1/levels/nobody?org=global", {"level": "error"}, "name"),
     (EXECUTOR, {"level": "loud"}, "level"),
     (EXECUTOR, {"level": "debug"}, "until"),

@@ -190,9 +190,9 @@ def test_everything_that_is_wrong_with_the_environment_is_told_at_once() -> None
     with pytest.raises(ConfigError) as caught:
         environment.check()
     assert [problem.path for problem in caught.value.problems] == [
-        "MILLRACE_DATABASE_URL",
         "MILLRACE_PUBLIC_URL",
         "MILLRACE_NATS_URL",
+        "MILLRACE_DATABASE_URL",
         "MILLRACE_KEYS",
         "MILLRACE_ADMIN_KEY",
         "MILLRACE_TRUSTED_PROXIES",

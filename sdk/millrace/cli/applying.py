@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Resources that are asked for at the same time: an answer waits for a disk, and one commit takes many.
 AT_ONCE = 8
+FORBIDDEN = 403
 CHANGES = ("created", "changed", "removed", "failed", "none")
 
 
@@ -30,7 +31,8 @@ CHANGES = ("created", "changed", "removed", "failed", "none")
 class Outcome:
     """The outcome for a resource: created, changed, removed, failed, or none, as it was so already.
 
-    A document that is no resource failed without a name. Each reason begins with a file and a line, where one is known.
+    A document that is no resource failed without a name. Each reason begins with a file and a line, where one is known. `key`: the
+    value of a key that was created, which is not shown again.
     """
 
     change: str
@@ -39,6 +41,7 @@ class Outcome:
     org: str | None
     where: str | None
     reasons: tuple[str, ...] = ()
+    key: str | None = None
 
 
 @click.command()
@@ -164,8 +167,8 @@ class _Set:
         """Put a resource as its document has it. Raises `Unreachable` where the API has not answered yet."""
         noun, org, name = one.key
 
-        def ended(change: str, *reasons: str) -> Outcome:
-            return Outcome(change, noun, name, org, one.where, reasons)
+        def ended(change: str, *reasons: str, key: str | None = None) -> Outcome:
+            return Outcome(change, noun, name, org, one.where, reasons, key)
 
         if self.lost:
             return ended("failed", f"{one.where}: was not asked for")
@@ -187,7 +190,8 @@ class _Set:
             self._made.add(one.key)
         # What is as it was has been warned about before.
         warned = shown.get("warnings", ()) if change != "none" else ()
-        return ended(change, *(f"{one.at(problem['path'])}: warning: {problem['message']}" for problem in warned))
+        warnings = (f"{one.at(problem['path'])}: warning: {problem['message']}" for problem in warned)
+        return ended(change, *warnings, key=shown.get("key") if noun == "key" else None)
 
     def pruned(self) -> Iterator[Outcome]:
         """Remove what this set had made and no longer names, in the organizations that it names: what refers to others first."""
@@ -195,7 +199,7 @@ class _Set:
 
         orgs = sorted({org for _, org, _ in self._named} | {org_of(self._session)})
         for kind in (kinds()[noun] for noun in reversed(ordered())):
-            for org in orgs:
+            for org in sorted({kind.org(org) for org in orgs}):
                 for shown in _every(self._session, kind, org):
                     if shown["applied_as"] == self._called and (kind.noun, org, shown["name"]) not in self._named:
                         yield self._remove(kind, org, shown)
@@ -229,7 +233,8 @@ def _printed(session: Session, outcomes: Iterable[Outcome]) -> list[Outcome]:
         level = "error" if one.change == "failed" else "info"
         if one.name is not None:
             of = "" if one.org == org_of(session) else f" of {one.org}"
-            show.said(show.plain(f"{one.change} {one.kind} {one.name}{of}"), level)
+            shown = "" if one.key is None else f" ({one.key}, which is shown only now)"
+            show.said(show.plain(f"{one.change} {one.kind} {one.name}{of}{shown}"), level)
         for reason in one.reasons:
             show.aside(show.plain(" ".join(reason.split())), level if one.change == "failed" else "warning")
     return found
@@ -252,13 +257,23 @@ def _summed_up(session: Session, done: list[Outcome], *, dry_run: bool) -> None:
 
 
 def _every(session: Session, kind: Kind, org: str) -> Iterator[dict[str, Any]]:
-    """Yield an organization's own resources of a kind."""
+    """Yield an organization's own resources of a kind; none of a kind that the caller may not list."""
+    if kind.org(org) != org:
+        return
     names = [""]
     if kind.is_placed:
         found = [one for parent in kind.parents for one in session.api.pages(*parent.collection(""), headers=_for(org))["items"]]
         names = sorted({one["name"] for one in found})
     for name in names:
-        for shown in session.api.pages(*kind.collection(name), headers=_for(org))["items"]:
+        try:
+            page = session.api.pages(*kind.collection(name), headers=_for(org))
+        except Refused as refused:
+            if refused.status != FORBIDDEN:
+                raise
+            if not kind.platform:
+                show.aside(show.plain(f"{kind.plural} are passed over: {refused}"), "warning")
+            return
+        for shown in page["items"]:
             if shown["org"] == org:
                 yield shown
 

@@ -116,9 +116,13 @@ def written(documents: Iterable[dict[str, Any]]) -> str:
 
 
 def ordered() -> list[str]:
-    """Return the nouns, those that others refer to before these."""
+    """Return the nouns, those that others refer to before these, and those of the platform before all."""
+    platform = {noun for noun, kind in kinds().items() if kind.platform}
     left = {
-        noun: {*kind.referring.values(), *(parent.noun for parent in kind.parents)} & kinds().keys() - {noun}
+        noun: (
+            {*kind.referring.values(), *(parent.noun for parent in kind.parents), *(set() if kind.platform else platform)}
+            & kinds().keys() - {noun}
+        )
         for noun, kind in kinds().items()
     }
     found: list[str] = []
@@ -208,7 +212,7 @@ def _document(node: yaml.Node, file: str, org: str) -> Document:
             fields[one.name] = {
                 member: _fetched(inner, file, _at(file, lines, f"{one.name}.{member}")) for member, inner in held.items()
             }
-    return Document(described, name, org, fields, file, lines)
+    return Document(described, name, described.org(org), fields, file, lines)
 
 
 def _at(file: str, lines: dict[str, int], path: str) -> str:

@@ -43,7 +43,7 @@ _ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {"connection": connections
 
 def _group(kind: Kind) -> click.Group:
     group = click.Group(kind.plural, help=kind.doc)
-    for command in (_list(kind), _get(kind), _change(kind, "put"), _change(kind, "patch"), _delete(kind)):
+    for command in (_list(kind), _get(kind), changing(kind, "put"), changing(kind, "patch"), deleting(kind)):
         group.add_command(command)
     return group
 
@@ -75,8 +75,10 @@ def _get(kind: Kind, called: str = "get") -> click.Command:
     return get_it
 
 
-def _delete(kind: Kind, called: str = "delete") -> click.Command:
-    @click.command(called, help=f"Delete {kind.one}.")
+def deleting(kind: Kind, called: str = "delete") -> click.Command:
+    """Return the command that deletes one of a kind."""
+
+    @click.command(called, help=f"{called.capitalize()} {kind.one}.")
     @NAME
     @asks
     def delete_it(session: Session, name: str) -> None:
@@ -85,12 +87,14 @@ def _delete(kind: Kind, called: str = "delete") -> click.Command:
     return delete_it
 
 
-def _change(kind: Kind, verb: str, called: str | None = None) -> click.Command:
+def changing(kind: Kind, verb: str, called: str | None = None) -> click.Command:
+    """Return the command that puts or patches one of a kind, or posts a new one."""
     members = any(field.has_secrets for field in kind.fields)
     replaces = f" `{kind.plural} patch` changes what is given of it alone." if called is not None else ""
     says = {
         "put": f"Create or replace {kind.one}." + (" Secrets that are not given stay as they are." if members else "") + replaces,
         "patch": f"Change what is given of {kind.one}.",
+        "post": f"Create {kind.one} that is not there yet.",
     }
 
     @click.command(called or verb, help=says[verb])
@@ -100,9 +104,11 @@ def _change(kind: Kind, verb: str, called: str | None = None) -> click.Command:
     def change_it(session: Session, name: str, *, dry_run: bool, body: str | None = None, **given: Any) -> None:
         made = {} if body is None else an_object(body, "--body")
         for field in kind.fields:
-            _take(session, kind, name, field, made, given, wanted=verb == "put" and body is None)
+            _take(session, kind, name, field, made, given, wanted=verb != "patch" and body is None)
         query = {"dry_run": "true" if dry_run else None}
-        answer = session.api.call(verb.upper(), *kind.place(name, org_of(session)), query=query, body=made)
+        is_new = verb == "post"
+        place = kind.collection(name) if is_new else kind.place(name, org_of(session))
+        answer = session.api.call(verb.upper(), *place, query=query, body=made | ({"name": name} if is_new else {}))
         show.entity(answer, is_json=session.is_json)
         for problem in answer.get("warnings") or ():
             show.aside(show.plain(f"warning: {problem['path']}: {problem['message']}"), "warning")
@@ -265,8 +271,8 @@ _mapping = kinds()["mapping"]
 for _command in (
     _list(_mapping, "mappings"),
     _get(_mapping, "mapping"),
-    _change(_mapping, "put", "map"),
-    _delete(_mapping, "unmap"),
+    changing(_mapping, "put", "map"),
+    deleting(_mapping, "unmap"),
 ):
     GROUPS["integration"].add_command(_command)
 

@@ -1,4 +1,4 @@
-"""`keys`: the keys with which the services seal credentials."""
+"""`keys`: what is special about keys of the API, and the keys with which the services seal credentials."""
 
 from __future__ import annotations
 
@@ -7,23 +7,41 @@ from typing import Any
 import click
 
 from millrace.cli import codes, show
+from millrace.cli.entities import GROUPS, changing, deleting
+from millrace.cli.kinds import kinds
 from millrace.cli.session import Session, asks
 
 PATH = "/vault"
-
-
-@click.group()
-def keys() -> None:
-    """Keys with which the services seal credentials."""
+KIND = kinds()["key"]
+keys = GROUPS[KIND.noun]
+keys.help = "Keys of the API; and those with which the services seal credentials (`rotate` without a name)."
+keys.add_command(changing(KIND, "post", "create"))
+keys.add_command(deleting(KIND, "revoke"))
 
 
 @keys.command("rotate")
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option(
+    "--overlap", type=click.IntRange(0), help="Seconds for which the present value of NAME goes on; 0, the default: none."
+)
 @asks
-def rotate_keys(session: Session) -> int:
-    """Seal all that an older key seals with the first one, while everything goes on.
+def rotate(session: Session, name: str | None, overlap: int | None) -> int:
+    """Give the key NAME another value, which is shown once.
 
-    May be stopped and begun anew at any time. Exits with 1 where something does not open: each is named.
+    Without a name: seal all that an older key of the services seals with the first one, while everything goes on. May be stopped
+    and begun anew at any time. Exits with 1 where something does not open: each is named.
     """
+    if name is None:
+        if overlap is not None:
+            raise click.UsageError("--overlap is for a key of the API: NAME is missing.")
+        return rotate_sealing(session)
+    shown = session.api.call("POST", "/keys", name, "rotate", body={"overlap": overlap or 0})
+    show.entity(shown, is_json=session.is_json)
+    return codes.DONE
+
+
+def rotate_sealing(session: Session) -> int:
+    """Seal everything with the first key of the services."""
     part: dict[str, Any] = {"key": None, "next": ""}
     done: dict[str, int] = {}
     left: dict[str, int] = {}
@@ -50,4 +68,5 @@ def rotate_keys(session: Session) -> int:
     return codes.REFUSED if remains else codes.DONE
 
 
-COMMANDS: list[click.Command] = [keys]
+# `keys` itself is one of the commands of resources.
+COMMANDS: list[click.Command] = []

@@ -53,14 +53,19 @@ class Field:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of resource."""
+    """A kind of resource; `platform`: all of them are the platform's."""
 
     noun: str
     plural: str
     path: str
+    platform: bool
     doc: str
     columns: tuple[str, ...]
     fields: tuple[Field, ...]
+
+    def org(self, meant: str) -> str:
+        """Return the organization of one, where `meant` is meant: of some kinds all are the platform's."""
+        return "global" if self.platform else meant
 
     @property
     def one(self) -> str:

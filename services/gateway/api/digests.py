@@ -10,7 +10,6 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.access import authorize_platform
 from services.gateway.api.endpoint import Audit, Call, Example, Reply, endpoint
 from shared.errors import Malformed, NotFound, Problem
 from shared.questions.digests import (
@@ -37,10 +36,9 @@ class RowsQuery(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
 
 
-@endpoint("GET", PATH, role="admin")
+@endpoint("GET", PATH, role="admin", platform=True)
 async def list_digests(call: Call[None, None]) -> DigestList:
     """List the digest of each stream: its size, its root, the signed checkpoint, and the keys to verify it with."""
-    authorize_platform(call.caller)
     return await call.ask(ListDigests(org=PLATFORM))
 
 
@@ -48,6 +46,7 @@ async def list_digests(call: Call[None, None]) -> DigestList:
     "GET",
     f"{STREAM}/rows",
     role="admin",
+    platform=True,
     answers={200: Reply(ArchivedRow, media="application/x-ndjson")},
     errors=(Malformed, NotFound),
     audit=Audit("audit", "export", "stream"),
@@ -55,7 +54,6 @@ async def list_digests(call: Call[None, None]) -> DigestList:
 )
 async def read_archived_rows(call: Call[RowsQuery, None]) -> web.StreamResponse:
     """Send every archived row of a stream as it stands, a line of JSON each, its whole `document` in base64."""
-    authorize_platform(call.caller)
     stream, after = call.path["stream"], _after(call.query.after)
     page = await call.ask(ReadArchivedRows(org=PLATFORM, stream=stream, after=after))
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
@@ -81,13 +79,13 @@ async def read_archived_rows(call: Call[RowsQuery, None]) -> web.StreamResponse:
     "GET",
     f"{STREAM}/{{path:.+}}",
     role="admin",
+    platform=True,
     answers={200: Reply(bytes, media="application/octet-stream")},
     errors=(NotFound,),
     example=Example(path={"stream": "AUDIT", "path": "checkpoint"}),
 )
 async def read_digest_file(call: Call[None, None]) -> web.Response:
     """Send a file of a digest: `checkpoint`, `tile/<level>/<number>`, `tile/entries/<number>`, or `salts/<number>`."""
-    authorize_platform(call.caller)
     part = await call.ask(ReadDigestFile(org=PLATFORM, stream=call.path["stream"], path=call.path["path"]))
     if part.content is None:
         raise NotFound(f"the digest of {call.path['stream']} has no file {call.path['path']!r}")

@@ -17,12 +17,13 @@ BEARER = "platformKey"
 ORG = {
     "name": "org",
     "in": "query",
-    "description": "The organization that is meant. The header `X-Millrace-Org` says the same.",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$", "default": "default"},
+    "description": "The organization that is meant; else that of the key, or `default`. The header `X-Millrace-Org` says the same.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
 }
 ANY_ORG = ORG | {
-    "description": "The organization that is meant, or `*` for all. The header `X-Millrace-Org` says the same.",
-    "schema": {"type": "string", "pattern": r"^([A-Za-z0-9_-]{1,64}|\*)$", "default": "default"},
+    "description": "The organization that is meant, or, with a key of `global`, `*` for all; else that of the key, or `default`. "
+    "The header `X-Millrace-Org` says the same.",
+    "schema": {"type": "string", "pattern": r"^([A-Za-z0-9_-]{1,64}|\*)$"},
 }
 # Headers of an error's answer.
 TOLD: dict[type[MillraceError], Header] = {
@@ -60,7 +61,7 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
             "version": version("millrace"),
             "description": "Webhooks in, sandboxed Python workflows out. Errors are problem documents (RFC 9457).",
         },
-        "tags": [{"name": tag} for tag in dict.fromkeys(map(tag_of, declared))],
+        "tags": [{"name": tag} for tag in dict.fromkeys(one.tag for one in declared)],
         "paths": paths,
         "components": {
             "schemas": schemas.components,
@@ -78,12 +79,6 @@ def path_of(endpoint: Endpoint) -> str:
 def methods_of(endpoint: Endpoint) -> tuple[str, ...]:
     """Return the methods that the document shows."""
     return ANY if endpoint.method == "*" else (endpoint.method.lower(),)
-
-
-def tag_of(endpoint: Endpoint) -> str:
-    """Return the group of an endpoint: the first part of its path, where there are more."""
-    first, *more = endpoint.path.removeprefix("/api/v1").split("/")[1:]
-    return first if more or endpoint.path.startswith("/api") else "service"
 
 
 class _Schemas:
@@ -136,7 +131,7 @@ def _operation(endpoint: Endpoint, method: str, schemas: _Schemas) -> dict[str, 
     summary, _, rest = endpoint.doc.partition("\n\n")
     operation: dict[str, Any] = {
         "operationId": endpoint.name if endpoint.method != "*" else f"{endpoint.name}_{method}",
-        "tags": [tag_of(endpoint)],
+        "tags": [endpoint.tag],
         "summary": summary.replace("\n", " "),
         "parameters": [*_parameters(endpoint, schemas)],
         "responses": _responses(endpoint, schemas),
@@ -144,7 +139,7 @@ def _operation(endpoint: Endpoint, method: str, schemas: _Schemas) -> dict[str, 
     if rest:
         operation["description"] = rest.replace("\n", " ")
     if endpoint.role is not None:
-        operation |= {"security": [{BEARER: []}], "x-role": endpoint.role}
+        operation |= {"security": [{BEARER: []}], "x-role": endpoint.role, "x-platform": endpoint.platform}
     body = body_of(endpoint)
     if method in {"post", "put", "patch"} and body is not None:
         media = "application/octet-stream" if body is bytes else "application/json"
@@ -174,7 +169,7 @@ def _parameters(endpoint: Endpoint, schemas: _Schemas) -> Iterator[dict[str, Any
         if field.encode_name in example.query:
             shown["example"] = example.query[field.encode_name]
         yield shown
-    if endpoint.role is not None and "org" not in endpoint.parts:
+    if endpoint.role is not None and not endpoint.platform and "org" not in endpoint.parts:
         yield ANY_ORG if endpoint.every_org else ORG
     for header in endpoint.headers:
         shown = {"name": header.name, "in": "header", "description": header.description, "schema": schemas.of(header.schema)}

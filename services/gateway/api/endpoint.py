@@ -69,6 +69,9 @@ Q = TypeVar("Q")
 B = TypeVar("B")
 Handler = Callable[[Any], Awaitable[Any]]
 
+API = "/api/v1"
+# What `{name}` names in the paths of a group.
+_NAMED = {"workflows": "workflow", "sources": "source"}
 # The type of a path's part, by its name.
 PARTS: dict[str, Any] = {"id": Key, "org": Key, "name": Name, "path": Path, "stream": Key}
 
@@ -166,7 +169,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `query` is a struct whose fields are the parameters. `body` is the type of the JSON body: None takes in one that means nothing.
     `answers` holds the type, or the `Reply`, of each success by status; the first is the usual one. `errors` are those that
-    do not follow from the rest. With `every_org`, `?org=*` means all organizations. `page` makes the answer to an error where who
+    do not follow from the rest. With `every_org`, `?org=*` means all organizations. `platform`: it is about all of them, for keys
+    of `global` alone. `whole`: it is for no key that is narrowed by scopes. `page` makes the answer to an error where who
     calls is a person's browser.
     """
 
@@ -185,6 +189,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[type[MillraceError], ...] = ()
     audit: Audit | None = None
     every_org: bool = False
+    platform: bool = False
+    whole: bool = False
     example: Example = Example()
     page: Callable[[MillraceError], web.Response] | None = None
 
@@ -199,6 +205,22 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     def parts(self) -> list[str]:
         """Return the names of the path's parts, in order."""
         return [part[1:-1].partition(":")[0] for part in self.path.split("/") if part.startswith("{")]
+
+    @property
+    def tag(self) -> str:
+        """Return the group of this endpoint: the first part of its path, where there are more."""
+        first, *more = self.path.removeprefix(API).split("/")[1:]
+        return first if more or self.path.startswith("/api") else "service"
+
+    def scopes(self, path: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the scopes of a call with these parts of its path: its group, and its workflow or source; each allows it."""
+        noun = _NAMED.get(self.tag)
+        return (self.tag,) if noun is None or "name" not in path else (self.tag, f"{noun}:{path['name']}")
+
+    @property
+    def is_stream(self) -> bool:
+        """Return whether an answer may go on for long."""
+        return any(reply.media != "application/json" for reply in self.replies().values())
 
     @property
     def is_direct(self) -> bool:
@@ -219,7 +241,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         found: dict[type[MillraceError], None] = {Unavailable: None} if not self.is_direct else {}
         if self.role is not None:
             found |= dict.fromkeys((Unauthenticated, PermissionDenied, UnsupportedMediaType, TooMany, Invalid))
-        if not self.is_direct and {"id", "org"}.intersection(self.parts):
+        if not self.is_direct and ({"id", "org"}.intersection(self.parts) or (self.role is not None and not self.platform)):
+            # A key of another organization finds none.
             found[NotFound] = None
         if not self.is_direct and (self.query is not None or self.parts):
             found |= dict.fromkeys((Invalid, Malformed))
@@ -243,6 +266,8 @@ def endpoint(
     errors: tuple[type[MillraceError], ...] = (),
     audit: Audit | None = None,
     every_org: bool = False,
+    platform: bool = False,
+    whole: bool = False,
     example: Example | None = None,
     page: Callable[[MillraceError], web.Response] | None = None,
 ) -> Callable[[Handler], Endpoint]:
@@ -272,6 +297,8 @@ def endpoint(
             errors=errors,
             audit=audit,
             every_org=every_org,
+            platform=platform,
+            whole=whole,
             example=example or Example(),
             page=page,
         )

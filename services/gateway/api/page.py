@@ -66,7 +66,8 @@ def _link(of: tuple[str, str, dict[str, Any]]) -> str:
 
 def _operation(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> str:
     id_ = operation["operationId"]
-    role = f"Needs the role <b>{operation['x-role']}</b>." if "x-role" in operation else "Needs no key."
+    whose = " of the platform" if operation.get("x-platform") else ""
+    role = f"Needs the role <b>{operation['x-role']}</b>{whose}." if "x-role" in operation else "Needs no key."
     parts = [
         f'<article id="{id_}"><h3><b class="method">{method.upper()}</b> <code>{escape(path)}</code></h3>',
         f"<p>{_prose(operation['summary'])}</p>",

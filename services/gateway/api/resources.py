@@ -94,7 +94,14 @@ class Resources:
         return Answer(status=204)
 
     async def _put(
-        self, call: Call[Applying, Any], name: str, fields: Object, *, expected: int | None, patch: bool = False
+        self,
+        call: Call[Applying, Any],
+        name: str,
+        fields: Object,
+        *,
+        expected: int | None,
+        patch: bool = False,
+        internal: Object | None = None,
     ) -> Answer:
         """Send a change to the owner; fields that may be secret are sealed for this command, since the bus must not know them."""
         id_, org = new_id(), call.caller.org
@@ -118,6 +125,7 @@ class Resources:
                 expected=expected,
                 applied_as=call.query.applied_as,
                 dry_run=call.query.dry_run,
+                internal=internal or {},
             )
         )
         call.note(change=shown.change)
@@ -159,9 +167,9 @@ def _short(value: Any) -> Any:
     return value if size <= LONGEST else f"({size} bytes)"
 
 
-def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
-    """Return the endpoints of a kind of resource."""
-    made, noun, plural = Resources(kind), kind.noun, kind.plural
+def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = False) -> tuple[Endpoint, ...]:
+    """Return the endpoints of a kind, by handlers of its own if it has some; `whole` as an endpoint's, of those that change one."""
+    made, noun, plural = made or Resources(kind), kind.noun, kind.plural
     one, many = API + kind.path, API + kind.collection
     where: dict[str, Any] = {
         "path": {} if kind.names.example is None else {"name": kind.names.example},
@@ -170,6 +178,8 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
     shown, changed = Reply(kind.shown, headers=(ETAG,)), Reply(kind.shown, headers=(ETAG, CHANGE))
     changing: dict[str, Any] = {
         "role": kind.write,
+        "whole": whole,
+        "platform": kind.of_platform,
         "query": Applying,
         "headers": (IF_MATCH, IF_NONE_MATCH),
         "errors": (Conflict, PreconditionFailed, NotFound),
@@ -178,8 +188,9 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
         method="GET",
         path=many,
         role=kind.read,
+        platform=kind.of_platform,
         name=f"list_{plural}",
-        doc=f"List the {plural} of the organization.",
+        doc=f"List the {plural} of the {'platform' if kind.of_platform else 'organization'}.",
         query=Paged,
         answers={200: kind.page},
         errors=(NotFound,) if kind.is_placed else (),
@@ -191,6 +202,8 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
         method="POST",
         path=many,
         role=kind.write,
+        whole=whole,
+        platform=kind.of_platform,
         name=f"create_{noun}",
         doc=f"Create a {noun}. 409 when there is one of that name.",
         query=Applying,
@@ -208,6 +221,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
             method="GET",
             path=one,
             role=kind.read,
+            platform=kind.of_platform,
             name=f"get_{noun}",
             doc=f"Get a {noun}, by name or id.",
             answers={200: shown},
@@ -254,4 +268,6 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
     )
 
 
-ENDPOINTS = tuple(endpoint for kind in KINDS.values() for endpoint in endpoints_of(kind))
+# Kinds whose handlers do more, in modules of their own.
+APART = {"key"}
+ENDPOINTS = tuple(one for kind in KINDS.values() if kind.noun not in APART for one in endpoints_of(kind))

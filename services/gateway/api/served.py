@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -15,12 +16,14 @@ from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Streame
 from services.gateway.api.headers import shrink
 from services.gateway.api.measured import RequestDurations
 from services.gateway.domain import EVERY_ORG, org_of
+from services.gateway.identity import Principal
 from services.gateway.parts import GATEWAY
 from shared import log
 from shared.errors import Invalid, MillraceError, NotFound, PermissionDenied, Problem, UnsupportedMediaType
 from shared.http import JSON_LIMIT, TAKE, Next, body_of, json_response, with_problems
 from shared.messages import Audited
 from shared.messages.declaration import KEY
+from shared.organizations import PLATFORM
 from shared.values import Key, aside, check, decode, fitted, misfit, storable
 
 _log = structlog.get_logger()
@@ -67,19 +70,25 @@ def _served(endpoint: Endpoint) -> Next:
 
     async def keyed(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
-        actor = authenticated(gateway, request)
-        if actor is None:
+        principal = authenticated(gateway, request)
+        if principal is None:
             return challenge(request)
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if request.headers.get("Content-Encoding", "principal").lower() != "principal":
             raise UnsupportedMediaType("bodies are not to be compressed")
         _check_address(endpoint, request)
-        call: Call[Any, Any] = Call(gateway, Caller(actor, _org(endpoint, request), remote(gateway, request)), request)
+        org = _org(endpoint, request, principal)
         try:
-            authorize(call.caller, endpoint.role)
-        except PermissionDenied:
-            denied(gateway, request, call.caller.actor, org=call.caller.org, outcome=PermissionDenied.kind, reason=endpoint.name)
+            authorize(principal, endpoint, org, request.match_info)
+        except (PermissionDenied, NotFound) as error:
+            # In the trail of an organization stands what its own keys did, and what was done in it.
+            whose = principal.org if not principal.is_platform or org == EVERY_ORG else org
+            denied(gateway, request, principal.actor, org=whose, outcome=error.kind, reason=endpoint.name)
             raise
-        with gateway.memory.hold(org=call.caller.org, address=address(gateway, request)) as held:
+        call: Call[Any, Any] = Call(gateway, Caller(principal.actor, org, remote(gateway, request)), request)
+        with (
+            gateway.memory.hold(org=org, address=address(gateway, request)) as held,
+            gateway.keys.streaming(principal, request.transport) if endpoint.is_stream else contextlib.nullcontext(),
+        ):
             request[TAKE] = held.take
             response = await (_handled(endpoint, call) if endpoint.audit is None else _recorded(endpoint, call))
             shrink(request, response)
@@ -99,12 +108,17 @@ def _check_address(endpoint: Endpoint, request: web.Request) -> None:
             raise Invalid(f"{name} is given more than once", errors=(Problem(name, "is given more than once"),))
 
 
-def _org(endpoint: Endpoint, request: web.Request) -> str:
+def _org(endpoint: Endpoint, request: web.Request, principal: Principal) -> str:
+    """Return the organization that a request means: a key of one means that one where none is named."""
+    if endpoint.platform:
+        return PLATFORM
     if (named := request.match_info.get("org")) is not None:
         if not KEY.match(named):
             raise NotFound(f"there is no organization {named[:80]!r}")
         return named
     named = request.query.get("org", request.headers.get("X-Millrace-Org"))
+    if named is None and not principal.is_platform:
+        return principal.org
     return EVERY_ORG if named == EVERY_ORG and endpoint.every_org else org_of(named)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from services.gateway.api.access import authorize_platform
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, endpoint
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, Problem
@@ -20,7 +19,13 @@ class RotationPart(msgspec.Struct, frozen=True):
 
 
 @endpoint(
-    "POST", "/api/v1/vault/rotate", role="admin", errors=(Conflict,), audit=Audit("vault", "rotate"), example=Example(body={})
+    "POST",
+    "/api/v1/vault/rotate",
+    role="admin",
+    platform=True,
+    errors=(Conflict,),
+    audit=Audit("vault", "rotate"),
+    example=Example(body={}),
 )
 async def rotate_keys(call: Call[None, RotationPart]) -> RotationView:
     """Seal a part of what an older key of the services seals with the first one.
@@ -30,7 +35,6 @@ async def rotate_keys(call: Call[None, RotationPart]) -> RotationView:
     where replicas have different first keys.
     """
     caller = call.caller
-    authorize_platform(caller)
     services = list(ROTATING)
     service, _, after = (call.body.after or services[0]).partition("/")
     if service not in ROTATING:

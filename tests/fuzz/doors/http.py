@@ -81,6 +81,8 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
     "deliveries": {"number": 0, "since": "2026-01-30T00:00:00Z", "until": "2026-01-31T00:00:00Z"},
     "schedules": {"cron": "5 9 * * *", "every": None, "timezone": "UTC", "source": None, "event": None, "input": {"value": 1}},
     "vault": {"after": "", "key": None},
+    "keys": {"role": "viewer", "scopes": ["runs"], "expires_at": None, "overlap": 0},
+    "orgs": {"display_name": "spare"},
     "levels": {"name": "oauth", "level": "info", "until": None},
     "subscriptions": {
         "key": "event.type",

@@ -1,0 +1,89 @@
+"""The rules of keys and organizations that no schema can state, and the keepers of the gateway's resources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from services.gateway.key_use import KeyUse
+from shared.bus import Bus
+from shared.encryption import Keyring
+from shared.envelope import rfc3339, utc_now
+from shared.errors import Conflict, Invalid, Problem
+from shared.owners.catalogued import catalogued
+from shared.owners.keeper import Keeper
+from shared.owners.rows import ResourceRows
+from shared.owners.rules import Draft, Rules
+from shared.projection import Projection
+from shared.resources.declaration import Resource
+from shared.resources.key import ApiKey
+from shared.resources.organization import Organization
+from shared.values import moment_at
+
+
+class KeyRules(Rules[ApiKey]):
+    """A key is narrowed to groups of endpoints that there are, and does not expire before it is there."""
+
+    def __init__(self, use: KeyUse, tags: Collection[str]) -> None:
+        self._use = use
+        self._tags = frozenset(tags)
+
+    async def check(self, draft: Draft[ApiKey]) -> ApiKey:
+        """Return the spec; that of a new value keeps the one before for as long as it says."""
+        spec, before = draft.spec, None if draft.before is None else draft.before.spec
+        if not spec.digest:
+            raise Invalid("the gateway makes keys, and gave none")
+        for number, scope in enumerate(spec.scopes):
+            if ":" not in scope and scope not in self._tags:
+                detail = f"is neither a group of endpoints ({', '.join(sorted(self._tags))}) nor workflow:NAME or source:NAME"
+                raise Invalid(f"scopes.{number} {detail}", errors=(Problem(f"scopes.{number}", detail),))
+        if spec.expires_at is not None:
+            ends = moment_at(spec.expires_at, "expires_at")
+            spec = msgspec.structs.replace(spec, expires_at=rfc3339(ends))
+            if ends <= utc_now() and (before is None or spec.expires_at != before.expires_at):
+                raise Invalid("expires_at is over", errors=(Problem("expires_at", "is over"),))
+        if before is not None and spec.digest != before.digest:
+            spec = msgspec.structs.replace(spec, previous=None if spec.previous_until is None else before.digest)
+        return spec
+
+    async def shown(self, found: Sequence[Resource[ApiKey]]) -> Sequence[dict[str, Any]]:
+        """Return how each key begins, whether it counts, and when it was last used; one statement."""
+        used = await self._use.last([one.id for one in found])
+        now = utc_now()
+        return [
+            {
+                "prefix": one.spec.prefix,
+                "status": "expired" if _is_over(one.spec.expires_at, now) else "active",
+                "last_used_at": rfc3339(used[one.id]) if one.id in used else None,
+                "rotated_at": one.spec.rotated_at,
+                "previous_until": None if _is_over(one.spec.previous_until, now) else one.spec.previous_until,
+                "key": None,
+            }
+            for one in found
+        ]
+
+
+class OrganizationRules(Rules[Organization]):
+    """An organization that has keys stays."""
+
+    def __init__(self, rows: ResourceRows) -> None:
+        self._rows = rows
+
+    async def check_removal(self, present: Resource[Organization]) -> None:
+        """Raise `Conflict` while there are keys of the organization: they would go on."""
+        if count := await self._rows.count("key", present.name):
+            raise Conflict(f"the organization {present.name!r} has keys, {count} of them: revoke them first")
+
+
+def _is_over(text: str | None, now: Any) -> bool:
+    return text is not None and moment_at(text, "") <= now
+
+
+def keepers(bus: Bus, rows: ResourceRows, catalog: Projection, use: KeyUse, tags: Collection[str]) -> Mapping[str, Keeper[Any]]:
+    """Return the keepers of the gateway's resources. None has a secret: of a key its digest alone is kept."""
+    nothing = Keyring((os.urandom(32),))
+    rules: dict[str, Rules[Any]] = {"key": KeyRules(use, tags), "organization": OrganizationRules(rows)}
+    return catalogued("gateway", rules, bus=bus, rows=rows, keyring=nothing, catalog=catalog)

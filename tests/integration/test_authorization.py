@@ -1,0 +1,151 @@
+"""Every route for every kind of caller: what is answered follows from the route's declaration, and from nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from services.gateway.api import application
+from services.gateway.api.application import ENDPOINTS
+from services.gateway.api.document import USUAL
+from services.gateway.api.endpoint import Call, Endpoint, Streamed
+from shared.envelope import rfc3339, utc_now
+from tests.integration.test_gateway import Client, gateway
+from tests.support.inside import eventually
+from tests.support.servers import Place
+
+OWN, FOREIGN = "acme", "other"
+REACHED = 299
+AT_ONCE = 16
+ROLES = ("viewer", "operator", "developer", "admin")
+# Everything else needs a key. What is added here is for everybody.
+PUBLIC = {
+    *("/hooks/{id}", "/healthz", "/readyz", "/openapi.json", "/docs", "/asyncapi.json"),
+    *("/oauth/authorize", "/oauth/callback"),
+}
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """A kind of caller: the organization, role and scopes of its key; without a role the key counts no more, or there is none."""
+
+    org: str = OWN
+    role: str | None = None
+    scopes: tuple[str, ...] = ()
+
+
+KINDS: dict[str, Kind] = {
+    **{role: Kind(OWN, role) for role in ROLES},
+    **{f"platform-{role}": Kind("global", role) for role in ROLES},
+    "foreign": Kind(FOREIGN, "admin"),
+    "narrowed": Kind(OWN, "admin", ("runs", "keys")),
+    "narrowed-to-one": Kind(OWN, "admin", (f"workflow:{USUAL['name']}", f"source:{USUAL['name']}")),
+    "narrowed-to-another": Kind(OWN, "admin", ("workflow:another", "source:another")),
+    "platform-narrowed": Kind("global", "admin", ("sources",)),
+    "platform-key": Kind("global", "admin"),
+    "none": Kind(),
+    "unknown": Kind(),
+    "expired": Kind(),
+    "revoked": Kind(),
+}
+
+
+async def reached(_call: Call[Any, Any]) -> web.Response:
+    """Answer for the handler of a route: the caller has come to it."""
+    return web.Response(status=REACHED)
+
+
+def bare(endpoint: Endpoint) -> Endpoint:
+    """Return an endpoint that is declared as it is, and does nothing."""
+    if endpoint.role is None:
+        return endpoint
+    return msgspec.structs.replace(endpoint, handler=reached, body=Streamed, query=None, audit=None)
+
+
+def expected(endpoint: Endpoint, kind: Kind, named: str | None, path: dict[str, str]) -> int:
+    """Return the status of the answer to a caller who names an organization, or none."""
+    if kind.role is None:
+        return 401
+    if kind.org != "global":
+        if endpoint.platform:
+            return 403
+        if (path.get("org") or named or kind.org) != kind.org:
+            return 404
+    if ROLES.index(kind.role) < ROLES.index(str(endpoint.role)):
+        return 403
+    if not kind.scopes:
+        return REACHED
+    group = endpoint.path.removeprefix("/api/v1").split("/")[1] if endpoint.path.startswith("/api") else "service"
+    allowing = {group}
+    if group in {"workflows", "sources"} and "name" in path:
+        allowing.add(f"{group[:-1]}:{path['name']}")
+    changes_keys = group == "keys" and endpoint.method != "GET"
+    return REACHED if allowing & set(kind.scopes) and not changes_keys else 403
+
+
+@pytest.fixture
+async def client(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Client]:
+    """A gateway whose routes do nothing, and another beside it that makes keys."""
+    async with gateway(place) as maker:
+        monkeypatch.setattr(application, "ENDPOINTS", tuple(map(bare, ENDPOINTS)))
+        async with gateway(place) as made:
+            made.maker = maker  # type: ignore[attr-defined]
+            yield made
+
+
+async def keys(maker: Client, place: Place) -> dict[str, str | None]:
+    """Return a key for every kind of caller."""
+    soon = rfc3339(utc_now() + timedelta(seconds=1))
+    found: dict[str, str | None] = {"platform-key": place.credentials.admin_key, "none": None, "unknown": "mr_" + "x" * 43}
+    for name, kind in KINDS.items():
+        if name in found:
+            continue
+        body = {"name": name, "role": kind.role or "admin", "scopes": kind.scopes}
+        got = await maker("POST", f"/api/v1/keys?org={kind.org}", json=body | ({"expires_at": soon} if name == "expired" else {}))
+        assert got.status == 201, got.body
+        found[name] = got.json["key"]
+    assert (await maker("DELETE", f"/api/v1/keys/revoked?org={OWN}")).status == 204
+    return found
+
+
+async def test_every_route_answers_every_caller_as_it_is_declared(client: Client, place: Place) -> None:
+    given = {
+        name: {} if key is None else {"Authorization": f"Bearer {key}"}
+        for name, key in (await keys(client.maker, place)).items()  # type: ignore[attr-defined]
+    }
+
+    async def settled() -> bool:
+        found = {name: (await client("GET", "/api/v1/runs", headers=headers)).status == 401 for name, headers in given.items()}
+        return found == {name: KINDS[name].role is None for name in given}
+
+    await eventually(settled)
+    keyed = [one for one in ENDPOINTS if one.role is not None]
+    wrong: list[tuple[Any, ...]] = []
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def send(endpoint: Endpoint, name: str, named: str | None) -> None:
+        path = {part: endpoint.example.path.get(part, USUAL[part]) for part in endpoint.parts}
+        if "org" in path:
+            path["org"] = named or OWN
+        address = "/".join(
+            path[part[1:-1].partition(":")[0]] if part.startswith("{") else part for part in endpoint.path.split("/")
+        )
+        async with room:
+            query = "" if named is None else f"?org={named}"
+            got = await client(endpoint.method, address + query, headers=given[name])
+        wanted = expected(endpoint, KINDS[name], named, path)
+        if got.status != wanted:
+            wrong.append((endpoint.name, name, named, got.status, wanted))
+
+    await asyncio.gather(*(send(one, name, named) for one in keyed for name in KINDS for named in (None, OWN, FOREIGN, "global")))
+    assert wrong == []
+    assert len(keyed) > 100
+
+
+def test_what_needs_no_key_is_listed() -> None:
+    assert {one.path for one in ENDPOINTS if one.role is None} == PUBLIC
