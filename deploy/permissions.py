@@ -45,6 +45,8 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish |= _reading_own(stream, service)
         if service == stream.purged_by:
             publish.add(f"$JS.API.STREAM.PURGE.{stream.name}")
+        if service == stream.erased_by:
+            publish.add(f"$JS.API.STREAM.MSG.DELETE.{stream.name}")
     for work in WORK:
         if work.service == service:
             publish |= {

@@ -109,6 +109,15 @@ class Blobs:
         meta = await self._meta(sha256)
         return None if meta is None else Blob(sha256, int(meta["size"]))
 
+    async def remove(self, sha256: str) -> None:
+        """Remove a blob, if it is there: its record first, so that nobody begins to read it. Raises `Unavailable`."""
+        meta = await self._meta(sha256)
+        if meta is None:
+            return
+        gone = {"name": sha256, "bucket": self._bucket, "nuid": meta["nuid"], "size": 0, "chunks": 0, "deleted": True}
+        await self._publish(self._meta_subject(sha256), json.dumps(gone).encode(), {"Nats-Rollup": "sub"})
+        await self._purge(f"$O.{self._bucket}.C.{meta['nuid']}")
+
     def _meta_subject(self, name: str) -> str:
         return f"$O.{self._bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 

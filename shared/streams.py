@@ -38,7 +38,8 @@ INLINE_BYTES = 256 * 1024
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """A stream: for how many seconds it is kept on the bus (None: for ever), and the services that read it besides `logs`.
 
-    `purged_by` names the one service that may remove messages from it. Of an `owned` one each service reads its own messages only.
+    `purged_by` names the one service that may remove messages from it, `erased_by` the one that may erase single ones for good. Of
+    an `owned` one each service reads its own messages only.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     schedules: bool = False
     owned: bool = False
     purged_by: str | None = None
+    erased_by: str | None = None
 
     @property
     def nouns(self) -> list[str]:
@@ -100,11 +102,11 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STREAMS = (
-    Stream(name="WEBHOOKS", max_age=7 * DAY, readers=("events",)),
-    Stream(name="EVENTS", max_age=7 * DAY, readers=("events",)),
+    Stream(name="WEBHOOKS", max_age=7 * DAY, readers=("events",), erased_by="events"),
+    Stream(name="EVENTS", max_age=7 * DAY, readers=("events",), erased_by="events"),
     # No age limit: an unacknowledged message that ages out vanishes, even while it is kept in progress. Runs that ended are purged.
-    Stream(name="RUNS", max_age=None, readers=("executor", "events", "gateway"), purged_by="executor"),
-    Stream(name="LINES", max_age=3 * DAY, readers=("executor", "gateway")),
+    Stream(name="RUNS", max_age=None, readers=("executor", "events", "gateway"), purged_by="executor", erased_by="executor"),
+    Stream(name="LINES", max_age=3 * DAY, readers=("executor", "gateway"), erased_by="executor"),
     # No age limit: a schedule dies silently with its stream's.
     Stream(name="TIMERS", max_age=None, readers=("executor", "events"), schedules=True, owned=True),
     Stream(
@@ -113,9 +115,9 @@ STREAMS = (
         readers=("gateway", "events", "executor", "oauth"),
     ),
     Stream(name="CONNECTIONS", max_age=None, readers=("oauth", "events")),
-    Stream(name="LOGS", max_age=3 * DAY),
+    Stream(name="LOGS", max_age=3 * DAY, erased_by="logs"),
     Stream(name="AUDIT", max_age=30 * DAY),
-    Stream(name="DEAD", max_age=None, readers=("events",)),
+    Stream(name="DEAD", max_age=None, readers=("events",), erased_by="events"),
 )
 
 PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")

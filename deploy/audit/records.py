@@ -1,4 +1,4 @@
-"""What the audit trail says of messages that are not in the archive: they never came, or retention removed them."""
+"""."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from services.logs.domain import CATEGORY, GAP, REMOVED
+from services.logs.domain import CATEGORY, ERASED, GAP, REMOVED
 from shared.envelope import open_envelope
 from shared.errors import MillraceError
 from shared.questions.digests import ArchivedRow
 
-_TYPES = {f"audit.{GAP}": GAP, f"audit.{REMOVED}": REMOVED}
+_TYPES = {f"audit.{verb}": verb for verb in (GAP, REMOVED, ERASED)}
 _SOURCE = "/logs"
 _END = 1 << 63
 
@@ -37,7 +37,7 @@ class Records:
 
     def __init__(self) -> None:
         self._ranges: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
-        self._joined: dict[tuple[str, str, bool], list[tuple[int, int]]] = {}
+        self._joined: dict[tuple[str, str, tuple[str, ...]], list[tuple[int, int]]] = {}
 
     def read(self, row: ArchivedRow) -> None:
         """Take what a verified row of the audit trail says."""
@@ -56,13 +56,20 @@ class Records:
 
     def removed(self, stream: str, incarnation: str, seq: int) -> bool:
         """Return whether retention removed a message."""
-        ranges = self._of(stream, incarnation, came=True)
+        return self._is_within(stream, incarnation, seq, REMOVED)
+
+    def erased(self, stream: str, incarnation: str, seq: int) -> bool:
+        """Return whether somebody had the content of a message erased."""
+        return self._is_within(stream, incarnation, seq, ERASED)
+
+    def _is_within(self, stream: str, incarnation: str, seq: int, verb: str) -> bool:
+        ranges = self._of(stream, incarnation, verb)
         at = bisect.bisect_right(ranges, (seq, _END)) - 1
         return at >= 0 and ranges[at][1] >= seq
 
     def unexplained(self, stream: str, incarnation: str, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Return the parts of a range that was never sealed that neither never came, nor were removed."""
-        ranges = self._of(stream, incarnation, came=False)
+        ranges = self._of(stream, incarnation, GAP, REMOVED)
         for begin, end in ranges[max(0, bisect.bisect_right(ranges, (first, _END)) - 1) :]:
             if begin > last:
                 break
@@ -72,10 +79,9 @@ class Records:
         if first <= last:
             yield first, last
 
-    def _of(self, stream: str, incarnation: str, *, came: bool) -> list[tuple[int, int]]:
-        key = (stream, incarnation, came)
+    def _of(self, stream: str, incarnation: str, *verbs: str) -> list[tuple[int, int]]:
+        key = (stream, incarnation, verbs)
         if key not in self._joined:
-            verbs = (REMOVED,) if came else (GAP, REMOVED)
             self._joined[key] = _joined([one for verb in verbs for one in self._ranges.get((verb, stream, incarnation), [])])
         return self._joined[key]
 

@@ -18,7 +18,7 @@ from services.logs.digests.tree import WIDTH, Edge, Tile, leaf_hash, unbundled
 _STEP = 1 << 16
 
 
-class Tree(msgspec.Struct, frozen=True):
+class SealedTree(msgspec.Struct, frozen=True):
     """A stream's tree at a checkpoint, and the files it is made of; `where` begins what is said of a copy."""
 
     stream: str
@@ -68,23 +68,23 @@ class Tree(msgspec.Struct, frozen=True):
             yield from entries
 
 
-class Trees(msgspec.Struct, frozen=True):
+class SealedTrees(msgspec.Struct, frozen=True):
     """The trees of a stream, the largest first, the sizes and roots that all of them have to have, and what is wrong already.
 
     `sealed` is the number of entries of the export's own digest.
     """
 
-    found: list[Tree]
+    found: list[SealedTree]
     roots: dict[int, tuple[str, bytes]]
     faults: list[tuple[str, str]]
     sealed: int
 
 
-def trees_of(stream: str, export: DigestFiles, copies: Sequence[Path], keys: Sequence[VerifierKey]) -> Trees:
+def trees_of(stream: str, export: DigestFiles, copies: Sequence[Path], keys: Sequence[VerifierKey]) -> SealedTrees:
     """Return the export's tree, and the largest that a copy has beyond it. Raises `Diverged` where the export's is forged."""
     note = export.read(stream, CHECKPOINT)
-    own = None if note is None else Tree(stream, export, _opened(stream, note, keys))
-    made = Trees([] if own is None else [own], {}, [], 0 if own is None else own.size)
+    own = None if note is None else SealedTree(stream, export, _opened(stream, note, keys))
+    made = SealedTrees([] if own is None else [own], {}, [], 0 if own is None else own.size)
     if own is not None:
         made.roots[own.size] = "the checkpoint", own.checkpoint.root
     origin = None if own is None else own.checkpoint.origin
@@ -106,11 +106,11 @@ def trees_of(stream: str, export: DigestFiles, copies: Sequence[Path], keys: Seq
         elif made.roots.setdefault(copied.size, (where, copied.root))[1] != copied.root:
             made.faults.append(("forged", f"{where} has another root for as many entries"))
         elif copied.size > max((one.size for one in made.found), default=0):
-            made.found[:] = [Tree(stream, files, copied, f"{where}: "), *([] if own is None else [own])]
+            made.found[:] = [SealedTree(stream, files, copied, f"{where}: "), *([] if own is None else [own])]
     return made
 
 
-def salts_of(tree: Tree, export: DigestFiles, first: int, count: int) -> Iterator[bytes]:
+def salts_of(tree: SealedTree, export: DigestFiles, first: int, count: int) -> Iterator[bytes]:
     """Return the salts of entries: the export's where it has them, for it is of the moment of its rows."""
     salts, bundle = b"", -1
     for index in range(first, first + count):

@@ -14,7 +14,7 @@ import msgspec
 from deploy.audit.export import Export
 from deploy.audit.records import Records
 from deploy.audit.rows import derived, differing
-from deploy.audit.trees import Tree, salts_of, trees_of
+from deploy.audit.trees import SealedTree, salts_of, trees_of
 from services.logs.cursor import microseconds, moment
 from services.logs.digests.copies import Diverged
 from services.logs.digests.entries import NO_SALT, TreeEntry, entry_of
@@ -95,7 +95,7 @@ class Stream:
         for kind, detail in trees.faults:
             yield Finding(self.name, kind, detail)
         self._sealed = self.counts.entries = trees.sealed
-        whole: Tree | None = None
+        whole: SealedTree | None = None
         for tree in trees.found:
             is_whole = True
             for kind, detail in tree.faults(trees.roots):
@@ -110,7 +110,7 @@ class Stream:
             rows = sum(1 for _ in self._export.rows(self.name))
             self.counts.unsealed = self.counts.rows = rows
 
-    def _cut_off(self, tree: Tree) -> Iterator[Finding]:
+    def _cut_off(self, tree: SealedTree) -> Iterator[Finding]:
         """Return whether the export's digest ends before what had to be sealed by then."""
         if tree.size > self._sealed:
             oldest = min(entry.time for entry in tree.entries(self._sealed))
@@ -120,7 +120,7 @@ class Stream:
                 )
                 yield Finding(self.name, "cut off", detail)
 
-    def _rows(self, tree: Tree) -> Iterator[Finding]:
+    def _rows(self, tree: SealedTree) -> Iterator[Finding]:
         runs = self._runs(tree)
         done: set[str] = set()
         stray: dict[bytes, int] = {}
@@ -133,7 +133,7 @@ class Stream:
             if incarnation not in done:
                 yield from self._incarnation(tree, incarnation, iter(()), first, count, stray)
 
-    def _runs(self, tree: Tree) -> dict[str, tuple[int, int]]:
+    def _runs(self, tree: SealedTree) -> dict[str, tuple[int, int]]:
         """Return of each incarnation the index of its first entry, and the number of its entries, which follow each other."""
         runs: dict[str, tuple[int, int]] = {}
         for index, entry in enumerate(tree.entries()):
@@ -147,7 +147,7 @@ class Stream:
         return index >= self._sealed and entry.time >= self._begun
 
     def _incarnation(
-        self, tree: Tree, incarnation: str, rows: Iterator[ArchivedRow], first: int, count: int, stray: dict[bytes, int]
+        self, tree: SealedTree, incarnation: str, rows: Iterator[ArchivedRow], first: int, count: int, stray: dict[bytes, int]
     ) -> Iterator[Finding]:
         groups = ((seq, list(group)) for seq, group in itertools.groupby(rows, key=lambda row: row.seq))
         group = next(groups, None)
@@ -203,7 +203,9 @@ class Stream:
         """Return what differs between an entry and the rows of its sequence, and rows and what their message says."""
         messages = [row for row in rows if row.line <= 0]
         true = [row for row in messages if _digest_of(row, salt).sha256 == entry.sha256]
-        if salt == NO_SALT and len(messages) == 1 and not messages[0].size:
+        # A folder that was exported to before has the salt of then.
+        is_erased = salt == NO_SALT or self._records.erased(self.name, entry.incarnation, entry.seq)
+        if is_erased and len(rows) == 1 and messages and not messages[0].size:
             self.counts.erased += 1
             return
         if not true:

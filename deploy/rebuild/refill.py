@@ -44,6 +44,7 @@ _NO_STREAM = 10059  # nats-server server/errors.json
 _ROWS = """
     SELECT seq, time, id, type, key, document FROM logs.message m
      WHERE incarnation = $1 AND stream = $2 AND line <= 0 AND seq > $3 AND ($4::timestamptz IS NULL OR time > $4)
+       AND NOT EXISTS (SELECT FROM logs.erasure e WHERE e.incarnation = m.incarnation AND e.seq = m.seq)
        AND NOT EXISTS (SELECT FROM executor.run r WHERE $2 = 'RUNS' AND r.id = m.run AND r.on_bus = 'gone')
      ORDER BY seq
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from services.events import dead_letters, deliveries, replays, retries
+from services.events import dead_letters, deliveries, erasing, replays, retries
 from services.events.adapters import DESCRIPTIONS, custom
 from services.events.holding import questions as holding
 from services.events.mappings import MappingDeps, get_mapping
@@ -32,6 +32,7 @@ QUESTIONS: Questions = {
     **dead_letters.QUESTIONS,
     **replays.QUESTIONS,
     **retries.QUESTIONS,
+    **erasing.QUESTIONS,
     **schedules.QUESTIONS,
     **holding.QUESTIONS,
     GetMapping: get_mapping,

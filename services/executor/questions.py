@@ -9,6 +9,7 @@ import msgspec
 
 from services.executor.runs import run_state, steps
 from services.executor.runs.concurrency import ConcurrencySlots
+from services.executor.runs.erasing import erase
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
 from services.executor.runs.run_state import RunState
@@ -27,6 +28,7 @@ from shared.organizations import first_seen, seen_by
 from shared.projection import Projection
 from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
 from shared.questions.adapters import AdapterFound, AskAdapter, FindAdapter
+from shared.questions.erasing import EraseInExecutor
 from shared.questions.executor import (
     AttemptList,
     BuildEnvironments,
@@ -302,4 +304,5 @@ QUESTIONS: Questions = {
     ListLines: list_lines,
     CountParkedRuns: count_parked_runs,
     SignalRun: signal_run,
+    EraseInExecutor: erase,
 }

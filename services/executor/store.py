@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from sqlalchemy import (
     text,
     tuple_,
     union_all,
+    update,
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -381,6 +382,37 @@ async def end_purge(connection: AsyncConnection, purged: list[tuple[str, int]]) 
     """
     columns = {"id": [id_ for id_, _ in purged], "last_seq": [last_seq for _, last_seq in purged]}
     await connection.execute(text(statement), columns)
+
+
+# -- writes, by erasing --------------------------------------------------------------------------------------------------------
+
+
+async def states_to_erase(connection: AsyncConnection, ids: Collection[str]) -> dict[str, tuple[RunState, datetime | None]]:
+    """Return these runs, as far as there are rows of them, and when they ended."""
+    columns = (tables.run.c.id, tables.run.c.state, tables.run.c.finished_at)
+    found = await connection.execute(select(*columns).where(tables.run.c.id.in_(ids)))
+    return {row.id: (_state(row.state), row.finished_at) for row in found}
+
+
+async def unended(connection: AsyncConnection, ids: Collection[str]) -> set[str]:
+    """Return those of these runs that have not ended."""
+    going = select(tables.run.c.id).where(tables.run.c.id.in_(ids), tables.run.c.finished_at.is_(None))
+    return set((await connection.execute(going)).scalars())
+
+
+async def erase_runs(connection: AsyncConnection, erased: Sequence[RunState]) -> None:
+    """Write runs without their content; from now on their rows are not to be made anew from the bus."""
+    for state in erased:
+        document = _json(state)
+        values = {"state": text("CAST(:document AS json)"), "on_bus": "going"}
+        here = (tables.run.c.id == state.id, tables.run.c.last_seq == state.last_seq)
+        await connection.execute(update(tables.run).where(*here).values(values), {"document": document})
+    await connection.execute(delete(tables.step).where(tables.step.c.id.in_([state.id for state in erased])))
+
+
+async def erase_lines(connection: AsyncConnection, runs: Collection[str]) -> None:
+    """Remove the lines of runs; the archive has those that are not erased."""
+    await connection.execute(delete(tables.line).where(tables.line.c.run.in_(runs)))
 
 
 def _json(value: Any) -> str:

@@ -11,6 +11,7 @@ from services.logs.config import LogsSettings, read
 from services.logs.conversion import convert
 from services.logs.digests.keeping import Digests, keep, sealers
 from services.logs.digests.sealing import seeds
+from services.logs.erasing import Erasing, follow_up
 from services.logs.feed import Feed
 from services.logs.gaps import Gaps, record_gaps
 from services.logs.partitions import keep_ahead, make_first
@@ -63,6 +64,8 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             kept_by = sealers(bus.client, engine, seeds(settings.keys), settings.copies)
             digests = Digests(kept_by, runtime.health, settings.seal_every)
             runtime.background.start(keep(digests, settings.database_url), "digests")
+            erasing = Erasing(engine, bus, digests)
+            runtime.background.start(follow_up(erasing, settings.database_url), "erasing")
             view = RegistryView(bus.client, "retentions", RetentionEntry, runtime.health)
             runtime.background.start(view.run(), "registry retentions")
             retention = Removals(engine, bus, view, runtime.health, utc_now)
@@ -81,7 +84,16 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             runtime.background.start(alerting, "alerts")
             feed = Feed(archive)
             runtime.background.start(feed.run(), "feed")
-            deps = LogsDeps(archive, utc_now, retention.limits, feed=feed, numbers=OrderedDict(), keepers=kept, digests=digests)
+            deps = LogsDeps(
+                archive,
+                utc_now,
+                retention.limits,
+                feed=feed,
+                numbers=OrderedDict(),
+                keepers=kept,
+                digests=digests,
+                erasing=erasing,
+            )
             bus.answer(QUESTIONS, deps)
             await bus.start()
             runtime.background.start(bus.attend(), "broker")

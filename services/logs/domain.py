@@ -47,8 +47,8 @@ VERSION = 2
 WORDED_SINCE = 0
 
 
-# Audited of the archive itself: messages that never came, and messages that retention removed.
-CATEGORY, GAP, REMOVED = "archive", "gap", "removed"
+# Audited of the archive itself: messages that never came, that retention removed, and that were erased.
+CATEGORY, GAP, REMOVED, ERASED = "archive", "gap", "removed", "erased"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

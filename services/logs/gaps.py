@@ -73,7 +73,7 @@ class GapFinder:
         before = None if reached == 0 else await store.stored_at(connection, incarnation, reached)
         for one in batch:
             if one.sequence > reached + 1:
-                found.append(await self._gap(incarnation, reached + 1, one, before))
+                found += await self._gaps(incarnation, reached + 1, one, before, connection)
             if one.sequence > reached:
                 reached, before = one.sequence, one.time
         return [store.insert_gaps(found)] if found else []
@@ -82,13 +82,23 @@ class GapFinder:
         """Return whether no message of the batch that `before` was given last is in the archive."""
         return batch[0].sequence > self._highest
 
-    async def _gap(self, incarnation: str, first: int, following: Delivered, before: datetime | None) -> Gap:
+    async def _gaps(
+        self, incarnation: str, first: int, following: Delivered, before: datetime | None, connection: Connection
+    ) -> list[Gap]:
         there = await self._next(first)
         if there is not None and there < following.sequence:
             self._seen = None
             raise Unavailable(f"the reader of {self._stream.name} passed over {there}, which the broker has")
         reason = reason_of(self._stream, before, utc_now())
-        return Gap(incarnation, first, following.sequence - 1, self._stream.name, reason)
+        last = following.sequence - 1
+        # Erased messages are archived, without their content, and are no gap where a stream is read again.
+        erased = await store.erased_within(connection, self._stream.name, incarnation, first, last)
+        found: list[Gap] = []
+        for end in (*erased, last + 1):
+            if end > first:
+                found.append(Gap(incarnation, first, end - 1, self._stream.name, reason))
+            first = end + 1
+        return found
 
     async def _next(self, sequence: int) -> int | None:
         """Return the first sequence from this one on that the broker has; None where all are gone, what follows included."""

@@ -133,7 +133,9 @@ def _archives(client: Client) -> list[Projected]:
             linger=LINGER,
             prompt=END_TYPES if stream.name == "RUNS" else frozenset(),
             tables=("message",),
-            rows="stream = :stream AND incarnation = :incarnation AND seq >= :first",
+            # What was erased is not on the bus, and stays.
+            rows="stream = :stream AND incarnation = :incarnation AND seq >= :first"
+            " AND (incarnation, seq) NOT IN (SELECT incarnation, seq FROM logs.erasure)",
             batch=BATCH,
         )
         for stream in STREAMS

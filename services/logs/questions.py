@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from services.logs import cursor, selecting, times
+from services.logs import cursor, erasing, selecting, times
 from services.logs.counts import count_by_time, count_by_value
 from services.logs.cursor import Cursor, Order
 from services.logs.digests import answers
@@ -139,6 +139,7 @@ def _order(name: str) -> Order:
 QUESTIONS: Questions = {
     **questions_of("logs"),
     **answers.QUESTIONS,
+    **erasing.QUESTIONS,
     Search: search,
     TailLogs: tail,
     CountByTime: count_by_time,

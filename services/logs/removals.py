@@ -10,13 +10,13 @@ from sqlalchemy import ARRAY, BigInteger, Text, bindparam, column, delete, func,
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.logs.domain import CATEGORY, GAP, REMOVED
+from services.logs.domain import CATEGORY, ERASED, GAP, REMOVED
 from services.logs.limits import Limit
 from services.logs.lines import APART
 from services.logs.tables import message, removal
 
-# Without these the verification could not tell a removed message from one that somebody deleted.
-KEPT = (f"audit.{GAP}", f"audit.{REMOVED}")
+# Without these the verification could not tell a removed or erased message from one that somebody deleted.
+KEPT = (f"audit.{GAP}", f"audit.{REMOVED}", f"audit.{ERASED}")
 
 
 class MessagePlace(NamedTuple):

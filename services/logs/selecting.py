@@ -46,7 +46,7 @@ async def search(
     limit: int,
 ) -> AsyncGenerator[list[asyncpg.Record], None]:
     """Yield the `COLUMNS` of the selected rows in the order of (time, stream, seq), some rows at a time."""
-    wanted, parameters = _within(selection, since, until)
+    wanted, parameters = within(selection, since, until)
     if after is not None:
         sign = "<" if order == "desc" else ">"
         wanted += f" AND (time, stream, seq) {sign} (:after_time, :after_stream, :after_seq)"
@@ -65,7 +65,7 @@ async def search(
 
 async def plan(connection: Connection, selection: Selection, since: datetime, until: datetime) -> str:
     """Return how Postgres would go about the first page of a search."""
-    wanted, parameters = _within(selection, since, until)
+    wanted, parameters = within(selection, since, until)
     statement = f"EXPLAIN SELECT * FROM message WHERE {wanted} ORDER BY time DESC, stream DESC, seq DESC LIMIT 101"
     return "\n".join(row[0] for row in await written(statement, parameters).fetch(connection))
 
@@ -77,7 +77,7 @@ async def histogram(
 
     Postgres expects about as many groups as there are times: to give them in order it would sort all rows.
     """
-    wanted, parameters = _within(selection, since, until)
+    wanted, parameters = within(selection, since, until)
     statement = f"""
         SELECT date_bin(:step, time, to_timestamp(0)) AS time, level, count(*) AS count
           FROM message WHERE {wanted} GROUP BY 1, 2
@@ -87,7 +87,7 @@ async def histogram(
 
 async def count(connection: Connection, selection: Selection, since: datetime, until: datetime, most: int) -> int:
     """Return how many of the selected rows there are; of more than `most` no more than that."""
-    wanted, parameters = _within(selection, since, until)
+    wanted, parameters = within(selection, since, until)
     statement = f"SELECT count(*) FROM (SELECT FROM message WHERE {wanted} LIMIT :most) AS found"
     ((found,),) = await written(statement, parameters | {"most": most}).fetch(connection)
     return int(found)
@@ -106,7 +106,7 @@ async def facets(
     """Return the most frequent values of each field among the newest `sample` of the selected rows: `field` (its index, -1 for
     the number of rows), `value`, `count`.
     """
-    wanted, parameters = _within(selection, since, until)
+    wanted, parameters = within(selection, since, until)
     columns, bound = texts_of(fields)
     names = [f"f{number}" for number in range(len(fields))]
     chosen = ", ".join(f"left({column}, :shown) AS {name}" for name, column in zip(names, columns, strict=True))
@@ -138,7 +138,7 @@ async def correlations_of(connection: Connection, org: str | None, runs: Collect
     return {row["run"]: row["chain"] for row in found}
 
 
-def _within(selection: Selection, since: datetime, until: datetime) -> tuple[str, dict[str, Any]]:
+def within(selection: Selection, since: datetime, until: datetime) -> tuple[str, dict[str, Any]]:
     """Return the condition of a selection between two times, by which partitions are passed over, and its parameters."""
     kept, limits = selection.kept(since)
     given = selection.parameters | limits | {"since": since, "until": until}

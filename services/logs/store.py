@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Column,
     RowMapping,
     Text,
@@ -29,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs import lexemes
 from services.logs.domain import VERSION, Digested, Row
-from services.logs.tables import archive_of, checkpoint, conversion, gap, message
+from services.logs.tables import archive_of, checkpoint, conversion, erasure, gap, message
 from shared.db import Connection
 from shared.envelope import rfc3339
 from shared.statements import Compiled, Statement, given, inserted, parameter
@@ -72,6 +73,15 @@ _STORED_AT = Compiled(
     select(func.max(message.c.time)).where(
         message.c.incarnation == parameter("incarnation"), message.c.seq == parameter("seq"), message.c.line <= literal_column("0")
     )
+)
+_ERASED = Compiled(
+    select(erasure.c.seq)
+    .where(
+        erasure.c.stream == parameter("stream"),
+        erasure.c.incarnation == parameter("incarnation"),
+        erasure.c.seq.between(parameter("first", BigInteger), parameter("last", BigInteger)),
+    )
+    .order_by(erasure.c.seq)
 )
 _INSERT_GAPS = Compiled(inserted(gap, "stream", "incarnation", "first_seq", "last_seq", "reason").on_conflict_do_nothing())
 _KEY = ("time", "incarnation", "seq")
@@ -278,6 +288,17 @@ async def claim_partitioning(connection: AsyncConnection) -> bool:
         text("SELECT pg_try_advisory_xact_lock(hashtextextended('logs partitions', 0)), set_config('lock_timeout', '3s', true)")
     )
     return bool(found.scalar_one())
+
+
+async def claim_copies(connection: AsyncConnection, stream: str) -> None:
+    """Wait until this transaction alone may write copies of a stream's digest; until its end."""
+    await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:lock, 0))"), {"lock": f"logs copies {stream}"})
+
+
+async def erased_within(connection: Connection, stream: str, incarnation: str, first: int, last: int) -> list[int]:
+    """Return the sequences within a range whose messages are to be erased, or were."""
+    found = await _ERASED(stream=stream, incarnation=incarnation, first=first, last=last).fetch(connection)
+    return [row["seq"] for row in found]
 
 
 async def partitions(connection: AsyncConnection) -> set[str]:

@@ -101,6 +101,24 @@ removal = Table(
     Column("seq", BigInteger, nullable=False),
 )
 
+# Messages that are to be erased, and, `done`, were: `of` is the id of whose they are, `bodies` and `results` are blobs, and `entry`
+# is the index in the digest. `taken`: the owner has erased its part, and the audit trail says so.
+erasure = Table(
+    "erasure",
+    metadata,
+    Column("incarnation", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("stream", Text, nullable=False),
+    Column("time", Moment, nullable=False),
+    *required(Text, "org", "type"),
+    Column("of", Text),
+    *(Column(name, ARRAY(Text), nullable=False) for name in ("bodies", "results")),
+    Column("entry", BigInteger, nullable=False),
+    *required(Text, "actor", "reason"),
+    *(Column(name, Boolean, nullable=False, server_default=false()) for name in ("taken", "done")),
+)
+Index("erasure_undone", erasure.c.stream, postgresql_where=text("NOT done"))
+
 
 def archive_of(stream: str) -> str:
     """Return the name of the projection that archives a stream."""

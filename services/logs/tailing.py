@@ -12,10 +12,11 @@ import msgspec
 
 from services.logs import places, selecting
 from services.logs.digests.keeping import Digests
+from services.logs.erasing import ErasingDeps
 from services.logs.feed import Feed
 from services.logs.items import item_of, item_of_row, size_of
 from services.logs.places import At, TailPlace
-from services.logs.scope import ArchiveDeps, looking, named, selected
+from services.logs.scope import looking, named, selected
 from services.logs.selection import Selection
 from services.logs.tree import runs_asked_for
 from shared.bounded import SharedPlaces
@@ -40,7 +41,7 @@ REMEMBERED = 1000
 SECONDS = 3.0
 
 
-class LogsDeps(ArchiveDeps, frozen=True, kw_only=True):
+class LogsDeps(ErasingDeps, frozen=True, kw_only=True):
     """Dependencies of all answers; `numbers` holds the number in the feed of each place that was given out lately."""
 
     feed: Feed

@@ -6,7 +6,20 @@ typed by hand; permissions follow from `by`.
 """
 
 # All of them are declared wherever any is known: permissions and services see the same table.
-from shared.questions import adapters, digests, events, executor, health, letters, logs, oauth, replays, resources, rotation
+from shared.questions import (
+    adapters,
+    digests,
+    erasing,
+    events,
+    executor,
+    health,
+    letters,
+    logs,
+    oauth,
+    replays,
+    resources,
+    rotation,
+)
 from shared.questions.declaration import (
     ASKED,
     MOST_ITEMS,

@@ -120,6 +120,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     result_ref: str | None = None
     result_bytes: int | None = None
     fingerprint: str | None = None
+    erased: bool = False
 
 
 class RunAt(msgspec.Struct, frozen=True):

@@ -196,7 +196,9 @@ async def test_changes_and_refusals_of_mappings_are_audited_with_their_organizat
         items = await eventually(told)
         assert isinstance(items, list)
         # A dry run made nothing: its record is not to be taken for one of a change.
-        assert items.pop()["data"]["detail"] == {"change": "created", "dry_run": "true"}
+        tried = items.pop()
+        assert tried["message"].endswith(" check halopsa: ok")
+        assert tried["data"]["detail"] == {"change": "created"}
         said = [(one["data"]["category"], one["data"]["verb"], one["data"]["target"], one["data"]["outcome"]) for one in items]
         assert said == [
             ("mapping", "put", "halopsa", "invalid"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from millrace.cli import codes, search, show, stack
+from millrace.cli import codes, erasing, search, show, stack
 from millrace.cli.api import Refused, Unreachable
 from millrace.cli.session import Session, asks
 
@@ -39,6 +39,7 @@ def audit() -> None:
 
 
 audit.add_command(search.AUDIT)
+audit.add_command(erasing.erase)
 
 
 @audit.command("digests")

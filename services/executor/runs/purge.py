@@ -75,7 +75,7 @@ class Purger:
         Raises `Unavailable` while one of the required readers does not answer, and then purges nothing.
         """
         deps = self._deps
-        up_to = await self._passed()
+        up_to = await passed(deps)
         async with db.transaction(deps.engine) as connection:
             begun = await store.begin_purge(connection, before=self._now() - self._kept, up_to=up_to, limit=ROUND)
         loop = asyncio.get_running_loop()
@@ -93,17 +93,17 @@ class Purger:
             _log.info("runs.purged", count=len(begun))
         return len(begun)
 
-    async def _passed(self) -> int:
-        """Return the sequence of RUNS up to which every reader has written its rows."""
-        deps = self._deps
-        readers = [
-            await deps.bus.ask(ArchivePosition(org="global", stream=STREAM)),
-            # A run's end that its delivery has not recorded would never be recorded.
-            await deps.bus.ask(DeliveriesPosition(org="global", stream=STREAM)),
-            await position_of(deps.engine, STREAM, projection="runs"),
-        ]
-        # Asked last: positions of a stream that was made anew in the meantime do not fit.
-        return domain.passed_by_all(await incarnation_of(deps.bus.client, STREAM), readers)
+
+async def passed(deps: PurgeDeps) -> int:
+    """Return the sequence of RUNS up to which every reader has written its rows. Raises `Unavailable`."""
+    readers = [
+        await deps.bus.ask(ArchivePosition(org="global", stream=STREAM)),
+        # A run's end that its delivery has not recorded would never be recorded.
+        await deps.bus.ask(DeliveriesPosition(org="global", stream=STREAM)),
+        await position_of(deps.engine, STREAM, projection="runs"),
+    ]
+    # Asked last: positions of a stream that was made anew in the meantime do not fit.
+    return domain.passed_by_all(await incarnation_of(deps.bus.client, STREAM), readers)
 
 
 async def purge(client: Client, run: str, last_seq: int) -> None:

@@ -31,3 +31,7 @@ class Recent:
         """Return a run of the organization."""
         state = self._kept.get(run)
         return state if state is not None and state.org == org else None
+
+    def forget(self, run: str) -> None:
+        """Keep a run no longer."""
+        self._kept.pop(run, None)

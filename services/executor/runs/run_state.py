@@ -94,7 +94,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """The state that a run's messages up to `last_seq` add up to.
 
     `claim` is the envelope id of its last `run.started`, `work_seq` the sequence of the message that dispatches it to workers.
-    `failures` counts failed attempts that were followed by another, `lost` claims of which nothing more was heard.
+    `failures` counts failed attempts that were followed by another, `lost` claims of which nothing more was heard. `erased`:
+    what it was given and gave back was.
     """
 
     id: str
@@ -146,6 +147,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     error: RunError | None = None
     duration_ms: float | None = None
     usage: RunUsage | None = None
+    erased: bool = False
 
     @property
     def ended(self) -> bool:

@@ -51,6 +51,7 @@ def run_view(state: RunState, slot_held_by: list[str] | None = None) -> RunView:
         result_ref=state.result_ref,
         result_bytes=state.result_bytes,
         fingerprint=state.fingerprint,
+        erased=state.erased,
     )
 
 

@@ -139,7 +139,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Call(Generic[Q, B]):
-    """A call of an endpoint: `query` and `body` are decoded, `path` holds the checked parts of the path by name."""
+    """A call of an endpoint: `query` and `body` are decoded, `path` holds the checked parts of the path by name.
+
+    `verb`, where the handler sets it, takes the place of the one that its audit declares.
+    """
 
     def __init__(self, gateway: Gateway, caller: Caller, request: web.Request) -> None:
         self.gateway = gateway
@@ -149,6 +152,7 @@ class Call(Generic[Q, B]):
         self.query: Q
         self.body: B
         self.notes: dict[str, Any] = {}
+        self.verb: str | None = None
         self.record: Callable[[], None] = _nothing
 
     async def ask(self, asked: Question[A] | Command[A]) -> A:

@@ -106,7 +106,8 @@ class Resources:
         """Send a change to the owner; fields that may be secret are sealed for this command, since the bus must not know them."""
         id_, org = new_id(), call.caller.org
         if call.query.dry_run:
-            call.note(dry_run="true")
+            # What was only tried is no change: it does not read like one.
+            call.verb = "check"
         sealed = {
             field: call.gateway.keyring.seal(msgspec.json.encode(fields.pop(field)).decode(), org, id_, field)
             for field in sorted(self._kind.confidential & fields.keys())

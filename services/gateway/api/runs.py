@@ -276,6 +276,8 @@ async def rerun_run(call: Call[None, None]) -> Answer:
     """Ask for a new run of the same workflow, as it is now, with the same input."""
     gateway, caller = call.gateway, call.caller
     earlier = await _run(call)
+    if earlier.erased:
+        raise Conflict(f"the input of run {earlier.id} was erased: start another one")
     workflow = await gateway.workflows.find(caller.org, earlier.workflow)
     given = earlier.input if earlier.input_ref is None else await _kept(gateway, earlier.id, earlier.input_ref)
     gateway.workflows.check(workflow, given)

@@ -205,7 +205,7 @@ def _audited(endpoint: Endpoint, call: Call[Any, Any], outcome: str) -> Audited:
         target = str(getattr(getattr(call, "body", None), action.target, ""))
     return Audited(
         category=action.category,
-        verb=action.verb,
+        verb=call.verb or action.verb,
         actor=call.caller.actor,
         target=storable(target)[:500],
         outcome=outcome,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import structlog
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -67,7 +67,7 @@ class Sealer:
         self.bucket = TreeBucket(client, stream)
         self._engine = engine
         self._seeds = seeds
-        self._copies = [TreeCopy(url, stream) for url in copies]
+        self.copies = [TreeCopy(url, stream) for url in copies]
         self._tree: _Tree | None = None
 
     async def seal(self) -> int:
@@ -76,6 +76,17 @@ class Sealer:
         Raises `Unavailable`, also where only a copy could not be written; `Diverged` where what is kept contradicts itself or a
         copy: then nothing is written any more.
         """
+        async with self.alone():
+            return await self._seal()
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Let nobody else write copies of this tree for the block: what a copy is given was read before. Raises `Unavailable`."""
+        async with transaction(self._engine) as connection:
+            await store.claim_copies(connection, self.stream)
+            yield
+
+    async def _seal(self) -> int:
         # Forgotten until all is written: what is there is then read again.
         tree, self._tree = self._tree, None
         if tree is None:
@@ -105,7 +116,7 @@ class Sealer:
 
     async def _bring_up_copies(self, tree: _Tree) -> None:
         if tree.note is not None:
-            for copy in self._copies:
+            for copy in self.copies:
                 await bring_up(copy, self.bucket, tree.checkpoint, tree.note, self.keys)
 
     async def _grow(self, tree: _Tree, rows: Sequence[Digested]) -> None:
@@ -167,7 +178,7 @@ class Sealer:
         return _Tree(note, checkpoint, edge, entries if len(entries) < WIDTH else [], last)
 
     async def _restored(self) -> bytes | None:
-        for copy in self._copies:
+        for copy in self.copies:
             note = await copy.get(CHECKPOINT)
             if note is not None:
                 checkpoint = opened(note, self.keys)

@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "logs_0008"
-down_revision = "logs_0006"
+down_revision = "logs_0007"
 branch_labels = None
 depends_on = None
 
