@@ -129,6 +129,15 @@ async def test_large_answers_to_questions_are_in_gzip_for_those_who_take_it(plac
             assert (await get(path, "gzip", method))[0] is None
 
 
+async def test_a_body_is_taken_as_it_is_and_in_no_other_coding(place: Place) -> None:
+    async with gateway(place) as client:
+        for coding, wanted in (("identity", 422), ("Identity", 422), ("gzip", 415), ("principal", 415)):
+            got = await client(
+                "POST", "/api/v1/keys/ci/rotate", json={"overlap": -1}, headers=client.key | {"Content-Encoding": coding}
+            )
+            assert (got.status, coding) == (wanted, coding)
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 

@@ -73,7 +73,7 @@ def _served(endpoint: Endpoint) -> Next:
         principal = authenticated(gateway, request)
         if principal is None:
             return challenge(request)
-        if request.headers.get("Content-Encoding", "principal").lower() != "principal":
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaType("bodies are not to be compressed")
         _check_address(endpoint, request)
         org = _org(endpoint, request, principal)
