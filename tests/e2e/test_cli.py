@@ -519,6 +519,55 @@ async def test_an_export_of_the_archive_is_verified_and_names_what_was_changed(u
     assert "holds no export" in (await millrace.both("audit", "verify", str(up.data), code=2))[1]
 
 
+async def test_what_a_run_printed_is_erased_on_request_and_the_proof_stays_whole(up: Up, naps: Path, millrace: Command) -> None:
+    run = (await millrace("run", "nap", "-i", "note=forget-me", "--wait", "--output", "json")).strip()
+    id_ = json.loads(run)["id"]
+    folder, copy = up.data.parent / "erased", up.data / "logs" / "digests"
+    streams = ("--stream", "AUDIT", "--stream", "LINES")
+
+    async def is_sealed() -> bool:
+        found = await millrace.json("audit", "digests")
+        return all(one["size"] for one in found["items"] if one["stream"] in {"AUDIT", "LINES"})
+
+    await eventually(is_sealed, within=60, every=0.5)
+    await millrace("audit", "export", str(folder), *streams)
+    asked = ("audit", "erase", f"stream:LINES run:{id_}", "--since", "1h", "--reason", "request 17")
+
+    def is_done(out: bytes) -> bool:
+        return re.search(rb"[1-9] messages? erased, 0 kept", out) is not None
+
+    _, error = await millrace.both(*asked, code=130, given="n\n")
+    assert "Erase them for good?" in error
+    async with millrace.started("audit", "-f", "type:audit.erased", "--org", "*", "--output", "json") as following:
+
+        async def erased() -> bool:
+            async with millrace.started(*asked, "--yes") as process:
+                out, _ = await process.communicate()
+            return is_done(out)
+
+        # It is kept until it is sealed, which is said with the number of those that are kept.
+        await eventually(erased, within=60, every=0.5)
+        # A record of another one is told as well, should the first have come before the first look.
+        assert following.stdout is not None
+        other = (await millrace("run", "nap", "--wait", "--output", "json")).strip()
+        again = ("audit", "erase", f"stream:LINES run:{json.loads(other)['id']}", "--since", "1h", "--reason", "r", "--yes")
+
+        async def told() -> bool:
+            async with millrace.started(*again) as process:
+                out, _ = await process.communicate()
+            return is_done(out)
+
+        await eventually(told, within=60, every=0.5)
+        async with asyncio.timeout(60):
+            record = json.loads(await following.stdout.readline())
+    assert (record["stream"], record["data"]["target"]) == ("AUDIT", "LINES")
+    assert await millrace("logs", f"forget-me stream:LINES run:{id_}", "--since", "1h") == ""
+    # Into the folder of before, which has the salts of then.
+    await millrace("audit", "export", str(folder), *streams)
+    said = await millrace("audit", "verify", str(folder), "--copy", str(copy))
+    assert re.search(r"LINES: .*, [2-9] erased.*: as sealed", said)
+
+
 def _size_of(digest: Path) -> int:
     """Return the size that a digest's checkpoint names, on its second line."""
     return int((digest / "checkpoint").read_text().splitlines()[1])
