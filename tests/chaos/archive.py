@@ -95,7 +95,9 @@ class Archive:
     async def asked(self, query: str, *values: Any) -> asyncpg.Record | None:
         """Return a row; None while the database is away."""
         try:
-            connection = await asyncpg.connect(self._place.database_url("logs"), timeout=5)
+            # Counting every row takes longer than the service may.
+            settings = {"statement_timeout": "0"}
+            connection = await asyncpg.connect(self._place.database_url("logs"), timeout=5, server_settings=settings)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return None
         try:
@@ -157,10 +159,11 @@ async def carry_out(place: Place, *, events: int, kills: int, seed: int) -> Verd
                 await asyncio.sleep(0.02)
             seconds = time.monotonic() - began
         await archive.kill()
-        found = await archive.asked(_COUNTS, MARK)
+        async with asyncio.timeout(STUCK):
+            while (found := await archive.asked(_COUNTS, MARK)) is None:
+                await asyncio.sleep(0.1)
     finally:
         await archive.kill()
-    assert found is not None
     return Verdict(
         events=events,
         kills=dict(done),
@@ -175,10 +178,13 @@ async def carry_out(place: Place, *, events: int, kills: int, seed: int) -> Verd
 
 async def _drilled(events: int, kills: int, seed: int) -> Verdict:
     verdict: Verdict | None = None
-    # The connection by which the place would be cleared away was killed as well.
-    with suppress(asyncpg.InterfaceError):
+    try:
         async with running_servers() as servers, servers.place() as place:
             verdict = await carry_out(place, events=events, kills=kills, seed=seed)
+    except asyncpg.InterfaceError:
+        # The connection by which the place would be cleared away was killed as well.
+        if verdict is None:
+            raise
     assert verdict is not None
     return verdict
 
