@@ -49,20 +49,22 @@ _LARGEST = Decimal(10) ** 30
 
 
 def texts_of(fields: Sequence[Field]) -> tuple[list[str], dict[str, Any]]:
-    """Return the text of each field as SQL, and the parameters of all."""
-    made = Condition(Everything())
+    """Return the text of each field as SQL, and the parameters of all, which no condition has in the same statement."""
+    made = Condition(Everything(), prefix="field")
     return [made.text(field) for field in fields], made.parameters
 
 
 class Condition:
     """`sql`, over the columns of `message`, with its `parameters`; never NULL, so that it can be negated."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, *, prefix: str = "q") -> None:
+        """`prefix` is that of its parameters' names."""
+        self._prefix = prefix
         self.parameters: dict[str, Any] = {}
         self.sql = self._of(tree)
 
     def _bind(self, value: Any, cast: str) -> str:
-        name = f"q{len(self.parameters)}"
+        name = f"{self._prefix}{len(self.parameters)}"
         self.parameters[name] = value
         return f"CAST(:{name} AS {cast})"
 

@@ -115,6 +115,15 @@ async def test_counts_over_http(place: Place) -> None:
             {"field": "workflow", "values": [{"value": "a", "count": 2}, {"value": "b", "count": 1}]},
             {"field": "level", "values": [{"value": "info", "count": 3}]},
         ]
+        # Members of the data are parameters, as parts of the query are.
+        fields = "data.workflow,data.version,fields.nothing"
+        for q in ("workflow:*", "data.version:v", "workflow:a OR data.workflow:b", "-type:run.started requested", "stream:RUNS"):
+            found = await archive.get("/api/v1/logs/facets", q=q, fields=fields)
+            assert [[(one["value"], one["count"]) for one in item["values"]] for item in found["items"]] == [
+                [("a", 2), ("b", 1)],
+                [("v", 3)],
+                [],
+            ], q
         bars = await archive.get("/api/v1/logs/histogram", q="workflow:*", bars=10, **{"from": "now-10m"})
         assert [bar["count"] for bar in bars["items"] if bar["count"]] == [3]
         assert json.dumps(await archive.get("/api/v1/logs/facets", fields="colour", status=422)).count("colour")
