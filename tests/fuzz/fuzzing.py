@@ -81,7 +81,7 @@ async def fuzzed(plan: Plan, folder: Path, tell: Callable[[Count], None]) -> Rep
             canary = Canary(place)
             await canary.prepare()
             async with contextlib.AsyncExitStack() as held:
-                names = ("admin", "gateway", "events", "executor")
+                names = ("admin", "gateway", "events", "executor", "logs")
                 buses = {name: await held.enter_async_context(place.bus(name)) for name in names}
                 watch, pace = Watch(place, buses["admin"]), Pace(buses["admin"])
                 goings = {
