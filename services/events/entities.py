@@ -1,7 +1,7 @@
 """Entities of external systems: each stands for the organization that was the first to claim it.
 
-A mapping of the platform's integration claims its `entity_id` where a source of the platform routes by it (`by_entity`). A later
-claim is refused as long as the first one stands.
+A mapping of the platform's integration claims its `entity_id` where a source of the platform routes by it (`by_entity`). Only
+the platform claims: nobody else knows whose an entity is. A later claim is refused as long as the first one stands.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from shared import aggregate
 from shared.bus import Bus
 from shared.db import transaction
-from shared.errors import Conflict, Invalid, NotFound, Problem, Unavailable
+from shared.errors import Conflict, Invalid, NotFound, PermissionDenied, Problem, Unavailable
 from shared.organizations import PLATFORM
 from shared.owners.rows import ResourceRows
 from shared.projection import Projection
@@ -78,10 +78,19 @@ class Claims:
                 await self._lock(connection, f"{command.name}:{entity}")
             yield
 
-    async def check_mapping(self, org: str, name: str, entity: str) -> None:
-        """Raise `Conflict` where a mapping is not to have an entity id; nothing in it is about whoever has it."""
+    async def check_mapping(self, org: str, name: str, entity: str, *, by_platform: bool) -> None:
+        """Raise `Conflict` where a mapping is not to have an entity id; nothing in it is about whoever has it.
+
+        Raises `PermissionDenied` where it would be claimed by an organization itself, whether or not it is claimed already.
+        """
         claimed = await claimants(self._rows, name, entity)
-        if claimed and org not in claimed and await self._is_routed_by(name):
+        if org in claimed or not await self._is_routed_by(name):
+            return
+        if not by_platform:
+            raise PermissionDenied(
+                f"events are routed by the entity_id of integration {name!r}: to give it to somebody takes a key of {PLATFORM}"
+            )
+        if claimed:
             detail = (
                 f"the entity_id {entity[:LONGEST]!r} of integration {name!r} is claimed already, by a mapping that is not yours; "
                 f"somebody who may write both mappings can move it"
@@ -89,10 +98,11 @@ class Claims:
             raise Conflict(detail, errors=(Problem("entity_id", "is claimed already"),))
 
     async def check_removal(self, org: str, name: str) -> None:
-        """Raise `Conflict` where the mapping that an organization's own integration leaves would have a claimed entity id."""
-        entity = None if org == PLATFORM else await self._entity(org, name)
-        if entity is not None:
-            await self.check_mapping(org, name, entity)
+        """Raise `Conflict` where the mapping that an organization's own integration leaves would claim an entity."""
+        if org != PLATFORM and await self._entity(org, name) is not None and await self._is_routed_by(name):
+            raise Conflict(
+                f"the mapping of {name!r} has an entity_id, and would claim it in the integration of {PLATFORM}: take it out first"
+            )
 
     async def _entity(self, org: str, name: str) -> str | None:
         found = await self._rows.of("mapping", {name}, {org})

@@ -154,7 +154,7 @@ class Integrations(Rules[Integration]):
         return self._claims.alone(command) if isinstance(command, RemoveResource) else super().alone(command)
 
     async def check_removal(self, present: Resource[Integration]) -> None:
-        """Raise `Conflict` where an organization's mapping would come to mean the platform's integration with a claimed entity."""
+        """Raise `Conflict` where an organization's mapping would come to claim an entity of the platform's integration."""
         await self._claims.check_removal(present.org, present.name)
 
     async def check(self, draft: Draft[Integration]) -> Integration:
@@ -183,7 +183,7 @@ class Mappings(Rules[MappingSpec]):
         """Return the spec if its config, with what the platform's mapping and defaults add, fits.
 
         The platform's own may be a part of one: each organization's adds the rest. Raises `NotFound` for a missing integration,
-        `Conflict` for an entity that another organization claimed.
+        `Conflict` for an entity that another organization claimed, `PermissionDenied` for one that only the platform gives.
         """
         integration = await integration_of(self._rows, draft.org, draft.name)
         schema, spec = integration.spec.config_schema, draft.spec
@@ -205,7 +205,7 @@ class Mappings(Rules[MappingSpec]):
                 detail += "; it was there before: PUT replaces the mapping, PATCH or `millrace mappings patch` changes one value"
             raise Invalid(detail, errors=tuple(problems))
         if spec.entity_id is not None and integration.org == PLATFORM:
-            await self._claims.check_mapping(draft.org, draft.name, spec.entity_id)
+            await self._claims.check_mapping(draft.org, draft.name, spec.entity_id, by_platform=draft.by_platform)
         return spec
 
     async def absent(self, org: str, name: str) -> str:

@@ -164,7 +164,16 @@ class Keeper(ABC, Generic[S]):
                         secrets[member] = _text(f"{field}.{member}", value)
             spec = msgspec.structs.replace(spec, **{field: values})
         id_ = before.id if before is not None else derived_id(command.id, kind.noun)
-        return Draft(id=id_, org=command.org, name=command.name, spec=spec, before=before, secrets=secrets, kept=frozenset(kept))
+        return Draft(
+            id=id_,
+            org=command.org,
+            name=command.name,
+            spec=spec,
+            before=before,
+            secrets=secrets,
+            kept=frozenset(kept),
+            by_platform=command.by_platform,
+        )
 
     def _patched(self, given: dict[str, Any], before: Resource[S]) -> dict[str, Any]:
         """Return the fields of a resource with a merge patch (RFC 7396) applied: null means a field's default, and no member."""

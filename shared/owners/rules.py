@@ -18,7 +18,8 @@ class Draft(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     """A resource as a command wants it, to be checked before it is recorded; `before` is its present state.
 
     `secrets` are the secret members that are given anew, opened; those named in `kept` stay as they are. `missing` names the
-    fields that refer to a missing resource: the command is refused for it when all else is found right.
+    fields that refer to a missing resource: the command is refused for it when all else is found right. `by_platform` is the
+    command's.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Draft(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     secrets: dict[str, str] = {}
     kept: frozenset[str] = frozenset()
     missing: frozenset[str] = frozenset()
+    by_platform: bool = False
 
 
 class Rules(Generic[S]):

@@ -77,8 +77,8 @@ class PutResource(Command[Shown], frozen=True, kw_only=True):
     Those of `fields` that may hold secrets arrive as `sealed`: their JSON, for (organization, command id, field). `expected` is the
     version that must be there (If-Match), 0 for none. Without one the last to come wins. A resource that is already what it is
     wanted to be is not changed. `dry_run`: everything is checked, and nothing is changed. `internal` are values of internal fields,
-    for a resource that is created, or with `patch` for one that is there. Raises Invalid, NotFound (a patch),
-    PreconditionFailed, Conflict.
+    for a resource that is created, or with `patch` for one that is there. `by_platform`: who asks has a key of the platform.
+    Raises Invalid, NotFound (a patch), PreconditionFailed, Conflict, PermissionDenied.
     """
 
     noun: Name
@@ -90,6 +90,7 @@ class PutResource(Command[Shown], frozen=True, kw_only=True):
     applied_as: Name | None = None
     dry_run: bool = False
     internal: dict[str, Any] = msgspec.field(default_factory=dict)
+    by_platform: bool = False
 
 
 class RemoveResource(Command[Removed], frozen=True, kw_only=True):

@@ -42,7 +42,7 @@ async def define(outside: Outside, name: str = "halopsa") -> None:
 
 
 async def map_to(outside: Outside, config: dict[str, object], org: str = "default", **fields: str) -> None:
-    await outside.bus.ask(putting("mapping", "halopsa", org=org, config=config, **fields))
+    await outside.bus.ask(putting("mapping", "halopsa", org=org, config=config, by_platform=True, **fields))
 
 
 async def test_an_event_without_a_mapping_is_unroutable_until_there_is_one(place: Place, data: Path) -> None:
@@ -259,7 +259,7 @@ async def test_an_entity_is_of_the_organization_that_claimed_it_first(place: Pla
 
         async def claim(org: str, entity: str = "41") -> str:
             try:
-                await bus.ask(putting("mapping", "halopsa", org=org, config={}, entity_id=entity))
+                await bus.ask(putting("mapping", "halopsa", org=org, config={}, entity_id=entity, by_platform=True))
             except Conflict as refused:
                 said.append(refused)
                 return "refused"
@@ -275,7 +275,7 @@ async def test_an_entity_is_of_the_organization_that_claimed_it_first(place: Pla
         await bus.ask(putting("mapping", "halopsa", org=owner, config={"a": 1}, entity_id="41"))
         assert await claim("acme", "42") == "acme"
         with pytest.raises(Conflict):
-            await bus.ask(putting("mapping", "halopsa", org="acme", patch=True, entity_id="41"))
+            await bus.ask(putting("mapping", "halopsa", org="acme", patch=True, entity_id="41", by_platform=True))
         # In an integration of one's own it says nothing, and does not come back by removing that; nor do many of them hide it.
         many = [f"a{n:02}" for n in range(12)] + ["beta"]
         await asyncio.gather(
@@ -283,12 +283,16 @@ async def test_an_entity_is_of_the_organization_that_claimed_it_first(place: Pla
         )
         assert await asyncio.gather(*map(claim, many)) == many
         assert await organization_of(rows, "halopsa", "41") == owner
-        with pytest.raises(Conflict, match="claimed already"):
+        # Not even once nobody has it: that would be a claim.
+        with pytest.raises(Conflict, match="take it out first"):
             await bus.ask(removing("integration", "halopsa", org="beta"))
-        assert await organization_of(rows, "halopsa", "41") == owner
-        # Given up, it is another one's.
         await bus.ask(removing("mapping", "halopsa", org=owner))
+        with pytest.raises(Conflict, match="take it out first"):
+            await bus.ask(removing("integration", "halopsa", org="beta"))
+        # Given up, it is another one's.
+        await bus.ask(putting("mapping", "halopsa", org="beta", patch=True, entity_id=None))
         await bus.ask(removing("integration", "halopsa", org="beta"))
+        assert await claim("beta") == "beta"
         assert await organization_of(rows, "halopsa", "41") == "beta"
         assert await claim(owner) == "refused"
         assert {one.errors[0].path for one in said} == {"entity_id"}

@@ -210,6 +210,35 @@ async def test_changes_and_refusals_of_mappings_are_audited_with_their_organizat
         assert (made["config"], removed["config"]) == ([None, {"subdomain": "a"}], [{"subdomain": "a"}, None])
 
 
+async def test_an_organization_claims_no_entity_of_the_platforms_source_itself(place: Place) -> None:
+    async with house(place) as call, aiohttp.ClientSession() as session:
+        key = (await call("POST", "/keys?org=acme", {"name": "dev", "role": "admin"}))[1]["key"]
+        own = Api(session, call.url, key)
+        mapping = "/integrations/halopsa/mappings/acme"
+        await call("PUT", "/integrations/halopsa?org=global", {})
+        # Where nothing is routed by it, an entity is the organization's own word.
+        assert (await own("PUT", mapping, {"entity_id": "40"}))[0] == 200
+        by_entity = {"adapter": "github", "settings": {"secret": "s3cret"}, "integration": "halopsa", "by_entity": True}
+        assert (await call("PUT", "/sources/shared?org=global", by_entity))[0] == 200
+        assert (await call("PUT", "/integrations/halopsa/mappings/beta", {"entity_id": "42"}))[0] == 200
+        # Whether somebody has it is not told.
+        said = [await own("PATCH", mapping + more, {"entity_id": one}) for one in ("41", "42") for more in ("", "?dry_run=true")]
+        assert {(status, answer["detail"]) for status, answer in said} == {
+            (403, "events are routed by the entity_id of integration 'halopsa': to give it to somebody takes a key of global")
+        }
+        # Nor by way of an integration of its own, which it then removes.
+        assert (await own("PUT", "/integrations/halopsa", {}))[0] == 200
+        assert (await own("PATCH", mapping, {"entity_id": "41"}))[0] == 200
+        assert (await own("DELETE", "/integrations/halopsa"))[0] == 409
+        assert (await own("PATCH", mapping, {"entity_id": None}))[0] == 200
+        assert (await own("DELETE", "/integrations/halopsa"))[0] == 204
+        # The platform claims it; from then on the organization changes the rest, and may give it up.
+        assert (await call("PATCH", mapping, {"entity_id": "41"}))[0] == 200
+        assert (await own("PUT", mapping, {"entity_id": "41", "connection": "halo"}))[0] == 200
+        assert (await own("DELETE", mapping))[0] == 204
+        assert (await own("PUT", mapping, {"entity_id": "41"}))[0] == 403
+
+
 async def test_an_audit_has_what_was_there_before_and_after_and_no_secret(place: Place) -> None:
     async with house(place) as call, running(place, "logs"):
         source = {"adapter": "github", "settings": {"secret": "s3cret-one"}}

@@ -24,11 +24,15 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """A caller: `actor` as audits name it, from the address `remote`, acting for `org` (`*`: all organizations)."""
+    """A caller: `actor` as audits name it, from the address `remote`, acting for `org` (`*`: all organizations).
+
+    `is_platform`: by a key of the platform.
+    """
 
     actor: str
     org: str
     remote: str | None
+    is_platform: bool = False
 
 
 def remote(gateway: Gateway, request: web.Request) -> str | None:

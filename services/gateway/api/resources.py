@@ -127,6 +127,7 @@ class Resources:
                 applied_as=call.query.applied_as,
                 dry_run=call.query.dry_run,
                 internal=internal or {},
+                by_platform=call.caller.is_platform,
             )
         )
         call.note(change=shown.change)

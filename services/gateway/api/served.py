@@ -84,7 +84,8 @@ def _served(endpoint: Endpoint) -> Next:
             whose = principal.org if not principal.is_platform or org == EVERY_ORG else org
             denied(gateway, request, principal.actor, org=whose, outcome=error.kind, reason=endpoint.name)
             raise
-        call: Call[Any, Any] = Call(gateway, Caller(principal.actor, org, remote(gateway, request)), request)
+        caller = Caller(principal.actor, org, remote(gateway, request), principal.is_platform)
+        call: Call[Any, Any] = Call(gateway, caller, request)
         with (
             gateway.memory.hold(org=org, address=address(gateway, request)) as held,
             gateway.keys.streaming(principal, request.transport) if endpoint.is_stream else contextlib.nullcontext(),
