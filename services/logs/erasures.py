@@ -69,11 +69,15 @@ async def begin(connection: AsyncConnection, wanted: Sequence[dict[str, Any]]) -
 
 
 async def undone(connection: AsyncConnection, limit: int, places: Collection[tuple[str, int]] | None = None) -> list[RowMapping]:
-    """Return messages whose erasing was begun and not ended, or those of them at these places."""
+    """Return messages whose erasing was begun and not ended, or those of them at these places; by stream and incarnation.
+
+    Of more than `limit` those come first that nobody has taken, then any: a copy may keep for ever what is said of the others.
+    """
     statement = select(erasure).where(~_E.done)
     if places is not None:
         statement = statement.where(tuple_(_E.incarnation, _E.seq).in_(places))
-    return list((await connection.execute(statement.order_by(_E.stream, _E.incarnation, _E.seq).limit(limit))).mappings())
+    found = (await connection.execute(statement.order_by(_E.taken, func.random()).limit(limit))).mappings().all()
+    return sorted(found, key=lambda row: (row["stream"], row["incarnation"], row["seq"]))
 
 
 async def keep(connection: AsyncConnection, incarnation: str, seqs: Collection[int]) -> None:

@@ -183,6 +183,28 @@ async def test_a_copy_that_cannot_be_written_keeps_no_content_and_is_tried_again
         assert copied.read_bytes() == bytes(16) + salts[16:]
 
 
+async def test_what_a_copy_keeps_for_ever_does_not_keep_others_from_being_followed_up(
+    place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with logged(place, data) as archive:
+        await archive.archive.deps.digests.seal()
+        copied = archive.archive.copy / "logs" / "salts" / "0"
+        copied.unlink()
+        copied.symlink_to(copied)
+        assert (await archive.erase(f"{SECRET} seq:[1 TO 4]")).erased == 4
+
+        async def killed(*_given: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(steps, "erase_messages", killed)
+            with pytest.raises(KeyboardInterrupt):
+                await archive.erase(f"{SECRET} seq:9")
+        monkeypatch.setattr(steps, "TOGETHER", 4)
+        assert await archive.erasing.resume() == 0
+        assert (await archive.rows())[8]["document"] == b""
+
+
 async def test_an_erased_message_does_not_come_back_by_a_replay_or_a_rebuild(place: Place, data: Path) -> None:
     async with logged(place, data) as archive:
         await archive.archive.deps.digests.seal()
