@@ -1,4 +1,4 @@
-"""."""
+"""What the audit trail says of messages without a row, or without content: they never came, or were removed, or erased."""
 
 from __future__ import annotations
 

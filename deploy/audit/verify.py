@@ -22,11 +22,14 @@ from services.logs.digests.notes import VerifierKey
 from services.logs.domain import Digested
 from shared.envelope import rfc3339
 from shared.questions.digests import ArchivedRow
+from shared.streams import STREAMS
 
 # The stream whose messages say why others are not there.
 AUDIT = "AUDIT"
 # Seconds that a message may be older than an export that does not have it: it was being archived.
 GRACE = 60.0
+# The streams of which messages are erased; in another one without a salt somebody has hidden what it says.
+_ERASABLE = frozenset(one.name for one in STREAMS if one.erased_by is not None)
 # Hashes of documents that stand in the wrong place are remembered up to so many: to say which row holds them.
 _REMEMBERED = 100_000
 
@@ -204,7 +207,7 @@ class Stream:
         messages = [row for row in rows if row.line <= 0]
         true = [row for row in messages if _digest_of(row, salt).sha256 == entry.sha256]
         # A folder that was exported to before has the salt of then.
-        is_erased = salt == NO_SALT or self._records.erased(self.name, entry.incarnation, entry.seq)
+        is_erased = self.name in _ERASABLE and (salt == NO_SALT or self._records.erased(self.name, entry.incarnation, entry.seq))
         if is_erased and len(rows) == 1 and messages and not messages[0].size:
             self.counts.erased += 1
             return

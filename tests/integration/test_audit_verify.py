@@ -27,7 +27,7 @@ from services.logs.questions import QUESTIONS
 from shared.db import open_engine
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.health import Health
-from shared.messages import LineChunk, Lines, RunRequested
+from shared.messages import Audited, LineChunk, Lines, RunRequested
 from shared.questions.digests import DigestList, ListDigests, ReadArchivedRows, ReadDigestFile, RowKey
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
@@ -309,6 +309,26 @@ async def test_an_erased_message_keeps_the_chain(place: Place, data: Path) -> No
         await archive.sql.execute("UPDATE message SET document = 'another' WHERE stream = 'RUNS' AND seq = 7")
         (changed,) = await archive.findings(data / "again")
         assert (changed.kind, changed.seq) == ("changed", 7)
+
+
+async def test_no_message_of_the_audit_trail_passes_for_erased(place: Place, data: Path) -> None:
+    async with sealed(place, data / "copy") as archive, bus_of(place, "gateway") as own:
+        said = Audited(category="key", verb="create", actor="key:ops", target="ci", outcome="ok")
+        await own.publish(own.seal(said, org="acme"))
+
+        async def archived() -> bool:
+            return bool(await archive.sql.fetchval("SELECT count(*) FROM message WHERE stream = 'AUDIT'"))
+
+        async with running(place, "logs"):
+            await eventually(archived)
+        await archive.deps.digests.seal()
+        bucket = archive.deps.digests.of("AUDIT").bucket
+        salts = await bucket.get("salts/0")
+        assert salts is not None
+        assert await bucket.replace("salts/0", salts, bytes(len(salts)))
+        await archive.sql.execute("UPDATE message SET document = '', data = NULL, message = '', tsv = '' WHERE stream = 'AUDIT'")
+        (changed,) = await archive.findings(data / "export", "AUDIT")
+        assert (changed.kind, changed.seq) == ("changed", 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"items": 3}'])
