@@ -194,9 +194,9 @@ class OrderedReader:
     """Reads a stream in order from a sequence, each message exactly once, through reconnects and lost consumers.
 
     One ephemeral consumer at a time; a gap in its own sequence, missed heartbeats or a vanished consumer make a new one that
-    starts after the last message handed out. Messages within the time of `lingering` are handed out together.
-    With `headers_only` they come without their data, for readers that only need to know that there are any. With `heartbeats` an
-    empty batch comes now and then while no message does.
+    starts after the last message handed out; of `last_per_subject` at the beginning where the stream was made anew. Messages within
+    the time of `lingering` are handed out together. With `headers_only` they come without their data, for readers that only need to
+    know that there are any. With `heartbeats` an empty batch comes now and then while no message does.
     """
 
     def __init__(
@@ -219,6 +219,7 @@ class OrderedReader:
         self._filters = filters
         self._after = after
         self._start = start
+        self._made: str | None = None
         self._batch = batch
         self._lingering = lingering
         self.pending_at_start: int | None = None
@@ -227,8 +228,10 @@ class OrderedReader:
     async def batches(self) -> AsyncGenerator[list[Delivered], None]:
         """Yield messages in order as they arrive, an empty list only as a heartbeat; for ever.
 
-        Raises `Unavailable` when the consumer cannot be made: the caller decides how long to go on trying.
+        Raises `Unavailable` when the consumer cannot be made: the caller decides how long to go on trying, by calling this again.
         """
+        self.pending_at_start = None
+        self.created.clear()
         while True:
             async with Inbox(self._client) as inbox:
                 consumer = await self._create()
@@ -295,6 +298,12 @@ class OrderedReader:
             # Fixed once, so that nothing is missed when the consumer has to be made again.
             info = await api_request(self._client, f"$JS.API.STREAM.INFO.{self._stream}", None)
             self._after = int(info["state"]["last_seq"])
+        elif self._start == "last_per_subject":
+            made = str((await api_request(self._client, f"$JS.API.STREAM.INFO.{self._stream}", None))["created"])
+            if self._made not in {None, made}:
+                # Its sequences begin anew: what was handed out is no place in it.
+                self._after = None
+            self._made = made
         name = unique_name()
         config: dict[str, Any] = {
             "name": name,

@@ -158,16 +158,14 @@ class RegistryView(Generic[V]):
         """Watch for ever."""
         part = f"registry {self._bucket}"
         prefix = f"$KV.{self._bucket}."
-        after: int | None = None
+        reader = OrderedReader(self._client, f"KV_{self._bucket}", start="last_per_subject")
         while True:
-            reader = OrderedReader(self._client, f"KV_{self._bucket}", start="last_per_subject", after=after)
             first = asyncio.create_task(self._mark_empty(reader))
             try:
                 batches = reader.batches()
                 async with contextlib.aclosing(batches):
                     async for batch in batches:
                         for delivered in batch:
-                            after = delivered.sequence
                             self._take(delivered.subject.removeprefix(prefix), delivered.data)
                         self._health.report(part, None)
                         if batch[-1].pending == 0:

@@ -11,6 +11,7 @@ import pytest
 from shared import tasks
 from shared.errors import TooLarge
 from shared.health import Health
+from shared.pull import api_request
 from shared.registry import Entry, RegistryView, RegistryWriter
 from shared.resources.source import Source, SourceEntry
 from tests.support.inside import bus_of, eventually
@@ -106,6 +107,28 @@ async def test_its_owner_makes_an_entry_anew_at_the_same_sequence_and_its_reader
             return view.get("one") == Entry(5, entry("as it is"))
 
         await eventually(seen)
+
+
+async def test_what_was_written_to_a_registry_that_was_made_anew_is_seen(place: Place) -> None:
+    async with viewing(place) as (view, _), bus_of(place, "events") as bus, bus_of(place, "admin") as admin:
+        writer = RegistryWriter(bus.client, "sources", SourceEntry)
+        for number in range(1, 4):
+            assert await writer.put("one", number, entry("one"))
+
+        async def known() -> bool:
+            return view.get("one") == Entry(3, entry("one"))
+
+        await eventually(known)
+        config = (await api_request(admin.client, "$JS.API.STREAM.INFO.KV_sources", None))["config"]
+        await api_request(admin.client, "$JS.API.STREAM.DELETE.KV_sources", None)
+        await api_request(admin.client, "$JS.API.STREAM.CREATE.KV_sources", config)
+        # Its reader has come further than anything in it.
+        assert await writer.put("one", 4, None)
+
+        async def removed() -> bool:
+            return view.get("one") == Entry(4, None)
+
+        await eventually(removed)
 
 
 async def test_what_is_newer_is_left_even_where_it_cannot_be_decoded(place: Place) -> None:
