@@ -30,8 +30,12 @@ class Trail:
             _log.error("audit.lost", category=audited.category, verb=audited.verb, target=audited.target, reason=str(error))
 
     def refused(self, audited: Audited, *, org: str) -> None:
-        """Record a refusal in the background, one a second of a category, target and actor; `detail.count` is their number."""
-        self._refusals.record((audited.category, audited.target, audited.actor), (audited, org), crowd=(audited.category, ""))
+        """Record a refusal in the background, one a second of a category, target and actor; `detail.count` is their number.
+
+        Those of one organization: two of them may have a key of the same name, and neither is told of the other's.
+        """
+        kind = (audited.category, audited.target, audited.actor, org)
+        self._refusals.record(kind, (audited, org), crowd=(audited.category, org))
 
     async def finish(self) -> None:
         """Publish waiting refusals; for the end of the service."""

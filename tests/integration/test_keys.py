@@ -116,6 +116,20 @@ async def test_what_a_role_or_a_scope_does_not_allow_is_refused_and_recorded(cli
     await eventually(recorded)
 
 
+async def test_what_is_denied_to_keys_of_one_name_is_told_to_each_organization(client: Client, place: Place) -> None:
+    ours, theirs = (await made(client, "looks"))["key"], (await made(client, "looks", org="globex"))["key"]
+    for key in (ours, theirs, ours):
+        assert await status(client, key) == 403
+
+    async def told() -> bool:
+        counts = {"acme": 0, "globex": 0}
+        for one in await denials(place):
+            counts[one["org"]] += one["detail"]["count"]
+        return counts == {"acme": 2, "globex": 1}
+
+    await eventually(told)
+
+
 async def test_no_key_makes_one_that_may_do_more(client: Client) -> None:
     narrow = (await made(client, "narrow", role="admin", scopes=["keys"]))["key"]
     assert await status(client, narrow) == 200
