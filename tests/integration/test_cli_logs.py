@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,29 @@ def test_an_export_that_is_refused_or_never_goes_on_fails(server: Any, tmp_path:
     assert main(["logs", "--export", str(tmp_path / "a.ndjson")]) == 3
     assert main(["logs", "--export", str(tmp_path / "no" / "a.ndjson")]) == 2
     assert main(["logs", "--export", "x", "--histogram"]) == 2
+
+
+def test_nothing_is_erased_that_came_after_the_question(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Keeping(Scripted):
+        """Keeps the bodies of requests."""
+
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.headers.replace_header("Content-Length", "0")
+            super().do_POST()
+
+    bodies: list[Any] = []
+    server.RequestHandlerClass = Keeping
+    counted = {"since": "2026-11-20T11:00:00Z", "until": "2026-11-20T12:00:00Z", "step": 60.0, "count": 3, "items": []}
+    part = {"erased": 2, "kept": [], "next_cursor": "more"}
+    answers = (counted, part, part | {"next_cursor": None})
+    server.answers = [(200, "application/json", json.dumps(one).encode()) for one in answers]
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert main(["audit", "erase", "alice", "--since", "1h", "--reason", "request 17"]) == 0
+    assert [(one["from"], one["to"], one["cursor"]) for one in bodies] == [
+        ("now-1h", counted["until"], None),
+        ("now-1h", counted["until"], "more"),
+    ]
 
 
 def sent(*events: tuple[str, str, Any]) -> bytes:

@@ -30,8 +30,10 @@ def erase(session: Session, query: str, *, reason: str, since: str, until: str |
         "to": understood(ago(until), "--until", "1h (ago)"),
     }
     if not yes:
-        found = session.api.get("/logs/histogram", query=asked)["count"]
-        click.confirm(f"{found:,} messages and lines match. Erase them for good?", abort=True, err=True)
+        found = session.api.get("/logs/histogram", query=asked)
+        click.confirm(f"{found['count']:,} messages and lines match. Erase them for good?", abort=True, err=True)
+        # Nothing that has come since is among those.
+        asked["to"] = found["until"]
     org = session.org or session.place.org or "default"
     erased, kept = 0, []
     cursor: str | None = None
