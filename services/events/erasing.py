@@ -10,10 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.events.deliveries import DeliveryDeps
 from services.events.retries import catch_up
-from services.events.tables import dead_letter, delivery, delivery_outcome, delivery_run
+from services.events.store import FORGOTTEN
+from services.events.tables import dead_letter, delivery, delivery_outcome, delivery_run, held
 from shared.asking import Questions
 from shared.blobs import Blobs
 from shared.db import transaction
+from shared.envelope import utc_now
 from shared.erasing import erase_messages
 from shared.errors import Unavailable
 from shared.questions.erasing import EraseInEvents, Needed
@@ -58,8 +60,17 @@ async def _needed(connection: AsyncConnection, stream: str, whose: Collection[st
     found = await connection.execute(select(of).where(of.in_(whose), letter.status == "open"))
     reasons = dict.fromkeys(found.scalars(), "a dead letter of it is open: replay or discard it first")
     if stream != "DEAD":
-        going = select(delivery.c.id).where(delivery.c.id.in_(whose), ~delivery.c.ended, delivery.c.dead.is_(None))
-        reasons |= {id_: f"the delivery {id_} has not ended" for id_ in (await connection.execute(going)).scalars()}
+        # A delivery whose events are held, or wait for another try, shows how far it is by now: as one that has ended.
+        due = delivery.c.retry_at > utc_now() - FORGOTTEN
+        for needing, why in (
+            (select(held.c.delivery).where(held.c.delivery.in_(whose)), "a subscription holds an event of the delivery {}"),
+            (select(delivery.c.id).where(delivery.c.id.in_(whose), due), "the delivery {} is to be tried again"),
+            (
+                select(delivery.c.id).where(delivery.c.id.in_(whose), ~delivery.c.ended, delivery.c.dead.is_(None)),
+                "the delivery {} has not ended",
+            ),
+        ):
+            reasons |= {id_: why.format(id_) for id_ in (await connection.execute(needing)).scalars()}
     return reasons
 
 

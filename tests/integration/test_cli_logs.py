@@ -87,7 +87,7 @@ def test_nothing_is_erased_that_came_after_the_question(server: Any, monkeypatch
     class Keeping(Scripted):
         """Keeps the bodies of requests."""
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802 - as its base calls it
             bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.headers.replace_header("Content-Length", "0")
             super().do_POST()

@@ -26,8 +26,9 @@ from shared.blobs import Blobs
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound
 from shared.messages import EventAccepted, Logged
+from shared.projection import incarnation_of
 from shared.pull import StreamError, api_request
-from shared.questions.erasing import Erased, EraseMessages
+from shared.questions.erasing import Erased, ErasedMessage, EraseInEvents, EraseMessages
 from shared.questions.events import RetryDelivery
 from tests.integration.test_audit_verify import Sealed, sealed
 from tests.integration.test_gateway import gateway
@@ -306,6 +307,27 @@ async def everywhere(sql: Any) -> list[tuple[str, str]]:
         like = f"t::text LIKE '%{SECRET}%' OR t::text LIKE '%{SECRET.encode().hex()}%'"
         found += [(table, row[0]) for row in await sql.fetch(f"SELECT t::text FROM {table} t WHERE {like}")]
     return found
+
+
+async def test_what_a_delivery_is_to_become_keeps_its_messages(place: Place, data: Path) -> None:
+    async with river(place, data) as outside, bus_of(place, "logs") as own:
+        assert (await outside.put_file("flows.py", WORKFLOW)).problems == []
+        source = await outside.source()
+        await outside.subscription(debounce=3600)
+        await outside.subscription(name="later", event="other", workflow="late", retry="long")
+        waits = await outside.webhook(source, {"who": SECRET})
+        await outside.delivery(waits, "held")
+        again = await outside.webhook(source, {"who": SECRET}, "other")
+        await outside.delivery(again, "unroutable")
+        for stream in ("EVENTS", "WEBHOOKS"):
+            messages = [ErasedMessage(1, waits), ErasedMessage(2, again)]
+            incarnation = await incarnation_of(own.client, stream)
+            given: Any = {"stream": stream, "incarnation": incarnation, "messages": messages}
+            needed = await own.ask(EraseInEvents(id=new_id(), org="global", actor="logs", **given))
+            assert needed.reasons == {
+                1: f"a subscription holds an event of the delivery {waits}",
+                2: f"the delivery {again} is to be tried again",
+            }
 
 
 async def test_a_body_is_removed_unless_another_message_has_the_same(place: Place, data: Path) -> None:
