@@ -91,7 +91,9 @@ async def test_what_an_earlier_version_archived_becomes_what_this_one_archives(
         await connection.execute("UPDATE message SET message = 'one', data = '{}', tsv = 'one' WHERE line < 0")
         await connection.execute("UPDATE message SET tsv = to_tsvector('simple', message) WHERE line = 0")
         await connection.execute("ALTER TABLE message DROP COLUMN workflow, DROP COLUMN line, DROP COLUMN version")
-        await connection.execute("DROP TABLE conversion, gap, resource, alert, removal")
+        # With the column went the index that has it.
+        await connection.execute("CREATE INDEX message_org ON message (org, time)")
+        await connection.execute("DROP TABLE conversion, gap, resource, alert, removal, erasure")
         await connection.execute("UPDATE migration SET version_num = 'logs_0001'")
         await prepare_database(place.database_url("admin"), place.credentials)
         async with running(place, "logs") as runtime:
