@@ -186,7 +186,7 @@ async def test_a_backup_goes_to_a_place_of_a_url_and_from_there_into_vacant_serv
             await again.run(place / "seventh")
         for name in (await api_request(admin, "$JS.API.STREAM.NAMES", {}))["streams"]:
             await api_request(admin, f"$JS.API.STREAM.DELETE.{name}", None)
-        with pytest.raises(StartError, match="Postgres database holds the schema events already"):
+        with pytest.raises(StartError, match="Postgres database holds the schema gateway already"):
             await again.run(place / "seventh")
         assert now[0] == await states.rows(connection)
     async with states.opened(data) as (_, admin, connection):
