@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,7 +111,11 @@ class Terminal:
     def close(self, key: bytes) -> int:
         """Press a key and return the exit code."""
         os.write(self._descriptor, key)
-        code = self.process.wait(BOUND)
+        # It may have more to write than a terminal takes that nobody reads.
+        until = time.monotonic() + BOUND
+        while self.process.poll() is None and time.monotonic() < until:
+            self.read(0.05)
+        code = self.process.wait(1)
         while self.read(0):
             pass
         return code

@@ -153,11 +153,11 @@ async def test_a_sweep_that_comes_again_before_the_rows_follow_retries_nothing_t
 async def test_a_delivery_that_cannot_be_looked_at_now_keeps_no_other_from_being_tried_again(
     place: Place, data: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once, hangs = sweeping.Sweeper._retry, set()
+    once, sent, ids = sweeping.Sweeper._retry, asyncio.Event(), []
 
     async def retry(self: Any, row: Any, now: Any) -> None:
-        hangs.add(row["id"])
-        if row["id"] == min(hangs):
+        await sent.wait()
+        if row["id"] == min(ids):
             raise Unavailable("its adapter does not answer")
         await once(self, row, now)
 
@@ -166,7 +166,8 @@ async def test_a_delivery_that_cannot_be_looked_at_now_keeps_no_other_from_being
         await outside.put_file("greet.py", WORKFLOW)
         source = await outside.source()
         await outside.subscription(name="later", workflow="late", retry="long")
-        ids = [await outside.webhook(source, {"ref": ref}) for ref in ("main", "other")]
+        ids += [await outside.webhook(source, {"ref": ref}) for ref in ("main", "other")]
+        sent.set()
         await outside.delivery(max(ids), "unroutable", retries=1)
 
 

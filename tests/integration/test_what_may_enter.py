@@ -116,7 +116,9 @@ async def test_no_parameter_and_no_body_makes_any_route_fail(whole: Client) -> N
             assert got.status < 500, (method, url[:200], got.body[:300])
             # What a browser opens answers with a page.
             if "%00" in url and got.status != 404 and not url.startswith("/oauth/"):
-                assert got.json["errors"], (method, url[:200], got.body[:300])
+                # A path is refused before there is a route, whose errors it could name.
+                named = "the path has '%00'" in got.json["detail"] or got.json["errors"]
+                assert named, (method, url[:200], got.body[:300])
         if method in {"POST", "PUT", "PATCH"} and "files" not in path and not path.startswith("/oauth/"):
             for body in BODIES:
                 got = await whole(method, plain, data=body)

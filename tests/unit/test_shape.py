@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "adapters", "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "calendars", "charsets",
     "checkpoint", "circuits", "client", "commit",
-    "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
+    "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "erasing",
+    "errors",
     "health", "health_server", "http", "leader", "letters", "levels", "lingering", "log", "messages", "metrics", "observing",
     "organizations",
     "patterns", "projected", "puller", "queued",
