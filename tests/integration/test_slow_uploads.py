@@ -18,8 +18,9 @@ from tests.support.servers import Place
 UPLOADS = 1000
 # Of each upload all but its last byte is sent: a gibibyte in all, had anybody room for it.
 LENGTH = MIB + 1
-# A source has a quarter of 200 MiB; of a connection the system hands over up to 256 KiB at once, which wait to be read or refused.
-MOST = 50 * MIB + UPLOADS * 256 * 1024
+# A source has a quarter of 200 MiB, and the process keeps some of what it let go; of a connection the system hands over up to
+# 256 KiB at once, which wait to be read or refused.
+MOST = 200 * MIB + UPLOADS * 256 * 1024
 FORGED = signed(b"something else")
 
 
