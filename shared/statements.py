@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -62,8 +63,33 @@ class Copy(NamedTuple):
     source: Callable[[], AsyncIterator[bytes]]
 
     async def run(self, connection: Connection) -> None:
-        """Copy the rows into the table."""
-        await connection.copy_to_table(self.table, columns=self.columns, source=self.source(), format="binary")
+        """Copy the rows into the table. Raises `asyncpg.ConnectionDoesNotExistError` where the connection is lost meanwhile.
+
+        The driver waits for ever to write more into a connection that was full when it was lost: its end is watched here.
+        """
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ended(_connection: object) -> None:
+            if not lost.done():
+                lost.set_result(None)
+
+        connection.add_termination_listener(ended)
+        copying = asyncio.ensure_future(
+            connection.copy_to_table(self.table, columns=self.columns, source=self.source(), format="binary")
+        )
+        # What it ends by is told once it is awaited, or nobody waits for it any more.
+        copying.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            await asyncio.wait({copying, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not copying.done():
+                raise asyncpg.ConnectionDoesNotExistError("the connection was lost in the middle of a COPY")
+            await copying
+        finally:
+            if not copying.done():
+                copying.cancel()
+                await asyncio.wait({copying, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not connection.is_closed():
+                connection.remove_termination_listener(ended)
 
 
 class Compiled:

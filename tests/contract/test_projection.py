@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
 
 import asyncpg
 import pytest
@@ -11,7 +14,7 @@ from shared import projection
 from shared.checkpoint import CheckpointMoved, run
 from shared.db import Connection
 from shared.pull import Delivered
-from shared.statements import Statement
+from shared.statements import Copy, Statement
 from tests.contract.test_salvage import document, projecting
 from tests.contract.test_salvage import put as stored
 from tests.support.inside import eventually
@@ -40,6 +43,30 @@ async def test_a_writer_that_was_superseded_writes_nothing(place: Place, count: 
         assert await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = 'p'") == 8
     finally:
         await connection.close()
+
+
+async def test_a_copy_ends_when_its_connection_is_lost_while_nothing_more_can_be_written(place: Place) -> None:
+    connection = await asyncpg.connect(place.database_url("logs"))
+    server = await connection.fetchval("SELECT pg_backend_pid()")
+
+    async def rows() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(65536)
+            await asyncio.sleep(0)
+
+    os.kill(server, signal.SIGSTOP)
+    try:
+        copying = asyncio.create_task(Copy("message", ("seq",), rows).run(connection))
+        await eventually(lambda: _is_full(connection))
+        connection._transport.abort()
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+            await asyncio.wait_for(copying, 30)
+    finally:
+        os.kill(server, signal.SIGCONT)
+
+
+async def _is_full(connection: Connection) -> bool:
+    return not connection._protocol.writing_allowed.is_set()
 
 
 @pytest.mark.parametrize("count", [1, 2])
