@@ -13,8 +13,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,16 @@ import click
 from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome
 from deploy.credentials import load_or_create
-from deploy.folder import claim, run_folder
 from deploy.positions import administrator
 from deploy.prepare import prepare
 from deploy.rebuild.parts import open_parts, replay
-from deploy.stores import Stores
 from shared.bus import connected
 from shared.commit import outgoing_of
 from shared.health import Health
 from shared.messages.log import Logged
 from shared.pull import api_request
 from shared.sending import send_batch
+from tests.support.states import stores_of
 
 MESSAGES = 100_000
 TOGETHER = 500
@@ -58,7 +56,7 @@ async def measure(folder: Path, messages: int, keep: Path | None) -> Outcome:
         "restore", lambda: _program("deploy.restore", str(folder / "backup"), "--data", str(folder / "restored"))
     )
     shutil.rmtree(folder / "restored")
-    async with _stores(data) as stores, administrator(stores.nats_url) as admin:
+    async with stores_of(data) as stores, administrator(stores.nats_url) as admin:
         await api_request(admin, "$JS.API.STREAM.DELETE.LOGS", None)
     rebuilt = await _timed("rebuild from the archive", lambda: _program("deploy.rebuild", "--from", "archive", "--data", str(data)))
     await asyncio.to_thread(shutil.rmtree, data / "postgres")
@@ -83,7 +81,7 @@ async def measure(folder: Path, messages: int, keep: Path | None) -> Outcome:
 
 
 async def _fill(data: Path, messages: int) -> None:
-    async with _stores(data) as stores:
+    async with stores_of(data) as stores:
         credentials = load_or_create(data / "credentials.json", None)
         await prepare(nats_url=stores.nats_url, database_url=stores.database_url, credentials=credentials)
         async with connected(stores.nats_url_of("executor"), service="executor", health=Health("executor")) as bus:
@@ -105,18 +103,6 @@ async def _fill(data: Path, messages: int) -> None:
         async with administrator(stores.nats_url) as admin, open_parts(stores, ("logs",)) as parts:
             await replay(parts, admin, connection, lambda *_: None)
         await connection.close()
-
-
-@asynccontextmanager
-async def _stores(data: Path) -> AsyncIterator[Stores]:
-    with claim(data) as folder, run_folder(folder) as sockets:
-        credentials = load_or_create(folder.credentials, None)
-        stores = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None)
-        try:
-            await stores.start()
-            yield stores
-        finally:
-            await stores.stop()
 
 
 async def _program(module: str, *arguments: str) -> None:
