@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -40,6 +40,12 @@ def fingerprint(*asked: str) -> str:
 def written(cursor: Cursor) -> str:
     """Return the cursor as text for a URL."""
     return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+
+
+def behind(row: Any, *, since: datetime, until: datetime, order: Order, query: str) -> str:
+    """Return as text the cursor behind a row of a search within these times."""
+    times = microseconds(row["time"]), microseconds(since), microseconds(until)
+    return written(Cursor(times[0], row["stream"], row["seq"], times[1], times[2], order, query))
 
 
 def read(text: str, query: str) -> Cursor:

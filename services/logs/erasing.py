@@ -13,7 +13,6 @@ from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.logs import cursor, erasures, selecting, times
-from services.logs.cursor import Cursor
 from services.logs.digests.keeping import Digests
 from services.logs.digests.salts import EntryFinder, forget, forget_in_copies
 from services.logs.domain import CATEGORY, ERASED
@@ -195,18 +194,7 @@ async def erase(command: EraseMessages, deps: ErasingDeps) -> Erased:
     erased, kept = await deps.erasing.erase(found, actor=command.actor, reason=command.reason)
     following = None
     if len(found) == TOGETHER:
-        end = found[-1]
-        following = cursor.written(
-            Cursor(
-                time=cursor.microseconds(end["time"]),
-                stream=end["stream"],
-                seq=end["seq"],
-                since=cursor.microseconds(since),
-                until=cursor.microseconds(until),
-                order="asc",
-                query=query,
-            )
-        )
+        following = cursor.behind(found[-1], since=since, until=until, order="asc", query=query)
     return Erased(erased=erased, kept=kept, next_cursor=following)
 
 

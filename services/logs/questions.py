@@ -9,7 +9,7 @@ import asyncpg
 
 from services.logs import cursor, erasing, selecting, times
 from services.logs.counts import count_by_time, count_by_value
-from services.logs.cursor import Cursor, Order
+from services.logs.cursor import Order
 from services.logs.digests import answers
 from services.logs.items import item_of, size_of
 from services.logs.scope import ArchiveDeps, looking, selected
@@ -99,17 +99,7 @@ async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
                     break
     following = None
     if page.more and (end := page.end) is not None:
-        following = cursor.written(
-            Cursor(
-                time=cursor.microseconds(end["time"]),
-                stream=end["stream"],
-                seq=end["seq"],
-                since=cursor.microseconds(since),
-                until=cursor.microseconds(until),
-                order=order,
-                query=query,
-            )
-        )
+        following = cursor.behind(end, since=since, until=until, order=order, query=query)
     return LogPage(page.items, following)
 
 
