@@ -60,13 +60,15 @@ async def test_who_finds_no_connection_is_told_so_and_all_are_served_once_there_
         await held.start()
         for _, table in LISTS.values():
             await holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
-        for service, (path, _) in LISTS.items():
-            # They wait for the lock, one for each connection that requests may have.
-            async def full(service: str = service, path: str = path) -> bool:
-                pool = healths[service].document()["connections"]
-                if pool["in_use"] < pool["size"]:
+        for service, (path, table) in LISTS.items():
+            # They wait for the lock, one for each connection that requests may have: the loops of a service have one for a moment only.
+            async def full(path: str = path, table: str = table) -> bool:
+                held_up: int = await holder.fetchval(
+                    "SELECT count(*) FROM pg_locks WHERE relation = $1::text::regclass AND NOT granted", table
+                )
+                if held_up < SIZE:
                     waiting.add(asyncio.create_task(client("GET", path)))
-                return bool(pool["in_use"] == pool["size"])
+                return held_up == SIZE
 
             await eventually(full)
             refused = await asyncio.gather(*(client("GET", path) for _ in range(5)))
