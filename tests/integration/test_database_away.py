@@ -61,7 +61,7 @@ async def test_who_finds_no_connection_is_told_so_and_all_are_served_once_there_
         for _, table in LISTS.values():
             await holder.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
         for service, (path, table) in LISTS.items():
-            # They wait for the lock, one for each connection that requests may have: the loops of a service have one for a moment only.
+            # So many wait for the lock as requests may have connections: the loops of a service have one for a moment only.
             async def full(path: str = path, table: str = table) -> bool:
                 held_up: int = await holder.fetchval(
                     "SELECT count(*) FROM pg_locks WHERE relation = $1::text::regclass AND NOT granted", table
