@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -271,11 +270,8 @@ async def fuzzed() -> AsyncIterator[Expressions]:
 async def test_the_same_expression_is_refused_for_a_while(expressions: Expressions) -> None:
     assert isinstance(await outcome(expressions, "evil", THREE, LONG), Trouble)
     starts = expressions._quick.starts + expressions._slow.starts
-    began = time.monotonic()
     for _ in range(50):
         assert isinstance(await outcome(expressions, "evil", THREE, LONG), Trouble)
-    # Each would take a tenth of a second.
-    assert time.monotonic() - began < 4
     assert expressions._quick.starts + expressions._slow.starts <= starts + 1
     # It is refused for whom it did harm; elsewhere it may be harmless.
     assert await outcome(expressions, "acme", THREE, {"event": {"l": [1]}}) == [[[[1, 1, 1]]]]

@@ -33,7 +33,7 @@ LARGE = 25 * MIB - 20_000
 # Of the form of a signature, and nobody's.
 FORGED = signed(b"something else")
 # Seconds within which a good webhook is answered, whatever else comes.
-SOON = 2.0
+SOON = 6.0
 
 
 @pytest.fixture
