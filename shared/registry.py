@@ -23,6 +23,8 @@ from shared.pull import OrderedReader, StreamError
 V = TypeVar("V", bound=msgspec.Struct)
 # Entries that cannot be decoded that `/readyz` shows, and characters of the error of each.
 MOST_TOLD, SHOWN = 100, 200
+# Seconds for which a view waits to hear of a change that its own process has made.
+KNOWN_WITHIN = 2.0
 _log = structlog.get_logger()
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -126,6 +128,7 @@ class RegistryView(Generic[V]):
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Entry[value])  # type: ignore[valid-type]
         self._entries: dict[str, Entry[V]] = {}
         self._complete = asyncio.Event()
+        self._learned = asyncio.Event()
         self._undecodable: dict[str, str] = {}
         self.changes = 0
         health.state(f"registry_{bucket}", lambda: {"undecodable": len(self._undecodable), "keys": dict(self._undecodable)})
@@ -144,6 +147,19 @@ class RegistryView(Generic[V]):
         if known is None or known.seq < entry.seq or (known.seq == entry.seq and known != entry):
             self._entries[key] = entry
             self.changes += 1
+            self._learned.set()
+            self._learned = asyncio.Event()
+
+    async def reflect(self, key: str, version: int | None) -> None:
+        """Wait until a version of an entry is known here, None: that it was removed; at most for some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KNOWN_WITHIN):
+                while not self._reflects(key, version):
+                    await self._learned.wait()
+
+    def _reflects(self, key: str, version: int | None) -> bool:
+        found = self.get(key)
+        return found is not None and (found.value is None if version is None else found.seq >= version)
 
     @property
     def is_complete(self) -> bool:

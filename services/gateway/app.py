@@ -10,6 +10,7 @@ import structlog
 
 from services.gateway.admission import Admission
 from services.gateway.api.application import ENDPOINTS, application
+from services.gateway.api.sessions import recorded
 from services.gateway.backlog import Bounds, WebhookBacklog, watch
 from services.gateway.config import GatewaySettings, read
 from services.gateway.endings import Endings
@@ -26,7 +27,9 @@ from services.gateway.questions import QUESTIONS
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.serving import listening, serving, url_of
+from services.gateway.sessions import Sessions
 from services.gateway.trail import Trail
+from services.gateway.users import Users
 from services.gateway.visitors import Visitors
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
@@ -39,7 +42,6 @@ from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.levels import follow_level
-from shared.owners.rows import ResourceRows
 from shared.projection import started
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
@@ -84,6 +86,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.health.spare("projection catalog")
         keys = Keys(bus.client, runtime.health, settings.admin_key)
         use = KeyUse(engine, keys)
+        users = Users(bus.client, runtime.health)
+        sessions = Sessions(engine, users, idle=settings.session_idle, longest=settings.session_longest)
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
@@ -126,7 +130,9 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             memory=MemoryBudget(settings.max_body),
             visitors=Visitors(),
             keys=keys,
-            keepers=keepers(bus, ResourceRows(engine), projections["catalog"], use, tags),
+            users=users,
+            sessions=sessions,
+            keepers=keepers(bus, engine, projections["catalog"], use, tags),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
             cors_origins=settings.cors_origins,
@@ -142,13 +148,15 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(adapters_view.run(), "registry adapters")
         runtime.background.start(keys.run(), "registry keys")
         runtime.background.start(use.run(), "use of keys")
+        runtime.background.start(users.run(), "registry users")
+        runtime.background.start(sessions.run(recorded(trail)), "sessions")
         stack.push_async_callback(use.write)
         runtime.background.start(endings.run(), "run endings")
         runtime.background.start(watching.run(), "watched runs")
         runtime.background.start(watch(bus.client, backlog, lanes), "backlog")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_WITHIN):
-                views = (view.complete() for view in (sources, workflows, adapters_view, keys))
+                views = (view.complete() for view in (sources, workflows, adapters_view, keys, users))
                 await asyncio.gather(*views, backlog.known.wait())
         most = descriptors_for(settings.max_connections)
         await stack.enter_async_context(serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies))

@@ -25,6 +25,8 @@ MAX_CONNECTIONS = 4096
 
 # Seconds within which every load balancer has asked whether it is ready.
 MOST_STOP_DELAY = 60
+# Seconds: a session that was not used for a working day, and one that is a week old, is over.
+SESSION_IDLE, SESSION_LONGEST = 8 * 60 * 60, 7 * 24 * 60 * 60
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 Network = IPv4Network | IPv6Network
@@ -37,6 +39,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     `max_backlog_bytes` the bytes of their bodies, `max_backlog_age` is in seconds, `most_queued` counts runs. `supervisor` is the
     file in which the supervisor of the services writes their state, where there is one. `stop_delay`: seconds between the signal to
     end, from which on it is not ready, and the last request that it takes. `cors_origins` are exact.
+    `session_idle` and `session_longest`: seconds without use, and since the sign-in, after which a session is over.
     `egress` judges the hosts from which keys are fetched.
     """
 
@@ -59,6 +62,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     most_queued: int
     supervisor: Path | None
     stop_delay: int
+    session_idle: int
+    session_longest: int
     egress: EgressRules
 
     def __repr__(self) -> str:
@@ -91,6 +96,8 @@ def read(environment: Environment) -> GatewaySettings:
         most_queued=most_queued(environment),
         supervisor=None if supervisor is None else Path(supervisor),
         stop_delay=environment.integer("MILLRACE_STOP_DELAY", 0, maximum=MOST_STOP_DELAY),
+        session_idle=environment.integer("MILLRACE_SESSION_IDLE", SESSION_IDLE, minimum=1),
+        session_longest=environment.integer("MILLRACE_SESSION_LONGEST", SESSION_LONGEST, minimum=1),
         egress=egress_of(environment),
     )
 

@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import hmac
 import secrets
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from nats.aio.client import Client
 
+from services.gateway.principals import Principal, Streams
 from shared.errors import Unavailable
 from shared.health import Health
 from shared.organizations import PLATFORM
 from shared.registry import Entry, RegistryView
-from shared.resources.declaration import Role
 from shared.resources.key import KeyEntry
 
 # Bytes of randomness in a key, and characters of it that are shown: those left are more than can be guessed.
 RANDOM = 32
 SHOWN = len("mr_") + 6
-# Seconds for which a change of a key is waited for here, before it is answered.
-KNOWN_WITHIN = 2.0
 
 
-class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """A caller by its key: as audits name it, the organization of the key (`global`: it acts in every one), what it may do.
-
-    `id` is that of the key, None for the platform key, and `digest` that of its value; from `until` on, in epoch seconds, it
-    counts no more.
-    """
-
-    actor: str
-    org: str
-    role: Role
-    scopes: tuple[str, ...] = ()
-    id: str | None = None
-    digest: bytes = b""
-    until: float | None = None
-
-    @property
-    def is_platform(self) -> bool:
-        """Return whether the key is one of the platform."""
-        return self.org == PLATFORM
-
-
-PLATFORM_KEY = Principal(actor="platform-key", org=PLATFORM, role="admin")
+PLATFORM_KEY = Principal(actor="platform-key", org=PLATFORM, roles=((PLATFORM, "admin"),))
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -89,8 +63,7 @@ class Keys(RegistryView[KeyEntry]):
         self._clock = clock
         self._known: dict[bytes, Principal] = {}
         self._digests: dict[str, tuple[bytes, ...]] = {}
-        self._open: defaultdict[Principal, set[asyncio.Transport]] = defaultdict(set)
-        self._learned = asyncio.Event()
+        self.streams = Streams(clock)
         # By id of the key: when it was used, in epoch seconds; taken out by whoever writes it down.
         self.used: dict[str, float] = {}
 
@@ -114,44 +87,11 @@ class Keys(RegistryView[KeyEntry]):
         """Return whether a key has expired."""
         return principal.until is not None and principal.until <= self._clock()
 
-    @contextlib.contextmanager
-    def streaming(self, principal: Principal, transport: asyncio.Transport | None) -> Iterator[None]:
-        """Cut a connection if its key ceases to count, or comes to mean something else, within the block."""
-        if principal.id is None or transport is None:
-            yield
-            return
-        ending = None
-        if principal.until is not None:
-            ending = asyncio.get_running_loop().call_later(max(0.0, principal.until - self._clock()), transport.abort)
-        streams = self._open[principal]
-        streams.add(transport)
-        try:
-            yield
-        finally:
-            streams.discard(transport)
-            if not streams and self._open.get(principal) is streams:
-                del self._open[principal]
-            if ending is not None:
-                ending.cancel()
-
-    async def reflect(self, id_: str, version: int | None) -> None:
-        """Wait until a version of a key is known here, None: that it was removed; at most for some seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(KNOWN_WITHIN):
-                while not self._reflects(id_, version):
-                    await self._learned.wait()
-
     def learn(self, key: str, entry: Entry[KeyEntry]) -> None:
         """Take an entry over, as every view does, and know its key from then on, or no more."""
         super().learn(key, entry)
         if self.get(key) is entry:
             self._know(key, entry.value)
-            self._learned.set()
-            self._learned = asyncio.Event()
-
-    def _reflects(self, id_: str, version: int | None) -> bool:
-        found = self.get(id_)
-        return found is not None and (found.value is None if version is None else found.seq >= version)
 
     def _know(self, id_: str, entry: KeyEntry | None) -> None:
         before = {digest: self._known.pop(digest) for digest in self._digests.pop(id_, ())}
@@ -163,8 +103,7 @@ class Keys(RegistryView[KeyEntry]):
             self.used.pop(id_, None)
         for digest, principal in before.items():
             if after.get(digest) != principal:
-                for transport in self._open.pop(principal, ()):
-                    transport.abort()
+                self.streams.cut(principal)
 
 
 def principals_of(entry: KeyEntry) -> dict[bytes, Principal]:
@@ -174,7 +113,7 @@ def principals_of(entry: KeyEntry) -> dict[bytes, Principal]:
         # A key of the platform acts in organizations which may have one of the same name.
         "actor": f"key:{entry.name}" if entry.org != PLATFORM else f"key:{PLATFORM}/{entry.name}",
         "org": entry.org,
-        "role": spec.role,
+        "roles": ((entry.org, spec.role),),
         "scopes": tuple(spec.scopes),
         "id": entry.id,
     }

@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.key_use import KeyUse
+from services.gateway.user_rules import UserRules
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import rfc3339, utc_now
@@ -82,8 +84,12 @@ def _is_over(text: str | None, now: Any) -> bool:
     return text is not None and moment_at(text, "") <= now
 
 
-def keepers(bus: Bus, rows: ResourceRows, catalog: Projection, use: KeyUse, tags: Collection[str]) -> Mapping[str, Keeper[Any]]:
+def keepers(bus: Bus, engine: AsyncEngine, catalog: Projection, use: KeyUse, tags: Collection[str]) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of the gateway's resources. None has a secret: of a key its digest alone is kept."""
-    nothing = Keyring((os.urandom(32),))
-    rules: dict[str, Rules[Any]] = {"key": KeyRules(use, tags), "organization": OrganizationRules(rows)}
+    nothing, rows = Keyring((os.urandom(32),)), ResourceRows(engine)
+    rules: dict[str, Rules[Any]] = {
+        "key": KeyRules(use, tags),
+        "organization": OrganizationRules(rows),
+        "user": UserRules(engine, rows),
+    }
     return catalogued("gateway", rules, bus=bus, rows=rows, keyring=nothing, catalog=catalog)

@@ -18,7 +18,9 @@ from services.gateway.lanes import Lanes
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
+from services.gateway.sessions import Sessions
 from services.gateway.trail import Trail
+from services.gateway.users import Users
 from services.gateway.visitors import Visitors
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
@@ -58,6 +60,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     memory: MemoryBudget
     visitors: Visitors
     keys: Keys
+    users: Users
+    sessions: Sessions
     keepers: Mapping[str, Keeper[Any]]
     public_url: str
     trusted_proxies: tuple[Network, ...]

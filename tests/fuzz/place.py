@@ -103,6 +103,7 @@ class Place:
         await self.call("PUT", "/secrets/spare", {"value": "nothing"})
         await self.call("PUT", "/keys/spare", {"role": "viewer"})
         await self.call("PUT", "/orgs/spare", {})
+        await self.call("PUT", "/users/spare", {"roles": {"default": "viewer"}})
         await self.call("PUT", "/levels/oauth", {"level": "info"}, org="global")
         await self.call("PUT", "/connections/spare", {"token": "nothing"})
         await self.call("PUT", "/providers/spare", {"known": "github", "client_id": "a client", "client_secret": "its secret"})

@@ -19,6 +19,7 @@ from shared.envelope import rfc3339, utc_now
 from tests.integration.test_gateway import Client, gateway
 from tests.support.inside import eventually
 from tests.support.servers import Place
+from tests.support.signing_in import Browser, browser_of, user_of
 
 OWN, FOREIGN = "acme", "other"
 REACHED = 299
@@ -32,11 +33,22 @@ PUBLIC = {
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of caller: the organization, role and scopes of its key; without a role the key counts no more, or there is none."""
+    """A kind of caller: the organization, role and scopes of its key; without a role the key counts no more, or there is none.
+
+    `roles` are those of a user with a session by organization; `ends`: that session counts no more; `token`: it is shown.
+    """
 
     org: str = OWN
     role: str | None = None
     scopes: tuple[str, ...] = ()
+    roles: tuple[tuple[str, str], ...] = ()
+    ends: bool = False
+    token: bool = True
+
+    @property
+    def counts(self) -> bool:
+        """Return whether anything may be asked for in the name of this caller."""
+        return self.role is not None or (bool(self.roles) and not self.ends)
 
 
 KINDS: dict[str, Kind] = {
@@ -52,6 +64,13 @@ KINDS: dict[str, Kind] = {
     "unknown": Kind(),
     "expired": Kind(),
     "revoked": Kind(),
+    "user": Kind(roles=((OWN, "operator"),)),
+    "user-of-two": Kind(roles=((OWN, "viewer"), (FOREIGN, "admin"))),
+    "user-of-platform": Kind(roles=((OWN, "admin"), ("global", "operator"))),
+    "user-of-nothing": Kind(roles=(("elsewhere", "admin"),)),
+    "user-without-token": Kind(roles=((OWN, "admin"),), token=False),
+    "user-whose-role-changed": Kind(roles=((OWN, "admin"),), ends=True),
+    "user-until-now": Kind(roles=((OWN, "admin"),), ends=True),
 }
 
 
@@ -69,14 +88,20 @@ def bare(endpoint: Endpoint) -> Endpoint:
 
 def expected(endpoint: Endpoint, kind: Kind, named: str | None, path: dict[str, str]) -> int:
     """Return the status of the answer to a caller who names an organization, or none."""
-    if kind.role is None:
+    if kind.roles and not kind.token and endpoint.method != "GET":
+        return 403
+    if not kind.counts:
         return 401
+    if endpoint.own is not None:
+        return 403 if endpoint.own == "user" and not kind.roles else REACHED
+    if kind.roles:
+        return expected_of_user(endpoint, dict(kind.roles), named, path)
     if kind.org != "global":
         if endpoint.platform:
             return 403
         if (path.get("org") or named or kind.org) != kind.org:
             return 404
-    if ROLES.index(kind.role) < ROLES.index(str(endpoint.role)):
+    if ROLES.index(str(kind.role)) < ROLES.index(str(endpoint.role)):
         return 403
     if not kind.scopes:
         return REACHED
@@ -86,6 +111,16 @@ def expected(endpoint: Endpoint, kind: Kind, named: str | None, path: dict[str, 
         allowing.add(f"{group[:-1]}:{path['name']}")
     changes_keys = group == "keys" and endpoint.method != "GET"
     return REACHED if allowing & set(kind.scopes) and not changes_keys else 403
+
+
+def expected_of_user(endpoint: Endpoint, roles: dict[str, str], named: str | None, path: dict[str, str]) -> int:
+    """Return the status of the answer to a user: the higher of the roles in the organization and in `global` counts."""
+    only = next(iter(roles)) if len(roles) == 1 else None
+    org = "global" if endpoint.platform else path.get("org") or named or only or "default"
+    held = [ROLES.index(roles[one]) for one in {org, "global"} if one in roles]
+    if not held:
+        return 403 if endpoint.platform else 404
+    return REACHED if max(held) >= ROLES.index(str(endpoint.role)) else 403
 
 
 @pytest.fixture
@@ -98,12 +133,23 @@ async def client(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
             yield made
 
 
+async def sessions(client: Client, maker: Client, place: Place) -> dict[str, Browser]:
+    """Return a browser for every kind of user."""
+    found: dict[str, Browser] = {}
+    for name, kind in KINDS.items():
+        if kind.roles:
+            user = await user_of(maker, name, roles=dict(kind.roles))
+            found[name] = await browser_of(place, client, user, seconds=0 if name == "user-until-now" else 3600)
+    await user_of(maker, "user-whose-role-changed", roles={OWN: "developer"})
+    return found
+
+
 async def keys(maker: Client, place: Place) -> dict[str, str | None]:
     """Return a key for every kind of caller."""
     soon = rfc3339(utc_now() + timedelta(seconds=1))
     found: dict[str, str | None] = {"platform-key": place.credentials.admin_key, "none": None, "unknown": "mr_" + "x" * 43}
     for name, kind in KINDS.items():
-        if name in found:
+        if name in found or kind.roles:
             continue
         body = {"name": name, "role": kind.role or "admin", "scopes": kind.scopes}
         got = await maker("POST", f"/api/v1/keys?org={kind.org}", json=body | ({"expires_at": soon} if name == "expired" else {}))
@@ -118,10 +164,12 @@ async def test_every_route_answers_every_caller_as_it_is_declared(client: Client
         name: {} if key is None else {"Authorization": f"Bearer {key}"}
         for name, key in (await keys(client.maker, place)).items()  # type: ignore[attr-defined]
     }
+    browsers = await sessions(client, client.maker, place)  # type: ignore[attr-defined]
+    given |= {name: one.changes if KINDS[name].token else one.looks | {"Origin": one.url} for name, one in browsers.items()}
 
     async def settled() -> bool:
-        found = {name: (await client("GET", "/api/v1/runs", headers=headers)).status == 401 for name, headers in given.items()}
-        return found == {name: KINDS[name].role is None for name in given}
+        found = {name: (await client("GET", "/api/v1/me", headers=headers)).status == 401 for name, headers in given.items()}
+        return found == {name: not kind.counts for name, kind in KINDS.items()}
 
     await eventually(settled)
     keyed = [one for one in ENDPOINTS if one.role is not None]

@@ -1,38 +1,48 @@
-"""Authenticates callers, authorizes them by their role, and records denied attempts."""
+"""Authenticates callers, by key or by session, authorizes them by their role, and records denied attempts."""
 
 from __future__ import annotations
 
+import hmac
+import re
 from collections.abc import Mapping
-from typing import get_args
 
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.endpoint import Endpoint, Role
+from services.gateway.api.endpoint import Endpoint
+from services.gateway.api.origins import check_origin
 from services.gateway.domain import bearer, remote_of
-from services.gateway.identity import Principal
 from services.gateway.parts import Gateway
 from services.gateway.peers import Peer, neighbourhood
+from services.gateway.principals import Principal, is_at_least
+from services.gateway.sessions import Session, csrf_of
 from shared.errors import NotFound, PermissionDenied, Unauthenticated
 from shared.http import problem_of
 from shared.messages import Audited
 from shared.organizations import PLATFORM
 from shared.values import storable
 
-# From the least to the most.
-ROLES: tuple[Role, ...] = get_args(Role)
+# Shown with every change by a session: bound to it, and known to no page of another origin.
+CSRF = "X-Millrace-CSRF"
+COOKIE = "millrace-session"
+# Behind HTTPS: its name says that no other host has set it.
+HOST_COOKIE = f"__Host-{COOKIE}"
+_VALUE = re.compile(r"[A-Za-z0-9_-]{43}")
+_SAFE = frozenset({"GET", "HEAD"})
 
 
 class Caller(msgspec.Struct, frozen=True):
     """A caller: `actor` as audits name it, from the address `remote`, acting for `org` (`*`: all organizations).
 
-    `is_platform`: by a key of the platform.
+    `is_platform`: by a role in `global`. `principal`: where it is known who calls; `session`: of a user who does from a browser.
     """
 
     actor: str
     org: str
     remote: str | None
     is_platform: bool = False
+    principal: Principal | None = None
+    session: Session | None = None
 
 
 def remote(gateway: Gateway, request: web.Request) -> str | None:
@@ -47,40 +57,83 @@ def address(gateway: Gateway, request: web.Request) -> str | None:
     return neighbourhood(remote(gateway, request), gateway.trusted_proxies)
 
 
-def authenticated(gateway: Gateway, request: web.Request) -> Principal | None:
-    """Return the caller whose key a request has, or None once the attempt is recorded.
+async def authenticated(gateway: Gateway, request: web.Request) -> Principal | Session | None:
+    """Return the caller whose key a request has, else the session of its cookie, or None once the attempt is recorded.
 
-    Raises `Unavailable` where the key may be one that is not known here yet.
+    Raises `Unavailable` where the key may be one that is not known here yet, or sessions cannot be looked up, and
+    `PermissionDenied` for what a page of another origin has a browser send.
     """
-    given = bearer(request.headers.get("Authorization"))
-    found = None if given is None else gateway.keys.identify(given)
-    if found is not None and not gateway.keys.is_over(found):
+    # Whatever a client sends for authorization is a key: a cookie, which a browser sends by itself, does not count beside it.
+    by_cookie = cookie_of(gateway, request) if "Authorization" not in request.headers else None
+    found: Principal | Session | None = None
+    if by_cookie is not None:
+        found = await _by_session(gateway, request, by_cookie)
+        is_over = found is not None and found.is_over
+    else:
+        given = bearer(request.headers.get("Authorization"))
+        found = None if given is None else gateway.keys.identify(given)
+        is_over = found is not None and gateway.keys.is_over(found)
+    if found is not None and not is_over:
         if isinstance(request.protocol, Peer):
             request.protocol.known = True
         return found
+    caller = found.principal if isinstance(found, Session) else found
+    what = "key" if by_cookie is None else "session"
+    had = by_cookie is not None or bearer(request.headers.get("Authorization")) is not None
     denied(
         gateway,
         request,
-        "unknown" if found is None else found.actor,
-        org="global" if found is None else found.org,
+        "unknown" if caller is None else caller.actor,
+        org=PLATFORM if caller is None else caller.org,
         outcome=Unauthenticated.kind,
-        reason="no_key" if given is None else "unknown_key" if found is None else "expired_key",
+        reason=f"{'expired' if is_over else 'unknown' if had else 'no'}_{what}",
     )
     return None
 
 
-def authorize(principal: Principal, endpoint: Endpoint, org: str, path: Mapping[str, str]) -> None:
-    """Decide whether a key may call an endpoint for an organization, with these parts of its path: the one place that does.
+def cookie_of(gateway: Gateway, request: web.Request) -> str | None:
+    """Return the value of a session's cookie, None where there is none that could be."""
+    found = request.cookies.get(cookie_name(gateway), "")
+    return found if _VALUE.fullmatch(found) else None
 
-    A key of an organization acts in that one alone, and does not learn of others: raises `NotFound`. Raises `PermissionDenied`
-    for less than the endpoint's role, for what is the platform's, and for what none of the key's scopes names.
+
+def cookie_name(gateway: Gateway) -> str:
+    """Return the name of the cookie of a session."""
+    return HOST_COOKIE if gateway.public_url.startswith("https:") else COOKIE
+
+
+async def _by_session(gateway: Gateway, request: web.Request, value: str) -> Session | None:
+    """Return the session of a cookie. Raises `PermissionDenied` for what its own pages did not send, once it is recorded."""
+    found = await gateway.sessions.find(value)
+    try:
+        check_origin(gateway, request, strict=request.method not in _SAFE)
+        token = request.headers.get(CSRF, "")
+        if request.method not in _SAFE and not hmac.compare_digest(token.encode(errors="replace"), csrf_of(value).encode()):
+            raise PermissionDenied(f"a change by a session takes its token in {CSRF}: GET /api/v1/me tells it")
+    except PermissionDenied as error:
+        actor, org = ("unknown", PLATFORM) if found is None else (found.principal.actor, found.principal.org)
+        denied(gateway, request, actor, org=org, outcome=error.kind, reason="csrf")
+        raise
+    return found
+
+
+def authorize(principal: Principal, endpoint: Endpoint, org: str, path: Mapping[str, str]) -> None:
+    """Decide whether a caller may call an endpoint for an organization, with these parts of its path: the one place that does.
+
+    Who has no role in an organization does not learn of it: raises `NotFound`. Raises `PermissionDenied` for less than the
+    endpoint's role, for what is the platform's, for what none of a key's scopes names, and for what is for users alone.
     """
-    if endpoint.platform and not principal.is_platform:
-        raise PermissionDenied(f"this takes a key of {PLATFORM}")
-    if not principal.is_platform and org != principal.org:
+    if endpoint.own is not None:
+        if endpoint.own == "user" and not principal.is_user:
+            raise PermissionDenied("this is for users who have signed in, and not for keys")
+        return
+    role = principal.role_in(PLATFORM if endpoint.platform else org)
+    if role is None and endpoint.platform:
+        raise PermissionDenied(f"this takes a role in {PLATFORM}")
+    if role is None:
         raise NotFound(f"there is no organization {org[:80]!r}")
-    if endpoint.role is None or ROLES.index(principal.role) < ROLES.index(endpoint.role):
-        raise PermissionDenied(f"this takes the role {endpoint.role} in {org}, and this key has {principal.role}")
+    if endpoint.role is None or not is_at_least(role, endpoint.role):
+        raise PermissionDenied(f"this takes the role {endpoint.role} in {org}, and not {role}")
     if not principal.scopes:
         return
     if endpoint.whole:
@@ -109,7 +162,14 @@ def denied(gateway: Gateway, request: web.Request, actor: str, *, org: str, outc
 def challenge(request: web.Request) -> web.Response:
     """Answer a request without a key that is known."""
     with_key = bearer(request.headers.get("Authorization")) is not None
-    reason = "this key is not known, was revoked, or is over" if with_key else "send the key as `Authorization: Bearer mr_…`"
+    with_cookie = not with_key and not {COOKIE, HOST_COOKIE}.isdisjoint(request.cookies)
+    reason = (
+        "this key is not known, was revoked, or is over"
+        if with_key
+        else "this session has ended: sign in again"
+        if with_cookie
+        else "send the key as `Authorization: Bearer mr_…`, or sign in"
+    )
     answer = problem_of(Unauthenticated(reason))
     answer.headers["WWW-Authenticate"] = 'Bearer realm="millrace"' + (', error="invalid_token"' if with_key else "")
     return answer

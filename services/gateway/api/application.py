@@ -20,16 +20,21 @@ from services.gateway.api import (
     hooks,
     keys,
     logs,
+    me,
+    members,
     messages,
     recorded,
     reference,
     replays,
     resources,
+    roles,
     runs,
     schedules,
+    sessions,
     streams,
     subscriptions,
     tail,
+    users,
     vault,
     workflows,
 )
@@ -54,6 +59,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *streams.ENDPOINTS,
     *resources.ENDPOINTS,
     *keys.ENDPOINTS,
+    *users.ENDPOINTS,
+    *members.ENDPOINTS,
+    *roles.ENDPOINTS,
+    *me.ENDPOINTS,
+    *sessions.ENDPOINTS,
     *subscriptions.ENDPOINTS,
     *schedules.ENDPOINTS,
     *connections.ENDPOINTS,
@@ -97,7 +107,7 @@ async def _nowhere_with_key(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     if (told := preflight(gateway, request)) is not None:
         return told
-    if authenticated(gateway, request) is None:
+    if await authenticated(gateway, request) is None:
         return challenge(request)
     return await _nowhere(request)
 

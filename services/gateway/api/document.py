@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.api.access import COOKIE, CSRF, HOST_COOKIE
 from services.gateway.api.endpoint import PARTS, Endpoint, Header, Reply, Streamed
 from shared.errors import AddressTooLong, MethodNotAllowed, MillraceError, TooMany, Unauthenticated, Unavailable
 from shared.http import PROBLEM_JSON, ProblemDocument
 
-BEARER = "platformKey"
+BEARER, SESSION = "platformKey", "session"
 ORG = {
     "name": "org",
     "in": "query",
@@ -66,7 +67,16 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
         "components": {
             "schemas": schemas.components,
             "responses": {error.__name__: _refusal(error, schemas) for error in refusals},
-            "securitySchemes": {BEARER: {"type": "http", "scheme": "bearer", "description": "A key, `mr_…`."}},
+            "securitySchemes": {
+                BEARER: {"type": "http", "scheme": "bearer", "description": "A key, `mr_…`."},
+                SESSION: {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": COOKIE,
+                    "description": f"A user's session in a browser; behind HTTPS the cookie is `{HOST_COOKIE}`. A change shows "
+                    f"the `csrf` of `/api/v1/me` as `{CSRF}` besides.",
+                },
+            },
         },
     }
 
@@ -139,7 +149,8 @@ def _operation(endpoint: Endpoint, method: str, schemas: _Schemas) -> dict[str, 
     if rest:
         operation["description"] = rest.replace("\n", " ")
     if endpoint.role is not None:
-        operation |= {"security": [{BEARER: []}], "x-role": endpoint.role, "x-platform": endpoint.platform}
+        security: list[dict[str, list[str]]] = [{one: []} for one in (BEARER, SESSION) if one == SESSION or endpoint.own != "user"]
+        operation |= {"security": security, "x-role": endpoint.role, "x-platform": endpoint.platform}
     body = body_of(endpoint)
     if method in {"post", "put", "patch"} and body is not None:
         media = "application/octet-stream" if body is bytes else "application/json"
@@ -169,7 +180,7 @@ def _parameters(endpoint: Endpoint, schemas: _Schemas) -> Iterator[dict[str, Any
         if field.encode_name in example.query:
             shown["example"] = example.query[field.encode_name]
         yield shown
-    if endpoint.role is not None and not endpoint.platform and "org" not in endpoint.parts:
+    if endpoint.role is not None and endpoint.own is None and not endpoint.platform and "org" not in endpoint.parts:
         yield ANY_ORG if endpoint.every_org else ORG
     for header in endpoint.headers:
         shown = {"name": header.name, "in": "header", "description": header.description, "schema": schemas.of(header.schema)}

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from services.gateway.parts import Gateway
 
 Role = Literal["viewer", "operator", "developer", "admin"]
+Own = Literal["caller", "user"]
 A = TypeVar("A")
 Q = TypeVar("Q")
 B = TypeVar("B")
@@ -174,8 +175,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     `query` is a struct whose fields are the parameters. `body` is the type of the JSON body: None takes in one that means nothing.
     `answers` holds the type, or the `Reply`, of each success by status; the first is the usual one. `errors` are those that
     do not follow from the rest. With `every_org`, `?org=*` means all organizations. `platform`: it is about all of them, for keys
-    of `global` alone. `whole`: it is for no key that is narrowed by scopes. `page` makes the answer to an error where who
-    calls is a person's browser.
+    of `global` alone. `whole`: it is for no key that is narrowed by scopes. `own`: it is about who calls, and so for every
+    caller, or every user, whatever the role and the scopes. `page` makes the answer to an error where who calls is a person's
+    browser.
     """
 
     method: str
@@ -195,6 +197,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     every_org: bool = False
     platform: bool = False
     whole: bool = False
+    own: Own | None = None
     example: Example = Example()
     page: Callable[[MillraceError], web.Response] | None = None
 
@@ -245,7 +248,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         found: dict[type[MillraceError], None] = {Unavailable: None} if not self.is_direct else {}
         if self.role is not None:
             found |= dict.fromkeys((Unauthenticated, PermissionDenied, UnsupportedMediaType, TooMany, Invalid))
-        if not self.is_direct and ({"id", "org"}.intersection(self.parts) or (self.role is not None and not self.platform)):
+        if not self.is_direct and (
+            {"id", "org"}.intersection(self.parts) or (self.role is not None and not self.platform and self.own is None)
+        ):
             # A key of another organization finds none.
             found[NotFound] = None
         if not self.is_direct and (self.query is not None or self.parts):
@@ -272,6 +277,7 @@ def endpoint(
     every_org: bool = False,
     platform: bool = False,
     whole: bool = False,
+    own: Own | None = None,
     example: Example | None = None,
     page: Callable[[MillraceError], web.Response] | None = None,
 ) -> Callable[[Handler], Endpoint]:
@@ -303,6 +309,7 @@ def endpoint(
             every_org=every_org,
             platform=platform,
             whole=whole,
+            own=own,
             example=example or Example(),
             page=page,
         )

@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from services.gateway.api.access import ROLES
 from services.gateway.api.application import ENDPOINTS
 from services.gateway.api.document import path_of
 from services.gateway.api.endpoint import Endpoint
+from services.gateway.principals import ROLES
 
 HEAD = """\
 # Permissions
 
 Made of the declarations of the endpoints by `python -m services.gateway.api.permissions`: what stands here is what is enforced.
-[Identity](identity.md) says what a key is, and how one is made.
+[Identity](identity.md) says what a key and a user are, and how each is made.
 
 Of the roles each may do what those before it may: {roles}.
-A key acts in its own organization alone, one of `global` in every one. *platform*: for keys of `global` alone. A key with scopes
-may call what has one of them. *whole*: for keys without scopes alone.
+A key acts in its own organization alone, a user in each with the role there, and a role in `global` is one in every one. A key with
+scopes may call what has one of them. *platform*: takes a role in `global`. *whole*: for no key with scopes. *every caller*, *every
+user*: about who calls, and so whatever the role.
 """
 TABLE = """
 ## {tag}
@@ -44,6 +45,8 @@ def _called(endpoint: Endpoint) -> str:
 
 
 def _row(endpoint: Endpoint) -> str:
+    if endpoint.own is not None:
+        return f"| {_called(endpoint)} | *every {endpoint.own}* | |\n"
     marks = [name for name, is_so in (("platform", endpoint.platform), ("whole", endpoint.whole)) if is_so]
     scopes = ", ".join(f"`{one}`" for one in endpoint.scopes({"name": "{name}"} if "name" in endpoint.parts else {}))
     role = ", ".join([f"`{endpoint.role}`", *(f"*{mark}*" for mark in marks)])

@@ -22,18 +22,18 @@ class Reference:
     """The document and the page, each made when it is first asked for, and likewise in gzip: strangers ask for them."""
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        self._endpoints = endpoints
+        self.endpoints = endpoints
 
     @cached_property
     def document(self) -> tuple[bytes, bytes]:
         """Return the OpenAPI document as JSON, as it is and in gzip."""
-        made = msgspec.json.encode(document(self._endpoints))
+        made = msgspec.json.encode(document(self.endpoints))
         return made, shrunk(made)
 
     @cached_property
     def page(self) -> tuple[bytes, bytes]:
         """Return the page as HTML, as it is and in gzip."""
-        made = page(document(self._endpoints)).encode()
+        made = page(document(self.endpoints)).encode()
         return made, shrunk(made)
 
 

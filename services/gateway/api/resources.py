@@ -271,5 +271,5 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
 
 
 # Kinds whose handlers do more, in modules of their own.
-APART = {"key"}
+APART = {"key", "user"}
 ENDPOINTS = tuple(one for kind in KINDS.values() if kind.noun not in APART for one in endpoints_of(kind))

@@ -16,8 +16,9 @@ from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Streame
 from services.gateway.api.headers import shrink
 from services.gateway.api.measured import RequestDurations
 from services.gateway.domain import EVERY_ORG, org_of
-from services.gateway.identity import Principal
-from services.gateway.parts import GATEWAY
+from services.gateway.parts import GATEWAY, Gateway
+from services.gateway.principals import Principal, Streams
+from services.gateway.sessions import Session
 from shared import log
 from shared.errors import Invalid, MillraceError, NotFound, PermissionDenied, Problem, UnsupportedMediaType
 from shared.http import JSON_LIMIT, TAKE, Next, body_of, json_response, with_problems
@@ -70,9 +71,11 @@ def _served(endpoint: Endpoint) -> Next:
 
     async def keyed(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
-        principal = authenticated(gateway, request)
-        if principal is None:
+        found = await authenticated(gateway, request)
+        if found is None:
             return challenge(request)
+        session = found if isinstance(found, Session) else None
+        principal = found.principal if isinstance(found, Session) else found
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaType("bodies are not to be compressed")
         _check_address(endpoint, request)
@@ -80,15 +83,16 @@ def _served(endpoint: Endpoint) -> Next:
         try:
             authorize(principal, endpoint, org, request.match_info)
         except (PermissionDenied, NotFound) as error:
-            # In the trail of an organization stands what its own keys did, and what was done in it.
-            whose = principal.org if not principal.is_platform or org == EVERY_ORG else org
+            # In the trail of an organization stands what its own callers did, and what was done in it.
+            whose = principal.org if principal.role_in(org) is None or org == EVERY_ORG else org
             denied(gateway, request, principal.actor, org=whose, outcome=error.kind, reason=endpoint.name)
             raise
-        caller = Caller(principal.actor, org, remote(gateway, request), principal.is_platform)
+        for_platform = principal.acts_for_platform(endpoint.role)
+        caller = Caller(principal.actor, org, remote(gateway, request), for_platform, principal, session)
         call: Call[Any, Any] = Call(gateway, caller, request)
         with (
             gateway.memory.hold(org=org, address=address(gateway, request)) as held,
-            gateway.keys.streaming(principal, request.transport) if endpoint.is_stream else contextlib.nullcontext(),
+            _streams(gateway, principal).during(principal, request.transport) if endpoint.is_stream else contextlib.nullcontext(),
         ):
             request[TAKE] = held.take
             response = await (_handled(endpoint, call) if endpoint.audit is None else _recorded(endpoint, call))
@@ -96,6 +100,10 @@ def _served(endpoint: Endpoint) -> Next:
             return response
 
     return public if endpoint.role is None else keyed
+
+
+def _streams(gateway: Gateway, principal: Principal) -> Streams:
+    return gateway.users.streams if principal.is_user else gateway.keys.streams
 
 
 def _check_address(endpoint: Endpoint, request: web.Request) -> None:
@@ -110,7 +118,9 @@ def _check_address(endpoint: Endpoint, request: web.Request) -> None:
 
 
 def _org(endpoint: Endpoint, request: web.Request, principal: Principal) -> str:
-    """Return the organization that a request means: a key of one means that one where none is named."""
+    """Return the organization that a request means: a caller of one means that one where none is named."""
+    if endpoint.own is not None:
+        return principal.org
     if endpoint.platform:
         return PLATFORM
     if (named := request.match_info.get("org")) is not None:
@@ -118,7 +128,7 @@ def _org(endpoint: Endpoint, request: web.Request, principal: Principal) -> str:
             raise NotFound(f"there is no organization {named[:80]!r}")
         return named
     named = request.query.get("org", request.headers.get("X-Millrace-Org"))
-    if named is None and not principal.is_platform:
+    if named is None and principal.org != PLATFORM:
         return principal.org
     return EVERY_ORG if named == EVERY_ORG and endpoint.every_org else org_of(named)
 

@@ -82,7 +82,9 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
     "schedules": {"cron": "5 9 * * *", "every": None, "timezone": "UTC", "source": None, "event": None, "input": {"value": 1}},
     "vault": {"after": "", "key": None},
     "keys": {"role": "viewer", "scopes": ["runs"], "expires_at": None, "overlap": 0},
-    "orgs": {"display_name": "spare"},
+    "orgs": {"display_name": "spare", "role": "viewer"},
+    "users": {"display_name": "spare", "email": "spare@example.com", "roles": {"default": "viewer"}, "enabled": True},
+    "me": {"display_name": "spare"},
     "levels": {"name": "oauth", "level": "info", "until": None},
     "subscriptions": {
         "key": "event.type",

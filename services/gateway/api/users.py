@@ -1,0 +1,42 @@
+"""/api/v1/users: the people who sign in, as the platform sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.gateway.api.endpoint import Answer, Call, Endpoint
+from services.gateway.api.lists import Object
+from services.gateway.api.resources import Applying, Resources, endpoints_of
+from shared.resources import KINDS
+
+KIND = KINDS["user"]
+
+
+class UserResources(Resources):
+    """The handlers of users: what one may do, and who is one, counts at this gateway when it is answered."""
+
+    async def delete(self, call: Call[None, None]) -> Answer:
+        """Remove a user, with its sessions."""
+        id_ = (await self._present(call)).fields["id"]
+        answer = await super().delete(call)
+        await call.gateway.users.reflect(id_, None)
+        await call.gateway.sessions.end_all(id_)
+        return answer
+
+    async def _put(
+        self,
+        call: Call[Applying, Any],
+        name: str,
+        fields: Object,
+        *,
+        expected: int | None,
+        patch: bool = False,
+        internal: Object | None = None,
+    ) -> Answer:
+        answer = await super()._put(call, name, fields, expected=expected, patch=patch, internal=internal)
+        if not call.query.dry_run:
+            await call.gateway.users.reflect(answer.body["id"], answer.body["version"])
+        return answer
+
+
+ENDPOINTS: tuple[Endpoint, ...] = endpoints_of(KIND, UserResources(KIND), whole=True)
