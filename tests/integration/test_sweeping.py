@@ -162,6 +162,8 @@ async def test_a_delivery_that_cannot_be_looked_at_now_keeps_no_other_from_being
         await once(self, row, now)
 
     monkeypatch.setattr(sweeping.Sweeper, "_retry", retry)
+    # The other one may meet an obstacle as well, where a service has just begun.
+    monkeypatch.setattr(sweeping, "PUT_OFF", 2.0)
     async with river(place, data) as outside:
         await outside.put_file("greet.py", WORKFLOW)
         source = await outside.source()
