@@ -19,6 +19,7 @@ from services.gateway.identity import Keys
 from services.gateway.key_rules import keepers
 from services.gateway.key_use import KeyUse
 from services.gateway.lanes import Lanes
+from services.gateway.logins import Logins
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.parts import Gateway
 from services.gateway.peers import descriptors_for
@@ -130,6 +131,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             memory=MemoryBudget(settings.max_body),
             visitors=Visitors(),
             keys=keys,
+            logins=Logins(engine, settings.keys),
             users=users,
             sessions=sessions,
             keepers=keepers(bus, engine, projections["catalog"], use, tags),

@@ -42,7 +42,11 @@ class NewKey(msgspec.Struct, frozen=True):
 
 def new_key() -> NewKey:
     """Return a key of 256 random bits."""
-    text = "mr_" + secrets.token_urlsafe(RANDOM)
+    return key_of("mr_" + secrets.token_urlsafe(RANDOM))
+
+
+def key_of(text: str) -> NewKey:
+    """Return a key of this text, with what is kept of it."""
     return NewKey(text, digest_of(text).hex(), text[:SHOWN])
 
 

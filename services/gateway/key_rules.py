@@ -62,6 +62,7 @@ class KeyRules(Rules[ApiKey]):
                 "last_used_at": rfc3339(used[one.id]) if one.id in used else None,
                 "rotated_at": one.spec.rotated_at,
                 "previous_until": None if _is_over(one.spec.previous_until, now) else one.spec.previous_until,
+                "login": one.spec.login,
                 "key": None,
             }
             for one in found

@@ -15,6 +15,7 @@ from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
 from services.gateway.identity import Keys
 from services.gateway.lanes import Lanes
+from services.gateway.logins import Logins
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
@@ -60,6 +61,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     memory: MemoryBudget
     visitors: Visitors
     keys: Keys
+    logins: Logins
     users: Users
     sessions: Sessions
     keepers: Mapping[str, Keeper[Any]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, func, text
 
 from shared.tables import Moment, checkpoint_in, required, resource_in
 
@@ -69,4 +69,24 @@ challenge = Table(
     Column("value", LargeBinary, primary_key=True),
     Column("user_id", Text),
     Column("ends_at", Moment, nullable=False),
+)
+
+# Sign-ins of the command, by digests of their codes. `pace`: seconds between two polls.
+login = Table(
+    "login",
+    metadata,
+    Column("id", Text, primary_key=True),
+    *(Column(name, LargeBinary, nullable=False, unique=True) for name in ("device", "code")),
+    Column("host", Text, nullable=False),
+    *(Column(name, Text) for name in ("address", "neighbourhood", "org", "role")),
+    Column("lifetime", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("pace", BigInteger, nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'pending'")),
+    Column("asked_at", Moment, nullable=False, server_default=func.now()),
+    Column("ends_at", Moment, nullable=False, index=True),
+    Column("polled_at", Moment),
+    Column("actor", Text),
+    Column("decided_at", Moment),
+    Column("user_id", Text),
 )

@@ -21,7 +21,8 @@ MOST = 10_000
 class Visitors:
     """Visitors of pages for people, who are known by their address only; times are those of one clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, rate: Rate = RATE) -> None:
+        self._rate = rate
         self._buckets: OrderedDict[str | None, TokenBucket] = OrderedDict()
         self._inside: Counter[str | None] = Counter()
 
@@ -40,7 +41,7 @@ class Visitors:
             self._inside += Counter()
 
     def _bucket(self, address: str) -> TokenBucket:
-        bucket = self._buckets.pop(address, None) or TokenBucket(RATE)
+        bucket = self._buckets.pop(address, None) or TokenBucket(self._rate)
         self._buckets[address] = bucket
         while len(self._buckets) > MOST:
             self._buckets.popitem(last=False)

@@ -18,7 +18,7 @@ class KeyAdds(msgspec.Struct, frozen=True):
     """How it begins, when it was last used, to a minute or so, and whether it still counts.
 
     `key` is the key itself, in the answer to its creation and to its rotation, and null in every other. The value before the last
-    rotation counts until `previous_until`.
+    rotation counts until `previous_until`. `login` is the machine that it was given to by a sign-in of the command.
     """
 
     prefix: str
@@ -26,6 +26,7 @@ class KeyAdds(msgspec.Struct, frozen=True):
     last_used_at: Moment | None
     rotated_at: Moment | None
     previous_until: Moment | None
+    login: str | None
     key: str | None = None
 
 
@@ -63,6 +64,8 @@ class ApiKey(Spec, frozen=True, kw_only=True):
     rotated_at: Annotated[str, internal()] | None = None
     previous: Annotated[str, internal()] | None = None
     previous_until: Annotated[str, internal()] | None = None
+    # The machine and the address that asked for it, where it is of a sign-in of the command.
+    login: Annotated[str, internal()] | None = None
 
 
 KeyEntry = Resource[ApiKey]

@@ -102,7 +102,7 @@ def signed(body: bytes) -> dict[str, str]:
 @asynccontextmanager
 async def gateway(place: Place, **environment: str) -> AsyncIterator[Client]:
     async with (
-        running(place, "gateway", MILLRACE_PORT="0", **environment) as runtime,
+        running(place, "gateway", **{"MILLRACE_PORT": "0"} | environment) as runtime,
         aiohttp.ClientSession() as session,
     ):
         yield Client(session, runtime.health.document()["url"], place.credentials.admin_key)

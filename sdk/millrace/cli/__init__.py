@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from millrace.cli import codes
-from millrace.cli.api import Refused, Unreachable
+from millrace.cli.api import UNAUTHENTICATED, Refused, Unreachable
 from millrace.cli.program import program
 from millrace.cli.session import Session
 from millrace.cli.show import plain
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"{command}: {' '.join(error.format_message().split())}", err=True)
         return error.exit_code
     except Refused as error:
-        click.echo(f"millrace: {error}", err=True)
+        click.echo(f"millrace: {error}{session.whence if error.status == UNAUTHENTICATED else ''}", err=True)
         return codes.REFUSED
     except Unreachable as error:
         click.echo(f"millrace: {error}", err=True)

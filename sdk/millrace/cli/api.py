@@ -27,6 +27,7 @@ ANSWERED_WITHIN = 90.0
 # A stream sends something at least every 15 s.
 SILENT_FOR = 45.0
 LARGEST_PAGE = 1000
+UNAUTHENTICATED = 401
 # Bytes of an answer that is passed on as it comes.
 PART = 64 * 1024
 # Errors of a connection; a host's name that cannot be encoded is a UnicodeError.
@@ -39,6 +40,7 @@ class Refused(Exception):
     def __init__(self, status: int, document: Any) -> None:
         super().__init__(_sentence(status, document))
         self.status = status
+        self.document: Document = document if isinstance(document, dict) else {}
         self.problems = _problems(document) or [("", str(self))]
 
     @property

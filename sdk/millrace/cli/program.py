@@ -17,11 +17,13 @@ from millrace.cli import (
     environments,
     hooks,
     keys,
+    login,
     replays,
     runs,
     search,
     stack,
     top,
+    who,
     workspace,
 )
 from millrace.cli.session import Session, asks
@@ -31,7 +33,8 @@ from millrace.cli.session import Session, asks
 def program() -> None:
     """Webhooks in, Python workflows out.
 
-    Where: --profile NAME, else MILLRACE_URL and MILLRACE_KEY, else ./.millrace/ready.json here or in a folder above.
+    Where: --profile NAME, else MILLRACE_URL and MILLRACE_KEY, else MILLRACE_PROFILE, else the profile in use, else
+    ./.millrace/ready.json here or in a folder above. `millrace whoami` says which.
     """
 
 
@@ -58,6 +61,8 @@ for _module in (
     search,
     audit,
     keys,
+    login,
+    who,
     top,
 ):
     for _command in _module.COMMANDS:

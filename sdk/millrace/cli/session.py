@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,12 @@ class Session:
             raise click.UsageError(f"{org!r} is no name of an organization.")
         return Api(self.place.url, key=self.place.key, org=org)
 
+    @property
+    def whence(self) -> str:
+        """What named the key, in brackets, where one was looked for."""
+        place = self.__dict__.get("place")
+        return "" if place is None else f" (the key is that of {place.source})"
+
     def close(self) -> None:
         """Give up the connection, if there is one."""
         if "api" in self.__dict__:
@@ -55,9 +61,7 @@ def _keep(context: click.Context, parameter: click.Parameter, value: str | None)
 
 
 OPTIONS = [
-    click.option(
-        "--profile", expose_value=False, callback=_keep, metavar="NAME", help="A profile of ~/.config/millrace/config.toml."
-    ),
+    click.option("--profile", expose_value=False, callback=_keep, metavar="NAME", help="A profile: `millrace profiles list`."),
     click.option(
         "--org",
         expose_value=False,
@@ -80,8 +84,17 @@ LIMIT = click.option("--limit", type=click.IntRange(0), default=100, show_defaul
 
 def asks(command: F) -> F:
     """Give the command below its `Session` as first argument, and the options that say where, for whom and how."""
+    return _given(command, OPTIONS)
+
+
+def shown(command: F) -> F:
+    """Give the command below its `Session` as first argument, and the option that says how: it asks no server."""
+    return _given(command, OPTIONS[-1:])
+
+
+def _given(command: F, options: Sequence[Any]) -> F:
     decorated: Any = click.make_pass_decorator(Session, ensure=True)(command)
-    for option in reversed(OPTIONS):
+    for option in reversed(options):
         decorated = option(decorated)
     made: F = decorated
     return made

@@ -27,6 +27,14 @@ def understood(text: str | None, option: str, relative: str) -> str | None:
     return text
 
 
+def seconds_of(text: str, option: str) -> int:
+    """Return the seconds of a duration such as `30d`. `click.UsageError` where it is none."""
+    found = _AGO.match(text)
+    if found is None or text.startswith("now-"):
+        raise click.UsageError(f"{option} takes a duration, such as 12h or 30d; {text!r} is none.")
+    return int(int(found[1]) * _SECONDS[found[2]])
+
+
 def ago(text: str | None) -> str | None:
     """Return a time as a search takes it: `1h` is an hour ago, by the server's clock."""
     found = _AGO.match(text or "")

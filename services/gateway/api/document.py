@@ -40,6 +40,7 @@ USUAL = {
     "org": "acme",
     "path": "flows/tickets.py",
     "stream": "AUDIT",
+    "code": "BCDF-GHJK",
 }
 # Of endpoints that take any method: those that senders use.
 ANY = ("get", "post")

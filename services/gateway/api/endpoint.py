@@ -37,7 +37,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from aiohttp import web
@@ -73,8 +73,10 @@ Handler = Callable[[Any], Awaitable[Any]]
 API = "/api/v1"
 # What `{name}` names in the paths of a group.
 _NAMED = {"workflows": "workflow", "sources": "source"}
+Code = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z]{4}[ -]?[A-Za-z]{4}\Z")]
+"""What a device that signs in shows to a person."""
 # The type of a path's part, by its name.
-PARTS: dict[str, Any] = {"id": Key, "org": Key, "name": Name, "path": Path, "stream": Key}
+PARTS: dict[str, Any] = {"id": Key, "org": Key, "name": Name, "path": Path, "stream": Key, "code": Code}
 
 
 class Audit(msgspec.Struct, frozen=True):
