@@ -209,7 +209,7 @@ async def end_login(call: Call[None, None]) -> None:
     await call.gateway.keys.reflect(entry.value.id, None)
 
 
-class Decision(msgspec.Struct, frozen=True):
+class SeenLogin(msgspec.Struct, frozen=True):
     """A sign-in as somebody sees it who may decide about it: where its key would be, and what it might do there."""
 
     login: Login
@@ -217,7 +217,7 @@ class Decision(msgspec.Struct, frozen=True):
     role: Role
 
 
-async def seen(gateway: Gateway, principal: Principal, code: str, org: str, most: Role | None = None) -> Decision:
+async def seen(gateway: Gateway, principal: Principal, code: str, org: str, most: Role | None = None) -> SeenLogin:
     """Return the sign-in of a code, for who would give it a key of `org` where it asks for none. Raises `NotFound`, `TooMany`.
 
     Nobody learns of one that asks for a key of an organization where they have no role.
@@ -227,10 +227,10 @@ async def seen(gateway: Gateway, principal: Principal, code: str, org: str, most
     org = found.org or org
     if (role := principal.role_in(org)) is None:
         raise NotFound(f"no sign-in has this code in an organization of yours, or its {SECONDS // 60} minutes are over")
-    return Decision(found, org, lesser(lesser(role, found.role), most))
+    return SeenLogin(found, org, lesser(lesser(role, found.role), most))
 
 
-async def decide(gateway: Gateway, principal: Principal, seen: Decision, code: str, state: Literal["approved", "denied"]) -> Login:
+async def decide(gateway: Gateway, principal: Principal, seen: SeenLogin, code: str, state: Literal["approved", "denied"]) -> Login:
     """Allow or deny a sign-in as it was seen. Raises `NotFound`, and `Conflict` where somebody else was first."""
     user_id = principal.id if principal.is_user else None
     return await gateway.logins.decide(code, state, org=seen.org, role=seen.role, actor=principal.actor, user_id=user_id)
@@ -241,7 +241,7 @@ def lesser(one: Role, other: Role | None) -> Role:
     return one if other is None else min(one, other, key=ROLES.index)
 
 
-async def _seen(call: Call[Any, Any], most: Role | None = None) -> Decision:
+async def _seen(call: Call[Any, Any], most: Role | None = None) -> SeenLogin:
     found = await seen(call.gateway, _principal(call), call.path["code"], call.caller.org, most)
     # It is recorded where the key will be.
     call.caller = msgspec.structs.replace(call.caller, org=found.org)
@@ -261,7 +261,7 @@ def _principal(call: Call[Any, Any]) -> Principal:
     return call.caller.principal
 
 
-def _shown(seen: Decision) -> AskedLogin:
+def _shown(seen: SeenLogin) -> AskedLogin:
     login = seen.login
     return AskedLogin(
         host=login.host,

@@ -84,6 +84,7 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
     "keys": {"role": "viewer", "scopes": ["runs"], "expires_at": None, "overlap": 0},
     "orgs": {"display_name": "spare", "role": "viewer"},
     "users": {"display_name": "spare", "email": "spare@example.com", "roles": {"default": "viewer"}, "enabled": True},
+    "logins": {"host": "spare", "role": None, "lifetime": 3600, "device_code": "spare"},
     "me": {"display_name": "spare"},
     "levels": {"name": "oauth", "level": "info", "until": None},
     "subscriptions": {
