@@ -23,6 +23,8 @@ from shared.egress.policy import EgressPolicy, Refusal, Target
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"\$\{secret:([A-Za-z0-9._-]{1,200})\}")
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]+@")
+# Variables that pip's settings depend on; no others of this process are given to it.
+_OF_PIP = re.compile(r"(PIP_\w+|XDG_CONFIG_(HOME|DIRS)|HOME|VIRTUAL_ENV|PATH|LANG|LC_\w+|PYTHON(PATH|HOME|UTF8|NOUSERSITE))\Z")
 _PIP_SECONDS = 30.0
 
 
@@ -223,7 +225,7 @@ def _of_pip(environment: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     # A later section outranks an earlier one.
     for section in ("global.", "download.", "install.", ":env:."):
-        for line in _listed(frozenset(environment.items())).splitlines():
+        for line in _listed(frozenset(one for one in environment.items() if _OF_PIP.match(one[0]))).splitlines():
             name, equals, value = line.partition("=")
             if name.startswith(section) and equals:
                 found[name.removeprefix(section)] = str(ast.literal_eval(value))
@@ -232,7 +234,7 @@ def _of_pip(environment: Mapping[str, str]) -> dict[str, str]:
 
 @functools.cache
 def _listed(environment: frozenset[tuple[str, str]]) -> str:
-    """Have pip list its settings: once in a process, since that takes half a second of a core."""
+    """Have pip list its settings: once in a process for the same variables, since that takes half a second of a core."""
     command = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
     try:
         return subprocess.run(command, env=dict(environment), capture_output=True, timeout=_PIP_SECONDS, check=True).stdout.decode()
