@@ -1,10 +1,11 @@
 """What the API answers a second, route by route, beside an aiohttp route that returns the same bytes.
 
 Requests of one route at a time, so many at once over kept connections, each after the answer to the last; in turns with the other
-server's. By route (`routes`):
+server's. Each begins once what the one before left to do is done. By route (`routes`):
 
 - `per_s`, `p99_ms`: answers a second, and the slowest but one of a hundred;
 - `same_per_s`, `same_p99_ms`: those of the aiohttp route;
+- `cpu_ms`: of the processor for one request, in services, broker and database: other work on the machine changes it less;
 - `statements`: of the services in the database for one request, counted in its log, those of other work in the same time left out;
 - `bytes` of an answer. Lists have a hundred items.
 
@@ -27,6 +28,7 @@ import msgspec
 from bench.support import outcome
 from bench.support.callers import Callers
 from bench.support.connection import Post
+from bench.support.cpu import Meter
 from bench.support.outcome import BenchError, Outcome, percentile
 from bench.support.running import Whole, limit, whole
 
@@ -34,6 +36,8 @@ AT_ONCE = 16
 ITEMS = 100
 # Requests for which statements are counted.
 COUNTED = 40
+# Seconds for what a route leaves to do.
+RESTED_WITHIN = 60.0
 # Statements of requests: those of locks have connections of other names, and beginnings and ends of transactions go along.
 _STATEMENT = re.compile(rb"\] millrace_\w+@\S+ LOG:  (?:statement|execute [^:]*): (?!BEGIN|COMMIT|ROLLBACK)")
 CODE = b"""
@@ -84,10 +88,15 @@ async def measure(folder: Path, seconds: float) -> Outcome:
             async with session.put(f"{other}/same", data=example) as kept:
                 kept.raise_for_status()
             same = Post(url=f"{other}/same", headers={}, body=route.body, method="GET" if route.method == "GET" else "POST")
-            mine, theirs = await _asked(ours, route.status, each), await _asked(same, 200, each)
+            await _rested(stack)
+            meter = Meter(stack.pids)
+            mine = await _asked(ours, route.status, each)
+            spent = sum(meter.seconds().values())
+            theirs = await _asked(same, 200, each)
             routes[route.name] = {
                 "per_s": mine[0],
                 "p99_ms": mine[1],
+                "cpu_ms": 1000 * spent / mine[2],
                 "same_per_s": theirs[0],
                 "same_p99_ms": theirs[1],
                 "statements": counted[route.name],
@@ -117,6 +126,14 @@ async def _filled(stack: Whole) -> None:
         await stack.api.call("PUT", f"/api/v1/workspace/files/data/f{number:03}.txt", data=b"x")
 
 
+async def _rested(stack: Whole) -> None:
+    """Wait until no run is left to do, and no event to route."""
+    async with asyncio.timeout(RESTED_WITHIN):
+        for path in ("runs?status=queued&limit=1", "runs?status=running&limit=1", "deliveries?status=accepted&limit=1"):
+            while (await stack.api.call("GET", f"/api/v1/{path}"))["items"]:
+                await asyncio.sleep(0.2)
+
+
 async def _once(session: aiohttp.ClientSession, post: Post, route: Route) -> bytes:
     async with session.request(post.method, post.url, data=post.body or None, headers=post.headers) as answer:
         body = await answer.read()
@@ -125,15 +142,15 @@ async def _once(session: aiohttp.ClientSession, post: Post, route: Route) -> byt
         return body
 
 
-async def _asked(post: Post, expected: int, seconds: float) -> tuple[float, float]:
-    """Return how many answers a second there were, and the 99th percentile of their milliseconds."""
+async def _asked(post: Post, expected: int, seconds: float) -> tuple[float, float, int]:
+    """Return how many answers a second there were, the 99th percentile of their milliseconds, and how many in all."""
     callers = Callers(post, expected)
     try:
         await callers.many(AT_ONCE, AT_ONCE)
         began = time.perf_counter()
         answers = [one async for one in _rounds(callers, began + seconds)]
         took = time.perf_counter() - began
-        return len(answers) / took, percentile(answers, 99)
+        return len(answers) / took, percentile(answers, 99), len(answers) + AT_ONCE
     finally:
         callers.close()
 

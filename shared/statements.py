@@ -14,7 +14,8 @@ from sqlalchemy import (
     ARRAY,
     BindParameter,
     Column,
-    RowMapping,
+    ColumnElement,
+    Select,
     String,
     Table,
     TableValuedAlias,
@@ -28,7 +29,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.base import Executable
 
-from shared.db import Connection, transaction
+from shared.db import Connection, reading
 
 _DIALECT = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
 _NAMED = re.compile(r"(?<!:):([a-z_][a-z0-9_]*)")
@@ -48,11 +49,10 @@ class Statement(NamedTuple):
         """Return the rows that this statement selects."""
         return list(await connection.fetch(self.sql, *self.values))
 
-    async def read(self, engine: AsyncEngine) -> list[RowMapping]:
-        """Return the rows of this statement, run in a transaction of its own. Raises `Unavailable`."""
-        async with transaction(engine) as connection:
-            rows = await connection.exec_driver_sql(*self)
-            return list(rows.mappings().all()) if rows.returns_rows else []
+    async def read(self, engine: AsyncEngine) -> list[asyncpg.Record]:
+        """Return the rows of this statement, which is a transaction of its own: one round trip. Raises `Unavailable`."""
+        async with reading(engine) as connection:
+            return await self.fetch(connection)
 
 
 class Copy(NamedTuple):
@@ -110,6 +110,34 @@ class Compiled:
         """Return the statement with these rows, whose columns, which `get` reads, are the parameters: an array each."""
         every = list(rows)
         return self(**{name: [get(row, name) for row in every] for name in self._names if name not in self._literals})
+
+
+class Filtered:
+    """A selection that is narrowed by those of some conditions whose values are given; each set of them is compiled once.
+
+    A condition has a parameter of its own name. `within` makes the statement of the narrowed selection.
+    """
+
+    def __init__(
+        self,
+        selection: Select[Any],
+        *,
+        within: Callable[[Select[Any]], Select[Any]] | None = None,
+        **conditions: ColumnElement[bool],
+    ) -> None:
+        self._selection = selection
+        self._within = within
+        self._conditions = conditions
+        self._compiled: dict[tuple[str, ...], Compiled] = {}
+
+    def __call__(self, given: Mapping[str, Any], **values: Any) -> Statement:
+        """Return the statement with these values, narrowed by what of `given` is not None."""
+        names = tuple(name for name in self._conditions if given.get(name) is not None)
+        found = self._compiled.get(names)
+        if found is None:
+            narrowed = self._selection.where(*(self._conditions[name] for name in names))
+            found = self._compiled[names] = Compiled(narrowed if self._within is None else self._within(narrowed))
+        return found(**values, **{name: given[name] for name in names})
 
 
 def written(sql: str, values: Mapping[str, Any]) -> Statement:

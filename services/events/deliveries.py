@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from datetime import datetime
 from typing import Any, Protocol
@@ -74,8 +75,7 @@ async def list_deliveries(question: ListDeliveries, deps: DeliveryDeps) -> Deliv
         limit + 1,
         overdue=question.overdue,
     )
-    names = {id_: await source_name(id_, deps) for id_ in {row["source"] for row in rows[:limit]}}
-    items = fitting([delivery_view(row, names[row["source"]]) for row in rows[:limit]])
+    items = fitting([delivery_view(row) for row in rows[:limit]])
     more = f"{items[-1].received_at}|{items[-1].id}" if found > len(items) else None
     return DeliveryList(items, more)
 
@@ -85,7 +85,7 @@ async def get_delivery(question: GetDelivery, deps: DeliveryDeps) -> DeliveryVie
     row = await deps.store.delivery(question.org, question.id)
     if row is None:
         raise NotFound(f"there is no delivery {question.id}")
-    view, first = delivery_view(row, await source_name(row["source"], deps)), await begun(row, deps)
+    view, first = delivery_view(row), await begun(row, deps)
     if first is None:
         return view
     if first.type == declaration_of(WebhookReceived).type:
@@ -125,8 +125,10 @@ def _request(webhook: WebhookReceived) -> DeliveryRequest:
 async def emit_event(command: EmitEvent, deps: DeliveryDeps) -> Emitted:
     """Let a topic have an event. All ids derive from the command's: the broker, and later the delivery's row, know it again."""
     delivery = derived_id(command.id, "delivery", command.org)
-    topic = await deps.resources.named("source", command.org, command.source)
-    known = await deps.store.emitted(command.org, delivery, MOST_UNROUTED)
+    topic, known = await asyncio.gather(
+        deps.resources.named("source", command.org, command.source),
+        deps.store.emitted(command.org, delivery, MOST_UNROUTED),
+    )
     event = domain.emitted(command, topic, delivery, rfc3339(utc_now()), again=known["delivery"] is not None)
     answer = Emitted(event.event, delivery)
     if known["delivery"] is not None:
@@ -163,13 +165,7 @@ async def _compare(event: EventAccepted, sequence: int | None, deps: DeliveryDep
         raise Invalid("this id was used for another event")
 
 
-async def source_name(source: str, deps: DeliveryDeps) -> str | None:
-    """Return the name of a source, also of a retired one; None where it is not known."""
-    found = await deps.source(source)
-    return None if found is None else found.name
-
-
-def delivery_view(row: RowMapping, source_name: str | None) -> DeliveryView:
+def delivery_view(row: RowMapping) -> DeliveryView:
     """Return the story of a delivery, as far as there is room for it in an answer."""
     taken = [(key, one) for key, one in sorted(row["subscriptions"].items()) if one["subscription"] is not None]
     taken.sort(key=lambda of: SHOWN_FIRST.index(of[1]["status"]))
@@ -182,7 +178,7 @@ def delivery_view(row: RowMapping, source_name: str | None) -> DeliveryView:
     return DeliveryView(
         id=row["id"],
         source=row["source"],
-        source_name=source_name,
+        source_name=row["source_name"],
         org=row["org"],
         type=row["type"],
         status=row["status"],

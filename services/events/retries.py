@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping
 
 from services.events import domain, routing
 from services.events.adapters.webhook import ParsedEvent, checked_event
-from services.events.deliveries import DeliveryDeps, begun, delivery_view, source_name
+from services.events.deliveries import DeliveryDeps, begun, delivery_view
 from services.events.letter_ends import end_repaired
 from services.events.parsing import accepted_of, by_reference
 from shared.asking import Questions
@@ -51,7 +51,7 @@ async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> Delivery
     await publish_again(events, first, deps)
     if row["retried_by"] != command.id:
         await end_repaired(letters, deps.bus, retry=command.id, actor=command.actor)
-    return delivery_view(row, await source_name(row["source"], deps))
+    return delivery_view(row)
 
 
 async def publish_again(events: list[EventAccepted], first: Envelope, deps: DeliveryDeps) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     Text,
     all_,
+    and_,
     any_,
     case,
     func,
@@ -21,7 +22,6 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    text,
     tuple_,
     update,
 )
@@ -36,7 +36,8 @@ from shared.db import Connection, transaction
 from shared.messages import ReplayRequested
 from shared.questions import Position
 from shared.runs import ENDED, ENDING
-from shared.statements import Compiled, Statement, given, inserted, overwriting, parameter
+from shared.statements import Compiled, Filtered, Statement, given, inserted, overwriting, parameter, written
+from shared.tables import Moment
 
 _D, _R = delivery.c, delivery_run.c
 # What was to be tried again so long ago is not: the bus has forgotten it soon.
@@ -60,9 +61,34 @@ _SELECTED = select(
     _STATUS.label("status"),
     case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.deferred, _D.overdue)), else_=_D.reason).label("reason"),
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
+    select(resource.c.name).where(resource.c.id == _D.source).correlate(delivery).scalar_subquery().label("source_name"),
 )
 _SIZED = select(_D.id, outcomes.SIZE)
 _DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
+
+
+def _fitting(sized: Select[Any]) -> Select[Any]:
+    """Return the first deliveries of a selection of ids and sizes that fit, but one in any case, each with its length `found`."""
+    of = sized.subquery("sized")
+    total = func.sum(of.c.size).over(rows=(None, 0))
+    # In the order of the selection, which is read once.
+    placed = select(of.c.id, func.row_number().over().label("place"), total.label("total"), func.count().over().label("found"))
+    each = placed.subquery("placed")
+    fits = or_(each.c.total <= literal_column(str(outcomes.ROOM)), each.c.place == literal_column("1"))
+    return _SELECTED.add_columns(each.c.found).join(each, each.c.id == _D.id).where(fits).order_by(each.c.place)
+
+
+_IS_SOURCE = or_(resource.c.id == parameter("source"), resource.c.name == parameter("source"))
+_NAMED_SOURCE = (resource.c.noun == literal_column("'source'"), resource.c.org == _ORG, _IS_SOURCE)
+_LISTED = Filtered(
+    _SIZED.where(_D.org == _ORG).order_by(_D.received_at.desc(), _D.id.desc()).limit(parameter("limit", BigInteger)),
+    within=_fitting,
+    status=parameter("status", Text) == _STATUS,
+    source=_D.source.in_(select(resource.c.id).where(*_NAMED_SOURCE)),
+    prefix=func.starts_with(_D.id, parameter("prefix", Text)),
+    overdue=and_(_D.overdue_at.is_not(None), ~_D.ended, _D.dead.is_(None)),
+    before=tuple_(_D.received_at, _D.id) < tuple_(parameter("before", Moment), parameter("before_id", Text)),
+)
 _NEWEST = Compiled(
     select(_D.id, _D.sequence, _D.emitted)
     .where(_D.org == _ORG, _D.source == parameter("source"))
@@ -97,9 +123,9 @@ class EventsStore:
 
         `unrouted` counts the events that were emitted in the organization within an hour and wait to be routed, up to `most`.
         """
-        async with transaction(self._engine) as connection:
-            found = await connection.execute(text(_EMITTED), {"org": org, "delivery": delivery, "most": most})
-            return found.mappings().one()
+        found: RowMapping
+        (found,) = await written(_EMITTED, {"org": org, "delivery": delivery, "most": most}).read(self._engine)
+        return found
 
     async def counted_in_chain(self, org: str, chain: str) -> tuple[int, int]:
         """Return how many events the runs of a chain have emitted, and how many runs were started by runs of it."""
@@ -123,19 +149,10 @@ class EventsStore:
         overdue: bool = False,
     ) -> tuple[list[RowMapping], int]:
         """Return deliveries with their runs, newest first, before (received_at, id), those that fit; and how many there are."""
-        statement = _SIZED.where(_D.org == org).order_by(_D.received_at.desc(), _D.id.desc()).limit(limit)
-        if status is not None:
-            statement = statement.where(_SELECTED.selected_columns.status == status)
-        if source is not None:
-            named = (resource.c.noun == "source", resource.c.org == org, or_(resource.c.id == source, resource.c.name == source))
-            statement = statement.where(_D.source.in_(select(resource.c.id).where(*named)))
-        if prefix is not None:
-            statement = statement.where(func.starts_with(_D.id, prefix))
-        if overdue:
-            statement = statement.where(_D.overdue_at.is_not(None), ~_D.ended, _D.dead.is_(None))
-        if before is not None:
-            statement = statement.where(tuple_(_D.received_at, _D.id) < before)
-        return await self._fitting(statement)
+        moment, id_ = before or (None, "")
+        wanted = {"status": status, "source": source, "prefix": prefix, "overdue": overdue or None, "before": moment}
+        rows = await _LISTED(wanted, org=org, limit=limit, before_id=id_).read(self._engine)
+        return rows, rows[0]["found"] if rows else 0
 
     async def newest_deliveries(self, org: str, source: str, limit: int) -> list[RowMapping]:
         """Return the newest deliveries of a source."""
@@ -186,18 +203,9 @@ class EventsStore:
             return list((await connection.execute(statement)).mappings().all())
 
     async def _fitting(self, sized: Select[Any]) -> tuple[list[RowMapping], int]:
-        """Return the first deliveries of a selection of ids and sizes that fit, but one in any case; and its length."""
         async with transaction(self._engine) as connection:
-            found = (await connection.execute(sized)).all()
-            room, ids = outcomes.ROOM, list[str]()
-            for id_, size in found:
-                room -= size
-                if ids and room < 0:
-                    break
-                ids.append(id_)
-            rows = (await connection.execute(_SELECTED.where(_D.id.in_(ids)))).mappings().all() if ids else []
-        by_id = {row["id"]: row for row in rows}
-        return [by_id[id_] for id_ in ids if id_ in by_id], len(found)
+            rows = list((await connection.execute(_fitting(sized))).mappings().all())
+        return rows, rows[0]["found"] if rows else 0
 
     async def overdue(self) -> int:
         """Return how many deliveries were found to have no end, and still have none, without those that wait for an adapter."""

@@ -18,7 +18,7 @@ from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import adapters, commits, installed, registration
-from services.executor.workspaces.views import file_view, names_by_path
+from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
 from shared.asking import Questions
@@ -107,21 +107,18 @@ async def list_workflows(question: ListWorkflows, deps: QuestionDeps) -> Workflo
 
 async def get_file(question: GetFile, deps: QuestionDeps) -> FileView:
     """Return one file."""
-    row = await deps.store.file(question.org, question.path)
-    if row is None:
+    rows = await deps.store.described(question.org, path=question.path)
+    if not rows:
         raise NotFound(f"there is no file {question.path}")
-    names = names_by_path(await deps.store.workflows([question.org]))
-    adapters = names_by_path(await deps.store.adapters(question.org))
-    return file_view(row, names.get(question.path, []), [], adapters.get(question.path, []))
+    return file_view(rows[0], rows[0]["workflows"], [], rows[0]["adapters"])
 
 
 async def list_files(question: ListFiles, deps: QuestionDeps) -> FileList:
     """Return a page of files, by path."""
     limit = question.page.within(MOST_ITEMS)
-    rows = await deps.store.files(question.org, question.prefix, question.page.after("files"), limit + 1)
-    names = names_by_path(await deps.store.workflows([question.org]))
-    adapters = names_by_path(await deps.store.adapters(question.org))
-    items = [file_view(row, names.get(row["path"], []), [], adapters.get(row["path"], [])) for row in rows[:limit]]
+    after = question.page.after("files")
+    rows = await deps.store.described(question.org, prefix=question.prefix, after=after, limit=limit + 1)
+    items = [file_view(row, row["workflows"], [], row["adapters"]) for row in rows[:limit]]
     return FileList(items, cursor_after("files", items[-1].path) if len(rows) > limit else None)
 
 

@@ -12,17 +12,21 @@ from sqlalchemy import (
     BigInteger,
     Executable,
     RowMapping,
+    Subquery,
+    Table,
     Text,
     any_,
+    cast,
     delete,
     func,
+    literal_column,
     select,
     text,
     tuple_,
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.executor import tables
@@ -32,12 +36,28 @@ from shared.db import Connection, transaction
 from shared.envelope import rfc3339
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
-from shared.statements import Compiled, Statement, inserted, overwriting, parameter
+from shared.statements import Compiled, Filtered, Statement, inserted, overwriting, parameter
 from shared.streams import PRIORITIES
+from shared.tables import Moment
 
 _REGISTERED = (tables.workflow, tables.adapter)
 _ORG, _IDS = parameter("org"), parameter("ids", ARRAY(Text))
-_RUN_OF = Compiled(select(tables.run.c.org, tables.run.c.state).where(tables.run.c.id == parameter("id")))
+# As text, which is read into its struct at once.
+_STATE = cast(tables.run.c.state, Text).label("state")
+_RUN_OF = Compiled(select(tables.run.c.org, _STATE).where(tables.run.c.id == parameter("id")))
+_REQUESTED = (tables.run.c.requested_at, tables.run.c.id)
+_RUNS = Filtered(
+    select(_STATE)
+    .where(tables.run.c.org == _ORG)
+    .order_by(*(column.desc() for column in _REQUESTED))
+    .limit(parameter("limit", BigInteger)),
+    status=tables.run.c.status == parameter("status"),
+    workflow=tables.run.c.workflow == parameter("workflow"),
+    prefix=func.starts_with(tables.run.c.id, parameter("prefix", Text)),
+    since=tables.run.c.requested_at >= parameter("since"),
+    until=tables.run.c.requested_at < parameter("until"),
+    before=tuple_(*_REQUESTED) < tuple_(parameter("before", Moment), parameter("before_id", Text)),
+)
 _OF_CHAIN = (
     select(tables.run.c.id)
     .where(tables.run.c.org == _ORG, tables.run.c.chain == parameter("chain"))
@@ -52,6 +72,31 @@ _WAITS_OVER = Compiled(
     )
 )
 _FILE = Compiled(select(tables.file).where(tables.file.c.org == _ORG, tables.file.c.path == parameter("path")))
+
+
+def _defined(of: Table) -> Subquery:
+    """Return the names of an organization's workflows or adapters by the file that defines them."""
+    path = of.c.entry["path"].as_string().label("path")
+    names = func.array_agg(aggregate_order_by(of.c.name, of.c.name)).label("names")
+    return select(path, names).where(of.c.org == _ORG).group_by(path).subquery(f"defined_{of.name}")
+
+
+_NO_NAMES = cast(literal_column("'{}'"), ARRAY(Text))
+_SERVED, _ADAPTED = _defined(tables.workflow), _defined(tables.adapter)
+_DESCRIBED = Filtered(
+    select(
+        tables.file,
+        func.coalesce(_SERVED.c.names, _NO_NAMES).label("workflows"),
+        func.coalesce(_ADAPTED.c.names, _NO_NAMES).label("adapters"),
+    )
+    .outerjoin(_SERVED, _SERVED.c.path == tables.file.c.path)
+    .outerjoin(_ADAPTED, _ADAPTED.c.path == tables.file.c.path)
+    .where(tables.file.c.org == _ORG, tables.file.c.path > parameter("after"))
+    .order_by(tables.file.c.path)
+    .limit(parameter("limit", BigInteger)),
+    path=tables.file.c.path == parameter("path"),
+    prefix=func.starts_with(tables.file.c.path, parameter("prefix", Text)),
+)
 _TREE = Compiled(select(tables.file.c.path, tables.file.c.sha256, tables.file.c.size).where(tables.file.c.org == _ORG))
 _WORKFLOW = Compiled(
     select(tables.workflow.c.entry, tables.workflow.c.version).where(
@@ -100,21 +145,9 @@ class ExecutorStore:
         limit: int,
     ) -> list[RunState]:
         """Return runs, newest first, before (requested_at, id)."""
-        run = tables.run
-        statement = select(run.c.state).where(run.c.org == org).order_by(run.c.requested_at.desc(), run.c.id.desc()).limit(limit)
-        if status is not None:
-            statement = statement.where(run.c.status == status)
-        if workflow is not None:
-            statement = statement.where(run.c.workflow == workflow)
-        if prefix is not None:
-            statement = statement.where(func.starts_with(run.c.id, prefix))
-        if since is not None:
-            statement = statement.where(run.c.requested_at >= since)
-        if until is not None:
-            statement = statement.where(run.c.requested_at < until)
-        if before is not None:
-            statement = statement.where(tuple_(run.c.requested_at, run.c.id) < before)
-        return [_state(row["state"]) for row in await self._all(statement)]
+        moment, id_ = before or (None, "")
+        wanted = {"status": status, "workflow": workflow, "prefix": prefix, "since": since, "until": until, "before": moment}
+        return [_state(row["state"]) for row in await _RUNS(wanted, org=org, limit=limit, before_id=id_).read(self._engine)]
 
     async def lines(self, run_id: str, after: int, limit: int, room: int) -> list[RowMapping]:
         """Return lines of a run in order, after the line `after`: up to `limit`, of which all but the first have room."""
@@ -179,6 +212,13 @@ class ExecutorStore:
         """Return files below a prefix, by path, after a path."""
         wanted = (tables.file.c.org == org, tables.file.c.path > after, func.starts_with(tables.file.c.path, prefix))
         return await self._all(select(tables.file).where(*wanted).order_by(tables.file.c.path).limit(limit))
+
+    async def described(
+        self, org: str, *, path: str | None = None, prefix: str | None = None, after: str = "", limit: int = 1
+    ) -> list[RowMapping]:
+        """Return files by path, after a path, each with the names of the `workflows` and `adapters` that it defines."""
+        wanted = {"path": path, "prefix": prefix}
+        return await self._all(_DESCRIBED(wanted, org=org, after=after, limit=limit))
 
     async def tree(self, org: str) -> tuple[dict[str, str], dict[str, int]]:
         """Return the SHA-256 of every file of a workspace, and its size in bytes, by path."""
@@ -389,7 +429,7 @@ async def end_purge(connection: AsyncConnection, purged: list[tuple[str, int]]) 
 
 async def states_to_erase(connection: AsyncConnection, ids: Collection[str]) -> dict[str, tuple[RunState, datetime | None]]:
     """Return these runs, as far as there are rows of them, and when they ended."""
-    columns = (tables.run.c.id, tables.run.c.state, tables.run.c.finished_at)
+    columns = (tables.run.c.id, _STATE, tables.run.c.finished_at)
     found = await connection.execute(select(*columns).where(tables.run.c.id.in_(ids)))
     return {row.id: (_state(row.state), row.finished_at) for row in found}
 
@@ -427,8 +467,8 @@ def _text(value: str) -> str:
 _state_decoder = msgspec.json.Decoder(RunState)
 
 
-def _state(stored: Any) -> RunState:
-    return msgspec.convert(stored, RunState)
+def _state(stored: str) -> RunState:
+    return _state_decoder.decode(stored)
 
 
 def _step(run: str, row: RowMapping) -> Step:

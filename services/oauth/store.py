@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Boolean,
     ColumnElement,
     Text,
@@ -29,7 +30,7 @@ from sqlalchemy.sql.selectable import LateralFromClause
 
 from services.oauth.domain import Kept, place_of
 from services.oauth.tables import done_command, past_version, token, vault
-from shared.db import reading, transaction
+from shared.db import transaction
 from shared.organizations import PLATFORM, seen_by
 from shared.owners.rotation import Place, StaleRow
 from shared.statements import Compiled, given, overwriting, parameter
@@ -37,6 +38,21 @@ from shared.statements import Compiled, given, overwriting, parameter
 _C = vault.c
 _PAST = past_version.c
 
+_NOUN, _ORG, _NAME, _AFTER = parameter("noun"), parameter("org"), parameter("name"), parameter("after")
+_LIMIT = parameter("limit", BigInteger)
+_IS_NAME = _C.name == _NAME
+_OF_NOUN = select(vault).where(_C.noun == _NOUN)
+_NAMED = Compiled(
+    _OF_NOUN.where(_C.org == _ORG, or_(_IS_NAME, _C.id == _NAME)).order_by(_IS_NAME.desc()).limit(literal_column("1"))
+)
+_OF_ID = Compiled(_OF_NOUN.where(_C.id == parameter("id")))
+_PAGE = _OF_NOUN.where(_C.name > _AFTER, ~_C.revoking).limit(_LIMIT)
+# Of one organization alone the index has the order, and no more is read than is wanted.
+_OWN_PAGE = Compiled(_PAGE.where(_C.org == _ORG).order_by(_C.name))
+_SEEN_PAGE = Compiled(
+    _PAGE.where(_C.org == any_(parameter("orgs", ARRAY(Text)))).ext(distinct_on(_C.name)).order_by(_C.name, (_C.org == _ORG).desc())
+)
+_DONE = Compiled(select(done_command.c.removed).where(done_command.c.id == parameter("id")))
 # Of every question for a token or a secret.
 _USABLE = Compiled(
     select(vault)
@@ -102,12 +118,11 @@ class KeptStore:
 
     async def named(self, noun: str, org: str, name_or_id: str) -> Kept | None:
         """Return the organization's row of that name, else of that id, also one that is being revoked."""
-        meant = or_(_C.name == name_or_id, _C.id == name_or_id)
-        return await self._one(_of(noun, org) & meant, first=(_C.name == name_or_id).desc())
+        return _first(await _NAMED(noun=noun, org=org, name=name_or_id).read(self._engine))
 
     async def of_id(self, noun: str, id_: str) -> Kept | None:
         """Return a row of any organization, also one that is being revoked."""
-        return await self._one((_C.noun == noun) & (_C.id == id_))
+        return _first(await _OF_ID(noun=noun, id=id_).read(self._engine))
 
     async def usable(self, noun: str, org: str, name: str, *, by_run: bool) -> Kept | None:
         """Return the row that serves the organization: its own, else the platform's; none that is being revoked.
@@ -115,25 +130,19 @@ class KeptStore:
         `by_run`: none either that is for services alone.
         """
         usable = _USABLE(noun=noun, orgs=list(seen_by(org)), own=org, name=name, by_run=by_run)
-        async with reading(self._engine) as connection:
-            found = await usable.fetch(connection)
-        return Kept(**found[0]) if found else None
+        return _first(await usable.read(self._engine))
 
     async def stamps(self, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Stamp]:
         """Return the stamps of the connections that serve these organizations by these names, of those that there are."""
         statement = _STAMPS(org=[org for org, _ in asked], name=[name for _, name in asked])
-        async with reading(self._engine) as connection:
-            found = await statement.fetch(connection)
+        found = await statement.read(self._engine)
         return {(row["org"], row["name"]): Stamp(*(row[field] for field in Stamp._fields)) for row in found}
 
     async def page(self, noun: str, org: str, *, after: str, limit: int, inherited: bool = False) -> list[Kept]:
         """Return rows by name, those after `after`; `inherited`: also those of the platform whose name the organization has not."""
-        if not inherited:
-            return await self._all(_of(noun, org) & (_C.name > after) & ~_C.revoking, _C.name.asc(), limit)
-        seen = (_C.noun == noun) & _C.org.in_(seen_by(org)) & (_C.name > after) & ~_C.revoking
-        rows = select(vault).where(seen).ext(distinct_on(_C.name)).order_by(_C.name, (_C.org == org).desc()).limit(limit)
-        async with transaction(self._engine) as connection:
-            return [Kept(**row) for row in (await connection.execute(rows)).mappings()]
+        wanted: dict[str, Any] = {"noun": noun, "org": org, "after": after, "limit": limit}
+        found = _SEEN_PAGE(**wanted, orgs=list(seen_by(org))) if inherited else _OWN_PAGE(**wanted)
+        return [Kept(**row) for row in await found.read(self._engine)]
 
     async def names_of(self, noun: str, org: str, names: Collection[str]) -> set[str]:
         """Return those of these names that the organization has, or the platform."""
@@ -195,10 +204,8 @@ class KeptStore:
 
     async def done(self, command: str) -> bool | None:
         """Return None for a command that is not remembered; else whether it removed its row (or made it)."""
-        async with transaction(self._engine) as connection:
-            found = await connection.execute(select(done_command.c.removed).where(done_command.c.id == command))
-            removed: bool | None = found.scalar_one_or_none()
-            return removed
+        rows = await _DONE(id=command).read(self._engine)
+        return rows[0]["removed"] if rows else None
 
     async def forget_commands(self, before: datetime) -> None:
         """Forget commands that were carried out before that moment: they are not sent again."""
@@ -236,11 +243,7 @@ class KeptStore:
         async with transaction(self._engine) as connection:
             return (await connection.execute(statement)).rowcount > 0
 
-    async def _one(self, condition: ColumnElement[bool], *, first: UnaryExpression[Any] | None = None) -> Kept | None:
-        found = await self._all(condition, first, 1)
-        return found[0] if found else None
-
-    async def _all(self, condition: ColumnElement[bool], order: UnaryExpression[Any] | None, limit: int) -> list[Kept]:
+    async def _all(self, condition: ColumnElement[bool], order: UnaryExpression[Any], limit: int) -> list[Kept]:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(select(vault).where(condition).order_by(order).limit(limit))
             return [Kept(**row) for row in rows.mappings()]
@@ -251,8 +254,8 @@ def sealed_otherwise(column: ColumnElement[Any], key: str) -> ColumnElement[bool
     return (column != "") & ~column.startswith(f"v1.{key}.", autoescape=True)
 
 
-def _of(noun: str, org: str) -> ColumnElement[bool]:
-    return (_C.noun == noun) & (_C.org == org)
+def _first(rows: Sequence[Any]) -> Kept | None:
+    return Kept(**rows[0]) if rows else None
 
 
 def _values(row: Kept) -> Mapping[str, Any]:

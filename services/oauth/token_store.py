@@ -15,7 +15,7 @@ from services.oauth.domain import token_place
 from services.oauth.policy import Aftermath, TokenState
 from services.oauth.store import sealed_otherwise
 from services.oauth.tables import outbox, provider_gate, token, vault
-from shared.db import reading, transaction
+from shared.db import transaction
 from shared.envelope import new_id, utc_now
 from shared.organizations import PLATFORM
 from shared.owners.rotation import Place, StaleRow
@@ -100,8 +100,7 @@ class TokenStore:
 
     async def of(self, connections: Collection[str]) -> dict[str, TokenState]:
         """Return the rows of these connections, by connection."""
-        async with reading(self._engine) as connection:
-            found = await _OF(connections=list(connections)).fetch(connection)
+        found = await _OF(connections=list(connections)).read(self._engine)
         return {row["connection"]: TokenState(**row) for row in found}
 
     async def claim(

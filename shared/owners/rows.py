@@ -6,13 +6,18 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
+import asyncpg
 import msgspec
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
     ColumnElement,
     MetaData,
     RowMapping,
     Select,
+    Text,
     and_,
+    any_,
     cast,
     exists,
     func,
@@ -32,11 +37,35 @@ from shared.organizations import PLATFORM, seen_by
 from shared.owners.rotation import StaleRow
 from shared.projected import Recorded
 from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved
-from shared.statements import Compiled, Statement, overwriting, parameter
+from shared.statements import Compiled, Filtered, Statement, overwriting, parameter
 from shared.tables import resource_in
 
 RESOURCE = resource_in(MetaData())
 _C = RESOURCE.c
+
+
+_NOUN, _ORG, _NAME, _OWNERS = parameter("noun"), parameter("org"), parameter("name"), parameter("owners", ARRAY(Text))
+_AFTER, _LIMIT = parameter("after"), parameter("limit", BigInteger)
+_IS_NAME = _C.name == _NAME
+# Of the resources that an organization sees its own come first.
+_OWN_FIRST = (_C.org == _ORG).desc()
+_LIVE = select(RESOURCE).where(_C.noun == _NOUN, ~_C.removed)
+_SEEN = _LIVE.where(_C.org == any_(_OWNERS))
+_BY_ID = Compiled(select(RESOURCE).where(_C.noun == _NOUN, _C.id == parameter("id")))
+_NAMED = Compiled(_SEEN.where(or_(_IS_NAME, _C.id == _NAME)).order_by(_IS_NAME.desc(), _OWN_FIRST).limit(literal_column("1")))
+_KNOWN = Compiled(
+    select(RESOURCE)
+    .where(_C.noun == _NOUN, _C.org == _ORG, or_(and_(_IS_NAME, ~_C.removed), _C.id == _NAME))
+    .order_by(_IS_NAME.desc())
+    .limit(literal_column("1"))
+)
+# Of one organization alone the index has the order, and no more is read than is wanted.
+_OWN_PAGE = Compiled(_LIVE.where(_C.org == _ORG, _C.name > _AFTER).order_by(_C.name).limit(_LIMIT))
+_PAGE = Compiled(_SEEN.where(_C.name > _AFTER).order_by(_C.name, _OWN_FIRST).ext(distinct_on(_C.name)).limit(_LIMIT))
+_ACROSS = Filtered(
+    _LIVE.where(_IS_NAME, _C.org > _AFTER).order_by(_C.org).limit(_LIMIT),
+    org=_C.org == _ORG,
+)
 
 
 class ResourceRows:
@@ -47,35 +76,28 @@ class ResourceRows:
 
     async def by_id(self, noun: str, id_: str) -> tuple[Resource[Any], bool] | None:
         """Return a resource of any organization, and whether it was removed: then in its last state."""
-        row = await self._first(select(RESOURCE).where(_C.noun == noun, _C.id == id_))
-        return None if row is None else (resource_of(row), row["removed"])
+        rows = await _BY_ID(noun=noun, id=id_).read(self._engine)
+        return (resource_of(rows[0]), rows[0]["removed"]) if rows else None
 
     async def named(self, noun: str, org: str, name_or_id: str, *, inherited: bool = False) -> Resource[Any] | None:
         """Return the resource that an organization means by a name or an id: its own one, with `inherited` else the platform's."""
-        statement = (
-            _live(noun, org, inherited=inherited)
-            .where(or_(_C.name == name_or_id, _C.id == name_or_id))
-            .order_by((_C.name == name_or_id).desc(), (_C.org == org).desc())
-        )
-        row = await self._first(statement)
-        return None if row is None else resource_of(row)
+        return await self._first(_NAMED(noun=noun, owners=_owners(org, inherited=inherited), org=org, name=name_or_id))
 
     async def known(self, noun: str, org: str, name_or_id: str) -> Resource[Any] | None:
         """Return the organization's own resource of a name or an id; one that was removed is still known by its id."""
-        meant = or_(and_(_C.name == name_or_id, ~_C.removed), _C.id == name_or_id)
-        found = select(RESOURCE).where(_C.noun == noun, _C.org == org, meant)
-        row = await self._first(found.order_by((_C.name == name_or_id).desc()))
-        return None if row is None else resource_of(row)
+        return await self._first(_KNOWN(noun=noun, org=org, name=name_or_id))
 
     async def page(self, noun: str, org: str, after: str, limit: int, *, inherited: bool = False) -> list[Resource[Any]]:
         """Return the resources that an organization sees, by name, after a name; its own ones hide the platform's."""
-        statement = _live(noun, org, inherited=inherited).where(_C.name > after).order_by(_C.name, (_C.org == org).desc())
-        return await self._all(statement.ext(distinct_on(_C.name)).limit(limit))
+        wanted: dict[str, Any] = {"noun": noun, "org": org, "after": after, "limit": limit}
+        found = _PAGE(**wanted, owners=list(seen_by(org))) if inherited else _OWN_PAGE(**wanted)
+        rows = await found.read(self._engine)
+        return [resource_of(row) for row in rows]
 
     async def across(self, noun: str, name: str, org: str | None, after: str, limit: int) -> list[Resource[Any]]:
         """Return the resources of one name, of all organizations or of one, by organization, after one."""
-        found = _across(noun, name).where(_C.org > after)
-        return await self._all((found if org is None else found.where(_C.org == org)).order_by(_C.org).limit(limit))
+        rows = await _ACROSS({"org": org}, noun=noun, name=name, after=after, limit=limit).read(self._engine)
+        return [resource_of(row) for row in rows]
 
     async def across_having(
         self, noun: str, name: str, fields: Mapping[str, Any], *, without: str, limit: int
@@ -137,10 +159,9 @@ class ResourceRows:
             found = await connection.execute(select(func.count()).select_from(RESOURCE).where(condition, ~_C.removed))
             return int(found.scalar_one())
 
-    async def _first(self, statement: Select[Any]) -> RowMapping | None:
-        async with transaction(self._engine) as connection:
-            found: RowMapping | None = (await connection.execute(statement.limit(1))).mappings().first()
-            return found
+    async def _first(self, statement: Statement) -> Resource[Any] | None:
+        rows = await statement.read(self._engine)
+        return resource_of(rows[0]) if rows else None
 
     async def _all(self, statement: Select[Any]) -> list[Resource[Any]]:
         async with transaction(self._engine) as connection:
@@ -164,12 +185,15 @@ def _across(noun: str, name: str) -> Select[Any]:
     return select(RESOURCE).where(_C.noun == noun, ~_C.removed, _C.name == name)
 
 
+def _owners(org: str, *, inherited: bool) -> list[str]:
+    return list(seen_by(org)) if inherited else [org]
+
+
 def _live(noun: str, org: str, *, inherited: bool) -> Select[Any]:
-    owners = seen_by(org) if inherited else (org,)
-    return select(RESOURCE).where(_C.noun == noun, ~_C.removed, _C.org.in_(owners))
+    return select(RESOURCE).where(_C.noun == noun, ~_C.removed, _C.org.in_(_owners(org, inherited=inherited)))
 
 
-def resource_of(row: RowMapping) -> Resource[Any]:
+def resource_of(row: RowMapping | asyncpg.Record) -> Resource[Any]:
     """Return the resource that a row stands for."""
     return Resource(
         id=row["id"],

@@ -178,11 +178,11 @@ async def test_a_page_takes_few_statements_however_much_is_on_it(place: Place) -
     engine = open_engine(place.database_url("events"), service="events")
     try:
         rows = ResourceRows(engine)
-        with counting(engine) as statements:
+        async with counting(engine) as statements:
             assert len(await rows.page("integration", "default", "", 20, inherited=True)) == 20
         assert len(statements) == 1
         mappings = Mappings(rows, Claims(rows, engine, bus, None))  # type: ignore[arg-type] # nothing is claimed
-        with counting(engine) as statements:
+        async with counting(engine) as statements:
             found = await rows.across("mapping", "halo-00", None, "", 20)
             shown = await mappings.shown(await mappings.across(None, "halo-00", found))
             assert len(shown) == 20

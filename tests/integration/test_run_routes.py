@@ -369,7 +369,7 @@ async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: 
                 (ListLines(org="default", id=run, settled=True), 4),
             ]
             for question, most in asked:
-                with counting(engine) as statements:
+                async with counting(engine) as statements:
                     answer = await QUESTIONS[type(question)](question, deps)
                 assert len(statements) <= most, (question, statements)
             assert len(answer.items) == 300
