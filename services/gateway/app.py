@@ -85,9 +85,9 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
         # Without it keys are not listed or made; they count all the same, and webhooks are taken.
         runtime.health.spare("projection catalog")
-        keys = Keys(bus.client, runtime.health, settings.admin_key)
-        use = KeyUse(engine, keys)
         users = Users(bus.client, runtime.health)
+        keys = Keys(bus.client, runtime.health, settings.admin_key, users)
+        use = KeyUse(engine, keys)
         sessions = Sessions(engine, users, idle=settings.session_idle, longest=settings.session_longest)
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
@@ -134,7 +134,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             logins=Logins(engine, settings.keys),
             users=users,
             sessions=sessions,
-            keepers=keepers(bus, engine, projections["catalog"], use, tags),
+            keepers=keepers(bus, engine, projections["catalog"], use, users, tags),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
             cors_origins=settings.cors_origins,

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 from nats.aio.client import Client
 
-from services.gateway.principals import Principal, Streams
+from services.gateway.principals import Principal, lesser
+from services.gateway.users import Users
 from shared.errors import Unavailable
 from shared.health import Health
 from shared.organizations import PLATFORM
@@ -59,15 +60,20 @@ def digest_of(text: str) -> bytes:
 
 
 class Keys(RegistryView[KeyEntry]):
-    """All keys that count, by digest. What a stranger sends is remembered nowhere."""
+    """All keys that count, by digest. What a stranger sends is remembered nowhere.
 
-    def __init__(self, client: Client, health: Health, platform_key: str, *, clock: Callable[[], float] = time.time) -> None:
+    A key that acts for a user has no more than the user has at the moment, and counts no more with the user.
+    """
+
+    def __init__(
+        self, client: Client, health: Health, platform_key: str, users: Users, *, clock: Callable[[], float] = time.time
+    ) -> None:
         super().__init__(client, "keys", KeyEntry, health)
         self._platform = digest_of(platform_key)
         self._clock = clock
         self._known: dict[bytes, Principal] = {}
         self._digests: dict[str, tuple[bytes, ...]] = {}
-        self.streams = Streams(clock)
+        self._users = users
         # By id of the key: when it was used, in epoch seconds; taken out by whoever writes it down.
         self.used: dict[str, float] = {}
 
@@ -83,6 +89,8 @@ class Keys(RegistryView[KeyEntry]):
         found = self._known.get(digest)
         if found is None and not self.is_complete:
             raise Unavailable("not all keys are known here yet", retry_after=1.0)
+        if found is not None and found.user is not None:
+            found = self._bound(found, found.user)
         if found is not None and found.id is not None and not self.is_over(found):
             self.used[found.id] = self._clock()
         return found
@@ -105,9 +113,22 @@ class Keys(RegistryView[KeyEntry]):
             self._digests[id_] = tuple(after)
         else:
             self.used.pop(id_, None)
-        for digest, principal in before.items():
-            if after.get(digest) != principal:
-                self.streams.cut(principal)
+        ended = {digest for digest, principal in before.items() if after.get(digest) != principal}
+        self._users.streams.cut(lambda of: of.digest in ended)
+
+    def _bound(self, principal: Principal, user_id: str) -> Principal | None:
+        """Return a key that acts for a user with no more than that user's role now, None where that is none.
+
+        Raises `Unavailable` while not all users are known.
+        """
+        user = self._users.by_id(user_id)
+        if user is None or not user.spec.enabled:
+            return None
+        role = self._users.principal(user, b"", 0.0).role_in(principal.org)
+        if role is None:
+            return None
+        roles = tuple((org, lesser(role, own)) for org, own in principal.roles)
+        return msgspec.structs.replace(principal, roles=roles, generation=user.spec.generation)
 
 
 def principals_of(entry: KeyEntry) -> dict[bytes, Principal]:
@@ -120,6 +141,7 @@ def principals_of(entry: KeyEntry) -> dict[bytes, Principal]:
         "roles": ((entry.org, spec.role),),
         "scopes": tuple(spec.scopes),
         "id": entry.id,
+        "user": spec.user,
     }
     until = _epoch(spec.expires_at)
     ends = {spec.digest: until}

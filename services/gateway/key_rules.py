@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.key_use import KeyUse
 from services.gateway.user_rules import UserRules
+from services.gateway.users import Users
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import rfc3339, utc_now
@@ -29,8 +30,9 @@ from shared.values import moment_at
 class KeyRules(Rules[ApiKey]):
     """A key is narrowed to groups of endpoints that there are, and does not expire before it is there."""
 
-    def __init__(self, use: KeyUse, tags: Collection[str]) -> None:
+    def __init__(self, use: KeyUse, users: Users, tags: Collection[str]) -> None:
         self._use = use
+        self._users = users
         self._tags = frozenset(tags)
 
     async def check(self, draft: Draft[ApiKey]) -> ApiKey:
@@ -63,10 +65,16 @@ class KeyRules(Rules[ApiKey]):
                 "rotated_at": one.spec.rotated_at,
                 "previous_until": None if _is_over(one.spec.previous_until, now) else one.spec.previous_until,
                 "login": one.spec.login,
+                "user": self._login_of(one.spec.user),
                 "key": None,
             }
             for one in found
         ]
+
+    def _login_of(self, user_id: str | None) -> str | None:
+        """Return how a user is called, the id of one who is gone."""
+        found = None if user_id is None else self._users.get(user_id)
+        return user_id if found is None or found.value is None else found.value.name
 
 
 class OrganizationRules(Rules[Organization]):
@@ -85,11 +93,13 @@ def _is_over(text: str | None, now: Any) -> bool:
     return text is not None and moment_at(text, "") <= now
 
 
-def keepers(bus: Bus, engine: AsyncEngine, catalog: Projection, use: KeyUse, tags: Collection[str]) -> Mapping[str, Keeper[Any]]:
+def keepers(
+    bus: Bus, engine: AsyncEngine, catalog: Projection, use: KeyUse, users: Users, tags: Collection[str]
+) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of the gateway's resources. None has a secret: of a key its digest alone is kept."""
     nothing, rows = Keyring((os.urandom(32),)), ResourceRows(engine)
     rules: dict[str, Rules[Any]] = {
-        "key": KeyRules(use, tags),
+        "key": KeyRules(use, users, tags),
         "organization": OrganizationRules(rows),
         "user": UserRules(engine, rows),
     }

@@ -23,7 +23,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     `org` is `global` for one of the platform, and for a user of several organizations. A role in `global` is one in every
     organization. `id` is that of the key or the user, None for the platform key, and `digest` that of the value which it showed;
-    from `until` on, in epoch seconds, it counts no more. `generation` is a user's, by which its changes are known.
+    from `until` on, in epoch seconds, it counts no more. `user` is the id of the user for whom a key acts, `generation` that user's
+    or the user's own, by which changes are known.
     """
 
     actor: str
@@ -34,6 +35,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes = b""
     until: float | None = None
     is_user: bool = False
+    user: str | None = None
     generation: int = 0
 
     def role_in(self, org: str) -> Role | None:
@@ -45,6 +47,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether its role in `global` alone is at least this one."""
         role = self.role_in(PLATFORM)
         return role is not None and (least is None or is_at_least(role, least))
+
+
+def lesser(one: Role, other: Role | None) -> Role:
+    """Return the role of the two that may do less; None is none."""
+    return one if other is None else min(one, other, key=ROLES.index)
 
 
 def is_at_least(role: Role, least: Role) -> bool:
@@ -63,10 +70,12 @@ class Streams:
         """Return those in whose name a connection goes on."""
         return list(self._open)
 
-    def cut(self, principal: Principal) -> None:
-        """Cut the connections of a caller."""
-        for transport in self._open.pop(principal, ()):
-            transport.abort()
+    def cut(self, ended: Callable[[Principal], bool]) -> None:
+        """Cut the connections of the callers who have ended."""
+        for principal in self.principals():
+            if ended(principal):
+                for transport in self._open.pop(principal):
+                    transport.abort()
 
     @contextlib.contextmanager
     def during(self, principal: Principal, transport: asyncio.Transport | None) -> Iterator[None]:

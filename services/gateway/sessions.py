@@ -131,15 +131,15 @@ class Sessions:
 
         While the database is away nobody signs out; who is changed or removed meanwhile is known from the registry.
         """
-        open_ = self._users.streams.principals()
+        open_ = [one for one in self._users.streams.principals() if one.is_user]
         if not open_:
             return
         async with reading(self._engine) as connection:
             rows = await connection.fetch(_GOING_ON, [one.digest for one in open_], self._idle)
         going_on = {row["digest"] for row in rows}
-        for principal in open_:
-            if principal.digest not in going_on:
-                self._users.streams.cut(principal)
+        # Of those that were asked about: another one may have begun meanwhile.
+        ended = {one.digest for one in open_} - going_on
+        self._users.streams.cut(lambda of: of.digest in ended)
 
     async def sweep(self, ended: Ended) -> None:
         """Take away sessions that are over, or whose user is no more what it was; each is told of by one gateway."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from nats.aio.client import Client
 
@@ -16,7 +16,7 @@ from shared.resources.user import UserEntry
 
 
 class Users(RegistryView[UserEntry]):
-    """The users that there are. Connections in the name of one that has changed are cut."""
+    """The users that there are. `streams` are the connections of all callers: those for a user who has changed are cut."""
 
     def __init__(self, client: Client, health: Health) -> None:
         super().__init__(client, "users", UserEntry, health)
@@ -68,7 +68,8 @@ class Users(RegistryView[UserEntry]):
             self._named[entry.value.name] = key
             if (subject := _subject_of(entry.value)) is not None:
                 self._subjects[subject] = key
-        self._cut(lambda of: of.id == key and (entry.value is None or of.generation != entry.value.spec.generation))
+        generation = None if entry.value is None else entry.value.spec.generation
+        self.streams.cut(lambda of: key in {of.id, of.user} and of.generation != generation)
 
     def _forget(self, user: UserEntry) -> None:
         # Another one may have the name by now.
@@ -77,11 +78,6 @@ class Users(RegistryView[UserEntry]):
         subject = _subject_of(user)
         if subject is not None and self._subjects.get(subject) == user.id:
             del self._subjects[subject]
-
-    def _cut(self, ended: Callable[[Principal], bool]) -> None:
-        for principal in self.streams.principals():
-            if ended(principal):
-                self.streams.cut(principal)
 
     def _found(self, entry: Entry[UserEntry] | None) -> UserEntry | None:
         if entry is None:

@@ -18,7 +18,8 @@ class KeyAdds(msgspec.Struct, frozen=True):
     """How it begins, when it was last used, to a minute or so, and whether it still counts.
 
     `key` is the key itself, in the answer to its creation and to its rotation, and null in every other. The value before the last
-    rotation counts until `previous_until`. `login` is the machine that it was given to by a sign-in of the command.
+    rotation counts until `previous_until`. `login` is the machine that it was given to by a sign-in of the command,
+    `user` who signed in there: the key may do no more than that user may.
     """
 
     prefix: str
@@ -27,6 +28,7 @@ class KeyAdds(msgspec.Struct, frozen=True):
     rotated_at: Moment | None
     previous_until: Moment | None
     login: str | None
+    user: str | None
     key: str | None = None
 
 
@@ -66,6 +68,8 @@ class ApiKey(Spec, frozen=True, kw_only=True):
     previous_until: Annotated[str, internal()] | None = None
     # The machine and the address that asked for it, where it is of a sign-in of the command.
     login: Annotated[str, internal()] | None = None
+    # The id of the user for whom it acts.
+    user: Annotated[str, internal()] | None = None
 
 
 KeyEntry = Resource[ApiKey]

@@ -29,7 +29,7 @@ ROLES = ("viewer", "operator", "developer", "admin")
 PUBLIC = {
     *("/hooks/{id}", "/healthz", "/readyz", "/openapi.json", "/docs", "/asyncapi.json"),
     *("/oauth/authorize", "/oauth/callback"),
-    *("/api/v1/logins", "/api/v1/logins/token"),
+    *("/api/v1/logins", "/api/v1/logins/token", "/device"),
 }
 
 

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from services.gateway.identity import Keys, digest_of
+from services.gateway.users import Users
 from shared.bus import Bus
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Unavailable
@@ -322,7 +323,7 @@ async def test_no_key_is_found_on_the_bus_in_the_database_or_in_a_log(
 
 async def test_strangers_cost_nothing_that_stays_and_nobody_is_refused_before_all_keys_are_known(place: Place) -> None:
     async with bus_of(place, "gateway") as bus:
-        keys = Keys(bus.client, Health("gateway"), "mr_platform")
+        keys = Keys(bus.client, Health("gateway"), "mr_platform", Users(bus.client, Health("gateway")))
         with pytest.raises(Unavailable):
             keys.identify("mr_of-somebody")
         watching = asyncio.create_task(keys.run())

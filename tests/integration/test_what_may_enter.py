@@ -115,15 +115,15 @@ async def test_no_parameter_and_no_body_makes_any_route_fail(whole: Client) -> N
                 got = Got(response.status, response.headers.copy(), body)
             assert got.status < 500, (method, url[:200], got.body[:300])
             # What a browser opens answers with a page.
-            if "%00" in url and got.status != 404 and not url.startswith("/oauth/"):
+            if "%00" in url and got.status != 404 and endpoint.page is None:
                 # A path is refused before there is a route, whose errors it could name.
                 named = "the path has '%00'" in got.json["detail"] or got.json["errors"]
                 assert named, (method, url[:200], got.body[:300])
-        if method in {"POST", "PUT", "PATCH"} and "files" not in path and not path.startswith("/oauth/"):
+        if method in {"POST", "PUT", "PATCH"} and "files" not in path and endpoint.page is None:
             for body in BODIES:
                 got = await whole(method, plain, data=body)
                 assert got.status < 500, (method, plain, body[:100], got.body[:300])
-                if b"\\u0000" in body and got.status >= 400 and got.status not in {404, 405, 409}:
+                if b"\\u0000" in body and got.status >= 400 and got.status not in {403, 404, 405, 409}:
                     assert got.json["errors"][0]["path"], (method, plain, body[:100], got.body[:300])
 
 

@@ -14,7 +14,7 @@ from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, Header
 from services.gateway.domain import org_of
 from services.gateway.logins import PACE, SECONDS, Login, Polled
 from services.gateway.parts import Gateway
-from services.gateway.principals import ROLES, Principal
+from services.gateway.principals import Principal, lesser
 from shared.envelope import new_id, rfc3339
 from shared.errors import Conflict, NotFound, TooMany
 from shared.http import PROBLEM_JSON
@@ -232,13 +232,8 @@ async def seen(gateway: Gateway, principal: Principal, code: str, org: str, most
 
 async def decide(gateway: Gateway, principal: Principal, seen: SeenLogin, code: str, state: Literal["approved", "denied"]) -> Login:
     """Allow or deny a sign-in as it was seen. Raises `NotFound`, and `Conflict` where somebody else was first."""
-    user_id = principal.id if principal.is_user else None
+    user_id = principal.id if principal.is_user else principal.user
     return await gateway.logins.decide(code, state, org=seen.org, role=seen.role, actor=principal.actor, user_id=user_id)
-
-
-def lesser(one: Role, other: Role | None) -> Role:
-    """Return the role of the two that may do less; None is none."""
-    return one if other is None else min(one, other, key=ROLES.index)
 
 
 async def _seen(call: Call[Any, Any], most: Role | None = None) -> SeenLogin:
@@ -309,7 +304,7 @@ async def _give(call: Call[Any, Any], login: Login, device: str) -> GivenKey:
         actor=actor,
         name=login.name,
         fields={"role": role, "scopes": [], "expires_at": expires_at},
-        internal={"digest": key.digest, "prefix": key.prefix, "login": whence},
+        internal={"digest": key.digest, "prefix": key.prefix, "login": whence, "user": login.user_id},
         expected=0,
     )
     shown = await call.ask(command)

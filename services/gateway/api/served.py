@@ -16,8 +16,8 @@ from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Streame
 from services.gateway.api.headers import shrink
 from services.gateway.api.measured import RequestDurations
 from services.gateway.domain import EVERY_ORG, org_of
-from services.gateway.parts import GATEWAY, Gateway
-from services.gateway.principals import Principal, Streams
+from services.gateway.parts import GATEWAY
+from services.gateway.principals import Principal
 from services.gateway.sessions import Session
 from shared import log
 from shared.errors import Invalid, MillraceError, NotFound, PermissionDenied, Problem, UnsupportedMediaType
@@ -92,7 +92,7 @@ def _served(endpoint: Endpoint) -> Next:
         call: Call[Any, Any] = Call(gateway, caller, request)
         with (
             gateway.memory.hold(org=org, address=address(gateway, request)) as held,
-            _streams(gateway, principal).during(principal, request.transport) if endpoint.is_stream else contextlib.nullcontext(),
+            gateway.users.streams.during(principal, request.transport) if endpoint.is_stream else contextlib.nullcontext(),
         ):
             request[TAKE] = held.take
             response = await (_handled(endpoint, call) if endpoint.audit is None else _recorded(endpoint, call))
@@ -100,10 +100,6 @@ def _served(endpoint: Endpoint) -> Next:
             return response
 
     return public if endpoint.role is None else keyed
-
-
-def _streams(gateway: Gateway, principal: Principal) -> Streams:
-    return gateway.users.streams if principal.is_user else gateway.keys.streams
 
 
 def _check_address(endpoint: Endpoint, request: web.Request) -> None:
