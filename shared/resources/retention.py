@@ -22,11 +22,14 @@ Stream = Literal["WEBHOOKS", "EVENTS", "RUNS", "LINES", "TIMERS", "LOGS", "AUDIT
     write="admin",
     registered=("logs",),
     inherited=True,
-    columns=("name", "stream", "days", "updated_at"),
+    columns=("name", "org", "stream", "days", "updated_at"),
     example={"stream": "LOGS", "days": 30},
 )
 class Retention(Spec, frozen=True, kw_only=True):
-    """How long the archive keeps the messages of a stream: an organization's own, or the platform's. Of several the longest."""
+    """How long the archive keeps the messages of a stream: an organization's own, or the platform's. Of several the longest.
+
+    Where neither says it, LOGS are kept 30 days, LINES 90, and all others for ever.
+    """
 
     stream: Annotated[Stream, about("Whose messages.")]
     days: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from millrace.cli import main
+from millrace.cli import keys, main
 from millrace.cli.api import Api, Refused, Unreachable
 
 
@@ -95,7 +96,7 @@ def test_resources_are_put_together_but_after_those_that_they_refer_to(
     assert kinds == [(what, kind) for kind in ("sources", "subscriptions") for what in ("came", "went") for _ in range(4)]
 
 
-def page(items: list[int], cursor: str | None) -> tuple[int, str, bytes]:
+def page(items: list[Any], cursor: str | None) -> tuple[int, str, bytes]:
     return 200, "application/json", json.dumps({"items": items, "next_cursor": cursor}).encode()
 
 
@@ -122,6 +123,75 @@ def test_a_kept_connection_that_the_server_gave_up_is_made_anew_but_a_post_is_ne
         api.call("POST", "/runs", "x", "rerun")
     assert [method for method, _, _ in server.asked] == ["GET", "GET", "GET", "POST"]
     api.close()
+
+
+def row(**fields: Any) -> dict[str, Any]:
+    always = {
+        "time": "2026-01-31T09:30:00.123456Z",
+        "stream": "RUNS",
+        "type": "run.failed",
+        "level": "error",
+        "service": "executor",
+    }
+    always |= {"service": "executor", "org": "default", "message": "it failed"}
+    return always | {"run": None, "workflow": None, "data": {}} | fields
+
+
+def test_a_row_of_a_run_says_which_and_an_audited_change_what(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_URL", server.url)
+    monkeypatch.setenv("MILLRACE_KEY", "mr_x")
+    changes = {"role": ["viewer", "admin"], "scopes": [None, ["runs"]], "note": ["x" * 100, "\x1b[2J"], "odd": "no pair"}
+    audited = row(stream="AUDIT", type="audit.patch", level="info", service="gateway", data={"detail": {"changes": changes}})
+    items = [row(run="0199f2c4", workflow="nap"), audited, row(stream="AUDIT", data={"detail": None}), row(data="text")]
+    server.answers = [page(items, None)]
+    assert main(["logs"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "2026-01-31 09:30:00.123 error   executor run.failed           nap/0199f2c4 it failed"
+    assert shown[1].endswith(f"""it failed role: viewer → admin scopes: - → ["runs"] note: {"x" * 59}… → \\x1b[2J""")
+    assert [line.endswith("run.failed           it failed") for line in shown[2:]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("query", "hint"),
+    [
+        ("run:0199f2c4", "run:0199f2c4*"),
+        ("level:error (correlation_id:0199f2c4-8a3b)", "correlation_id:0199f2c4-8a3b*"),
+        ("run:0199f2c4*", None),
+        ("run:0199f2c4-8a3b-7c5d-9e1f-2a4b6c8d0e1f", None),
+        ("data.run:0199f2c4", None),
+        ("workflow:nap", None),
+    ],
+)
+def test_a_search_for_the_beginning_of_an_id_that_finds_nothing_says_why(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], query: str, hint: str | None
+) -> None:
+    monkeypatch.setenv("MILLRACE_URL", server.url)
+    monkeypatch.setenv("MILLRACE_KEY", "mr_x")
+    server.answers = [page([], None)]
+    assert main(["logs", query]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err.strip().rpartition(" ")[2] or None) == ("", hint)
+
+
+def test_sealing_anew_has_a_name_of_its_own(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_URL", server.url)
+    monkeypatch.setenv("MILLRACE_KEY", "mr_x")
+    part = {"key": "k", "next": None, "service": "oauth", "resealed": 0, "left": 0, "quarantined": []}
+    for arguments in (["reseal"], ["rotate"], ["rotate", "--yes"]):
+        server.answers = [(200, "application/json", json.dumps(part).encode())]
+        assert main(["keys", *arguments]) == 0
+        assert server.asked[-1][1] == "/api/v1/vault/rotate"
+        assert capsys.readouterr().out == "nothing to do: the first key, k, seals everything\n"
+    asked = len(server.asked)
+    # A person at a terminal, who has left the name out.
+    monkeypatch.setattr(keys, "at_terminal", lambda: True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert main(["keys", "rotate"]) == 130
+    assert len(server.asked) == asked
 
 
 def test_an_answer_of_something_else_is_no_success(server: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from millrace.cli.session import Session, asks
 PATH = "/vault"
 KIND = kinds()["key"]
 keys = GROUPS[KIND.noun]
-keys.help = "Keys of the API; and those with which the services seal credentials (`rotate` without a name)."
+keys.help = "Keys of the API; and those with which the services seal credentials (`reseal`)."
 keys.add_command(changing(KIND, "post", "create"))
 keys.add_command(deleting(KIND, "revoke"))
 
@@ -24,20 +25,38 @@ keys.add_command(deleting(KIND, "revoke"))
 @click.option(
     "--overlap", type=click.IntRange(0), help="Seconds for which the present value of NAME goes on; 0, the default: none."
 )
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @asks
-def rotate(session: Session, name: str | None, overlap: int | None) -> int:
+def rotate(session: Session, name: str | None, overlap: int | None, *, yes: bool) -> int:
     """Give the key NAME another value, which is shown once.
 
-    Without a name: seal all that an older key of the services seals with the first one, while everything goes on. May be stopped
-    and begun anew at any time. Exits with 1 where something does not open: each is named.
+    Without a name it is `keys reseal`, and at a terminal asks whether that is meant.
     """
     if name is None:
         if overlap is not None:
             raise click.UsageError("--overlap is for a key of the API: NAME is missing.")
+        if at_terminal() and not yes:
+            said = "Without NAME this seals all secrets anew, as `millrace keys reseal`, and gives no key another value. Go on?"
+            click.confirm(said, abort=True, err=True)
         return rotate_sealing(session)
     shown = session.api.call("POST", "/keys", name, "rotate", body={"overlap": overlap or 0})
     show.entity(shown, is_json=session.is_json)
     return codes.DONE
+
+
+@keys.command("reseal")
+@asks
+def reseal(session: Session) -> int:
+    """Seal all that an older key of the services seals with the first one, while everything goes on.
+
+    May be stopped and begun anew at any time. Exits with 1 where something does not open: each is named.
+    """
+    return rotate_sealing(session)
+
+
+def at_terminal() -> bool:
+    """Return whether somebody is there who can be asked."""
+    return sys.stdin.isatty()
 
 
 def rotate_sealing(session: Session) -> int:

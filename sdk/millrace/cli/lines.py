@@ -11,6 +11,8 @@ from millrace.cli.show import compact, plain
 
 # Seconds. The rows of a run's last lines are written beside the row of its end, a moment before or after it.
 SETTLES_WITHIN = 1.0
+# Characters of a value that was changed.
+CUT = 60
 
 
 class Follower:
@@ -63,6 +65,22 @@ def written(item: dict[str, Any]) -> str:
 def fields_of(line: dict[str, Any]) -> str:
     """Return the fields of a line as people read them after its message."""
     return "".join(f" {plain(name)}={_short(value)}" for name, value in (line.get("fields") or {}).items())
+
+
+def changes_of(item: dict[str, Any]) -> str:
+    """Return what an audited action has changed, each as it was and as it is: ` role: viewer → admin`."""
+    data = item.get("data") if item.get("stream") == "AUDIT" else None
+    detail = data.get("detail") if isinstance(data, dict) else None
+    changes = detail.get("changes") if isinstance(detail, dict) else None
+    if not isinstance(changes, dict):
+        return ""
+    both = [(name, one) for name, one in changes.items() if isinstance(one, list) and len(one) == 2]
+    return "".join(f" {plain(name)}: {_cut(before)} → {_cut(after)}" for name, (before, after) in both)
+
+
+def _cut(value: Any) -> str:
+    text = "-" if value is None else _short(value)
+    return text if len(text) <= CUT else f"{text[: CUT - 1]}…"
 
 
 def _short(value: Any) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
 from millrace.cli import show
 from millrace.cli.exporting import exported
-from millrace.cli.lines import fields_of
+from millrace.cli.lines import changes_of, fields_of
 from millrace.cli.session import LIMIT, Session, asks
 from millrace.cli.tail import followed
 from millrace.cli.times import ago, understood
 
 # Characters of the longest bar.
 WIDTH = 50
+# The beginning of an id where a whole one is meant.
+_BEGUN = re.compile(r"(?<![\w.])(?:run|id|correlation_id|causation_id|key):[0-9a-f][0-9a-f-]{3,34}(?![\w*-])")
 
 
 def _search(name: str, path: str, help_: str, *, narrowed: str = "") -> click.Command:
@@ -64,17 +67,19 @@ def _search(name: str, path: str, help_: str, *, narrowed: str = "") -> click.Co
         elif file is not None:
             exported(session.api, within, file)
         else:
-            _page(session, session.api.pages(path, query=asked | {"order": order}, limit=limit))
+            _page(session, query, session.api.pages(path, query=asked | {"order": order}, limit=limit))
 
     return search
 
 
-def _page(session: Session, page: dict[str, Any]) -> None:
+def _page(session: Session, query: str, page: dict[str, Any]) -> None:
     if session.is_json:
         show.document(page)
         return
     for item in page["items"]:
         _print(session, item)
+    if not page["items"] and (begun := [one[0] for one in _BEGUN.finditer(query)]):
+        show.aside(f"nothing: an id is given whole, or with a `*` where only its beginning is: {begun[0]}*")
     if page["next_cursor"] is not None:
         show.aside(f"the first {len(page['items'])}; there are more: --limit N, 0 for all")
 
@@ -108,7 +113,10 @@ def _print(session: Session, item: dict[str, Any]) -> None:
         return
     org = "" if item["org"] == "default" else f" [{item['org']}]"
     place = f"{item['time'][:23].replace('T', ' ')} {item['level']:7} {item['service']:8} {item['type']:20}"
-    show.said(f"{show.plain(place)} {show.plain(item['message'])}{fields_of(item)}{show.plain(org)}", item["level"])
+    # As `workflow:` and `run:` of a query take them.
+    of = "/".join(filter(None, (item.get("workflow"), item.get("run"))))
+    said = f"{show.plain(item['message'])}{fields_of(item)}{changes_of(item)}{show.plain(org)}"
+    show.said(f"{show.plain(place)} {f'{show.plain(of)} ' if of else ''}{said}", item["level"])
 
 
 COMMANDS: list[click.Command] = [
