@@ -7,29 +7,12 @@ import hmac
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from services.gateway.places import DeliveryId, Reader, Received
 from shared.egress.fetched import OrganizationDocuments
-from shared.errors import MillraceError, Unauthenticated
-from shared.jose import Key, NamedKey, decoded, key_set, suits, verifies
-from shared.values import decode_sent
+from shared.errors import Unauthenticated
+from shared.jose import Key, NamedKey, decoded
 from shared.verification import WebToken
-
-# Characters; a header has 8 KiB at most.
-MOST_TOKEN = 16_384
-# Keys of a set that are tried for a token that names none.
-MOST_TRIED = 8
-
-
-class ClaimedToken(msgspec.Struct, frozen=True):
-    """A token in its parts."""
-
-    algorithm: str
-    key_id: str | None
-    payload: dict[str, Any]
-    signed: bytes
-    signature: bytes
+from shared.web_tokens import SignedToken, load_keys, parted
 
 
 class TokenScheme:
@@ -49,33 +32,31 @@ class TokenScheme:
         """Return whether a token's place is not empty."""
         return self._token.holds(received)
 
-    def claim(self, received: Received, now: float) -> ClaimedToken:
+    def claim(self, received: Received, now: float) -> SignedToken:
         """Return the token of a request, whose times and claims are as they have to be. Raises `Unauthenticated`."""
         given = self._token.one(received)
         if given is None:
             raise self._token.absent()
-        claim = _parted(given)
+        claim = parted(given)
         if claim.algorithm not in self.declared.algorithms:
             raise Unauthenticated("the token is signed by an algorithm that is not this source's")
-        self._check_times(claim.payload, now)
+        claim.check_times(now, self.declared.tolerance)
         self._check_claims(claim.payload)
         return claim
 
-    async def load(self, claim: ClaimedToken, _received: Received) -> None:
+    async def load(self, claim: SignedToken, _received: Received) -> None:
         """Have the key known that a token names. Raises `Unavailable`."""
         address = self.declared.key_set
         if address is None or self._fetched is None:
             return
-        await self._fetched.load(address, key_set)
-        if claim.key_id is not None and not any(one.id == claim.key_id for one in self._fetched.known(address) or ()):
-            await self._fetched.load(address, key_set, anew=True)
+        await load_keys(self._fetched, address, claim)
 
-    def verify(self, claim: ClaimedToken, received: Received, _now: float) -> None:
+    def verify(self, claim: SignedToken, received: Received, _now: float) -> None:
         """Raise `Unauthenticated` unless one of the keys made the token, and the body is the one that it claims."""
-        found = False
-        for one in self._suiting(claim):
-            found |= verifies(claim.algorithm, one.key, claim.signature, claim.signed)
-        if not found:
+        keys = list(self._keys)
+        if self.declared.key_set is not None and self._fetched is not None:
+            keys += self._fetched.known(self.declared.key_set) or ()
+        if not claim.is_signed_by(keys):
             raise Unauthenticated("the token is signed by no key of this source's")
         name = self.declared.body_claim
         if name is not None:
@@ -86,28 +67,6 @@ class TokenScheme:
     def delivery(self, received: Received) -> str | None:
         """Return the sender's own id of the delivery, None where there is none that can be one. Raises `Unauthenticated`."""
         return self._delivery.read(received)
-
-    def _suiting(self, claim: ClaimedToken) -> list[NamedKey]:
-        keys = list(self._keys)
-        if self.declared.key_set is not None and self._fetched is not None:
-            keys += self._fetched.known(self.declared.key_set) or ()
-        fitting = [
-            one
-            for one in keys
-            if suits(claim.algorithm, one.key)
-            and one.algorithm in {None, claim.algorithm}
-            and (one.id is None or claim.key_id is None or one.id == claim.key_id)
-        ]
-        return fitting[:MOST_TRIED]
-
-    def _check_times(self, payload: dict[str, Any], now: float) -> None:
-        expires, begins = _number(payload, "exp"), _number(payload, "nbf")
-        if expires is None:
-            raise Unauthenticated("the token has no exp: it would be good forever")
-        if now > expires + self.declared.tolerance:
-            raise Unauthenticated(f"the token expired {now - expires:.0f} s ago")
-        if begins is not None and now < begins - self.declared.tolerance:
-            raise Unauthenticated(f"the token is good in {begins - now:.0f} s only")
 
     def _check_claims(self, payload: dict[str, Any]) -> None:
         declared = self.declared
@@ -121,33 +80,6 @@ class TokenScheme:
         for name, wanted in declared.claims.items():
             if payload.get(name) != wanted:
                 raise Unauthenticated(f"the token's {name} is another")
-
-
-def _parted(token: str) -> ClaimedToken:
-    head, dot, signature = token.rpartition(".")
-    header, other, payload = head.partition(".")
-    if not dot or not other or "." in payload or len(token) > MOST_TOKEN or not token.isascii():
-        raise Unauthenticated("the token is no signed JSON Web Token")
-    try:
-        said, claims = decode_sent(decoded(header)), decode_sent(decoded(payload))
-        made = decoded(signature)
-    except (ValueError, MillraceError) as error:
-        raise Unauthenticated("the token is no signed JSON Web Token") from error
-    if not isinstance(said, dict) or not isinstance(claims, dict) or not isinstance(said.get("alg"), str):
-        raise Unauthenticated("the token is no signed JSON Web Token")
-    if "crit" in said:
-        raise Unauthenticated("the token has an extension that has to be understood, and is not")
-    key_id = said.get("kid")
-    return ClaimedToken(said["alg"], key_id if isinstance(key_id, str) else None, claims, head.encode(), made)
-
-
-def _number(payload: dict[str, Any], name: str) -> float | None:
-    given = payload.get(name)
-    if given is None:
-        return None
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise Unauthenticated(f"the token's {name} is no time")
-    return float(given)
 
 
 def _is_digest(given: str, digest: bytes) -> bool:

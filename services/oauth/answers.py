@@ -45,6 +45,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     life: float | None
     refresh_life: float | None
     scope: str | None
+    id_token: str | None = None
 
     def __repr__(self) -> str:
         """Show no token."""
@@ -129,6 +130,7 @@ def _granted(document: dict[str, Any], path: str, provider: Provider, clock: dat
         life=life if life is not None else provider.lifetime,
         refresh_life=next((found for name in _REFRESH_ENDS if (found := _seconds(document.get(name))) is not None), None),
         scope=_scope(scope, (token, refresh)),
+        id_token=id_token if _is_token(id_token := document.get("id_token")) else None,
     )
 
 

@@ -27,6 +27,7 @@ from services.oauth.resources import keepers
 from services.oauth.revocation import Revoker
 from services.oauth.scheduling import refreshing_in_time
 from services.oauth.sealed_tokens import SealedTokens
+from services.oauth.sign_in import SignIns
 from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
 from services.oauth.storing import TokenWriter
@@ -51,6 +52,8 @@ from shared.service import Runtime
 ANSWERED = 256
 # Authorizations that are begun and tests, which wait for providers, at a time; and those of one connection.
 WAITING, WAITING_EACH = 16, 4
+# People who sign in, at a time, for whom the provider is asked.
+SIGNING_IN = 32
 
 
 class OAuth:
@@ -70,7 +73,8 @@ class OAuth:
         self.rotation = Rotation("oauth", keyring, kinds)
         self.outbox = Outbox(bus, self.tokens)
         self.documents = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
-        self.providers = Providers(self.store, keyring, Discovery(self.documents))
+        discovery = Discovery(self.documents)
+        self.providers = Providers(self.store, keyring, discovery)
         lending = Lending(engine)
         endpoint = TokenEndpoint(fetcher, lending)
         self.housekeeping = LeftoverRows(self.tokens, lending, requests)
@@ -97,11 +101,22 @@ class OAuth:
             outbox=self.outbox,
             keyring=keyring,
         )
+        self.sign_ins = SignIns(
+            store=self.store,
+            requests=requests,
+            providers=self.providers,
+            discovery=discovery,
+            documents=self.documents,
+            vault=self.vault,
+            endpoint=endpoint,
+            keyring=keyring,
+        )
         self.announcer = Announcer(bus, self.store, self.refresher.ending)
         self.credentials = Credentials(self.vault, self.providers, self.refresher)
         self.cache = CredentialCache(KeptStore(asking), self.tokens)
         self.tests = ConnectionTests(self.store, self.providers, self.credentials, endpoint)
         self.waiting = WaitingPlaces(WAITING, WAITING_EACH)
+        self.signing_in = WaitingPlaces(SIGNING_IN, SIGNING_IN)
         self.keepers: Mapping[str, Keeper[Any]]
 
 

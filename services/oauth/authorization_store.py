@@ -23,6 +23,8 @@ _C = authorization_request.c
 REMEMBERED = timedelta(minutes=10)
 # Of one connection at a time: several people may have begun one, and each of a device has its provider asked every few seconds.
 MOST_OPEN = 5
+# Of one identity provider: each is begun by somebody whom nobody knows yet, and lasts ten minutes.
+MOST_SIGN_INS = 10_000
 # Of one organization: each is asked for once a second at the most, one after the other with those of all others.
 MOST_POLLED = 100
 OVERTAKEN = f"it was begun {MOST_OPEN} more times since"
@@ -31,6 +33,7 @@ OVERTAKEN = f"it was begun {MOST_OPEN} more times since"
 class AuthorizationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a person was asked: by the hash of `state`, with PKCE's verifier sealed, for `actor`, by the command `correlation`.
 
+    `connection` is the id of the row in the vault that it is of: a connection, or an identity provider that somebody signs in by.
     Of a device's the code is sealed, and its provider is asked at `poll_at`, every `interval` seconds. `status`: open, taken by a
     browser that came back, authorized, failed by `reason`. `origin` stands for the client and the addresses that the code is for,
     `browser` for the one that it was opened in.
@@ -101,6 +104,21 @@ class AuthorizationStore:
         mine = _waits(state) & (_C.browser == browser)
         taken = update(authorization_request).where(mine).values(status="taken").returning(authorization_request)
         found = await self._rows(taken)
+        return found[0] if found else None
+
+    async def add_sign_in(self, request: AuthorizationRequest) -> None:
+        """Keep one of an identity provider. Raises `TooMany` where it has as many open as it may."""
+        open_ = (_C.connection == request.connection) & (_C.expires_at > func.clock_timestamp())
+        async with transaction(self._engine) as connection:
+            found = await connection.execute(select(func.count()).select_from(authorization_request).where(open_))
+            if found.scalar_one() >= MOST_SIGN_INS:
+                raise TooMany("too many are signing in by this provider", retry_after=60)
+            await connection.execute(insert(authorization_request).values(msgspec.structs.asdict(request)))
+
+    async def consume(self, state: str, browser: str) -> AuthorizationRequest | None:
+        """Return the one of that hash and that browser, and forget it: nobody finds it again."""
+        mine = delete(authorization_request).where(_waits(state) & (_C.browser == browser))
+        found = await self._rows(mine.returning(authorization_request))
         return found[0] if found else None
 
     async def due(self, limit: int, full: Collection[str], put_off: timedelta) -> list[AuthorizationRequest]:

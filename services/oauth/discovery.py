@@ -24,12 +24,15 @@ _AUTHENTICATIONS: dict[str, ClientAuthentication] = {
 class Discovered(msgspec.Struct, frozen=True):
     """What an issuer announces: its addresses, and how clients may show who they are, best first.
 
-    `promises_iss`: each of its answers to a browser has `iss` (RFC 9207).
+    `promises_iss`: each of its answers to a browser has `iss` (RFC 9207). `key_set` is where the keys are that sign its tokens,
+    `end_session_url` where people are signed out.
     """
 
     provider: Provider
     authentications: tuple[ClientAuthentication, ...]
     promises_iss: bool
+    key_set: str | None = None
+    end_session_url: str | None = None
 
 
 class _Metadata(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +43,8 @@ class _Metadata(msgspec.Struct, frozen=True, kw_only=True):
     revocation_endpoint: str | None = None
     introspection_endpoint: str | None = None
     userinfo_endpoint: str | None = None
+    jwks_uri: str | None = None
+    end_session_endpoint: str | None = None
     token_endpoint_auth_methods_supported: list[str] | None = None
     authorization_response_iss_parameter_supported: bool = False
 
@@ -119,7 +124,23 @@ def _read(document: bytes, issuer: str) -> Discovered | _Foreign:
     for field in ADDRESSES:
         if (address := getattr(provider, field)) is not None:
             _check(field, address, issuer)
-    return Discovered(provider, authentications, read.authorization_response_iss_parameter_supported)
+    return Discovered(
+        provider,
+        authentications,
+        read.authorization_response_iss_parameter_supported,
+        _usable("jwks_uri", read.jwks_uri, issuer),
+        _usable("end_session_endpoint", read.end_session_endpoint, issuer),
+    )
+
+
+def _usable(field: str, address: str | None, issuer: str) -> str | None:
+    """Return an address that no connection needs, None where it is wrong."""
+    try:
+        if address is not None:
+            _check(field, address, issuer)
+    except ValueError:
+        return None
+    return address
 
 
 def _check(field: str, address: str, issuer: str) -> None:

@@ -18,6 +18,8 @@ from shared.messages import (
     Audited,
     ConnectionAuthorized,
     ConnectionRevoked,
+    IdentityProviderChanged,
+    IdentityProviderRemoved,
     Message,
     ProviderChanged,
     ProviderRemoved,
@@ -34,9 +36,10 @@ LONGEST_TOKEN = 64 * 1024
 # Up to here a secret is masked as a whole in a run's output; and a message with a variable stays far below the bus's largest.
 LONGEST_SECRET = LONGEST_VALUE = 64 * 1024
 # The name of a row's value where it is bound to a place, and in the record that it was given.
-CALLED = {"connection": "token", "secret": "secret", "provider": "client_secret"}
+CALLED = {"connection": "token", "secret": "secret", "provider": "client_secret", "identity_provider": "client_secret"}
 _MESSAGES: dict[str, tuple[type[Message], type[Message]]] = {
     "connection": (ConnectionAuthorized, ConnectionRevoked),
+    "identity_provider": (IdentityProviderChanged, IdentityProviderRemoved),
     "provider": (ProviderChanged, ProviderRemoved),
     "secret": (SecretChanged, SecretRemoved),
 }

@@ -14,6 +14,7 @@ from services.oauth.credential_cache import CredentialCache
 from services.oauth.credentials import Credential, Credentials
 from services.oauth.domain import Kept, Outcome, audited
 from services.oauth.refresh import Refresher
+from services.oauth.sign_in import SignIns
 from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from services.oauth.waiting import WaitingPlaces
@@ -48,6 +49,16 @@ from shared.questions.oauth import (
     VariableView,
 )
 from shared.questions.rotation import RotateVault
+from shared.questions.sign_in import (
+    BeginSignIn,
+    FinishSignIn,
+    GetSignOut,
+    ListSignInProviders,
+    SignInBegun,
+    SignInEnded,
+    SignInProvider,
+    SignOut,
+)
 
 _log = structlog.get_logger()
 V = TypeVar("V")
@@ -62,6 +73,8 @@ class OAuthDeps(Keepers, Protocol):
     credentials: Credentials
     cache: CredentialCache
     authorizations: Authorizations
+    sign_ins: SignIns
+    signing_in: WaitingPlaces
     refresher: Refresher
     rotation: Rotation
     tests: ConnectionTests
@@ -149,6 +162,29 @@ async def finish_authorization(asked: FinishAuthorization, deps: OAuthDeps) -> A
         return await deps.authorizations.finish(asked)
 
 
+async def list_sign_in_providers(_asked: ListSignInProviders, deps: OAuthDeps) -> list[SignInProvider]:
+    """Return the providers that people can sign in by."""
+    return await deps.sign_ins.offered()
+
+
+async def begin_sign_in(asked: BeginSignIn, deps: OAuthDeps) -> SignInBegun:
+    """Lead a browser to a provider to sign in."""
+    with deps.signing_in.one(asked.org, asked.provider):
+        return await deps.sign_ins.begin(asked)
+
+
+async def finish_sign_in(asked: FinishSignIn, deps: OAuthDeps) -> SignInEnded:
+    """Use what a browser brought back from signing in."""
+    with deps.signing_in.one(asked.org, await deps.sign_ins.provider_of(asked.state)):
+        return await deps.sign_ins.finish(asked)
+
+
+async def get_sign_out(asked: GetSignOut, deps: OAuthDeps) -> SignOut:
+    """Return where a provider signs people out."""
+    with deps.signing_in.one(asked.org, asked.issuer):
+        return await deps.sign_ins.leaving(asked)
+
+
 async def refresh_connection(asked: RefreshConnection, deps: OAuthDeps) -> Done:
     """Get another token now."""
     row = await deps.store.named("connection", asked.org, asked.name)
@@ -219,6 +255,10 @@ QUESTIONS: Questions = {
     GetAskedAuthorization: get_asked_authorization,
     OpenAuthorization: open_authorization,
     FinishAuthorization: finish_authorization,
+    ListSignInProviders: list_sign_in_providers,
+    BeginSignIn: begin_sign_in,
+    FinishSignIn: finish_sign_in,
+    GetSignOut: get_sign_out,
     RefreshConnection: refresh_connection,
     RotateVault: rotate_keys,
     TryConnection: test_connection,

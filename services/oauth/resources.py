@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -26,12 +27,14 @@ from services.oauth.flows import FLOWS
 from services.oauth.policy import TokenState, shown_state
 from services.oauth.providers import Providers, destination_of, is_discovered, whole
 from services.oauth.refresh import Refresher
+from services.oauth.sign_in import check_issuer, destination_of_client
 from services.oauth.store import KeptStore
 from services.oauth.token_store import TokenStore
 from services.oauth.vaulted import Vaulted, VaultRules
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.errors import Conflict, Invalid, Problem
+from shared.organizations import PLATFORM
 from shared.owners.catalogued import catalogued
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
@@ -39,12 +42,14 @@ from shared.owners.rules import Draft, Rules
 from shared.projection import Projection
 from shared.resources.connection import Connection
 from shared.resources.declaration import Resource
+from shared.resources.identity_provider import SIGNED_IN, IdentityProvider
 from shared.resources.provider import ADDRESSES, Provider
 from shared.resources.secret import Secret
 from shared.resources.variable import Variable
 
 # The connections of a provider that was changed are tried over so long.
 SPREAD = timedelta(minutes=1)
+_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9-]{2,63}")
 # Connections that a refusal names.
 MOST_NAMED = 5
 
@@ -165,6 +170,46 @@ class ProviderRules(VaultRules[Provider]):
         return shown
 
 
+class IdentityProviders(VaultRules[IdentityProvider]):
+    """An issuer can be one, and those whom it vouches for may do something."""
+
+    def __init__(self, providers: Providers) -> None:
+        self._providers = providers
+
+    async def check(self, draft: Draft[IdentityProvider]) -> IdentityProvider:
+        """Return the spec if it is of the platform, and its parts can be what they are called."""
+        spec, problems = draft.spec, []
+        if draft.org != PLATFORM:
+            problems.append(Problem("org", f"must be {PLATFORM}: identity providers are the platform's"))
+        if spec.just_in_time and not spec.groups and not spec.default_roles:
+            problems.append(Problem("just_in_time", "needs groups or default_roles: a user without a role may do nothing"))
+        problems += [
+            Problem(f"email_domains[{place}]", "is no domain, as `example.com`")
+            for place, one in enumerate(spec.email_domains)
+            if not _DOMAIN.fullmatch(one)
+        ]
+        if problems:
+            raise Invalid("; ".join(f"{one.path} {one.message}" for one in problems), errors=tuple(problems))
+        check_issuer(spec.issuer)
+        for secret in draft.secrets.values():
+            check_client_secret(secret, None)
+        await self._providers.look(draft.org, Provider(issuer=spec.issuer))
+        return spec
+
+    async def destination(self, org: str, spec: IdentityProvider) -> str | None:
+        """Return where the secret of its client is sent."""
+        del org
+        return destination_of_client(spec)
+
+    async def shown(self, found: Sequence[Resource[IdentityProvider]]) -> Sequence[dict[str, Any]]:
+        """Return the address that each has to know, and what is wrong with its issuer."""
+        warned = [(one, self._providers.warning(one.org, Provider(issuer=one.spec.issuer))) for one in found]
+        return [
+            {"redirect_url": SIGNED_IN, "warnings": [] if wrong is None else [msgspec.to_builtins(Problem("issuer", wrong))]}
+            for _, wrong in warned
+        ]
+
+
 class Secrets(VaultRules[Secret]):
     """A secret can be masked, and one for services stays so: whoever puts a new value in its place may not know of that."""
 
@@ -202,6 +247,7 @@ def keepers(
         "connection": Connections(providers, store, tokens, refresher, keyring),
         "secret": Secrets(),
         "provider": ProviderRules(tokens, store, providers),
+        "identity_provider": IdentityProviders(providers),
     }
     return {
         **catalogued("oauth", {"variable": Variables()}, bus=bus, rows=rows, keyring=keyring, catalog=catalog),

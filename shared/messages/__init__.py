@@ -12,6 +12,8 @@ from shared.messages.catalog import (
     AdapterRemoved,
     FileChanged,
     FileRemoved,
+    IdentityProviderChanged,
+    IdentityProviderRemoved,
     ProviderChanged,
     ProviderRemoved,
     SecretChanged,

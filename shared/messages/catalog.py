@@ -180,3 +180,22 @@ class ProviderRemoved(Message, frozen=True, kw_only=True):
     provider: str
     name: str
     actor: str
+
+
+@message("identity_provider.changed", key="identity_provider", by="oauth")
+class IdentityProviderChanged(Message, frozen=True, kw_only=True):
+    """A provider by which people sign in was created or changed; its client's secret is in no message. `version` counts."""
+
+    identity_provider: str
+    name: str
+    version: int
+    actor: str
+
+
+@message("identity_provider.removed", key="identity_provider", by="oauth")
+class IdentityProviderRemoved(Message, frozen=True, kw_only=True):
+    """A provider by which people signed in was deleted, and its client's secret with it."""
+
+    identity_provider: str
+    name: str
+    actor: str

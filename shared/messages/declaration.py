@@ -30,6 +30,7 @@ STREAM_OF_NOUN = {
     "secret": "CATALOG",
     "registration": "CATALOG",
     "provider": "CATALOG",
+    "identity_provider": "CATALOG",
     "connection": "CONNECTIONS",
     "log": "LOGS",
     "audit": "AUDIT",

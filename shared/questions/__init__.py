@@ -19,6 +19,7 @@ from shared.questions import (
     replays,
     resources,
     rotation,
+    sign_in,
 )
 from shared.questions.declaration import (
     ASKED,
