@@ -72,6 +72,16 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
         {"kind": "organization", "name": "beta", "display_name": "Beta"},
         {"kind": "user", "name": "ada", "display_name": "Ada", "roles": {"beta": "viewer"}},
     ],
+    "rest/identity.yaml": [
+        {
+            "kind": "identity_provider",
+            "name": "company",
+            "issuer": "http://127.0.0.1:9",
+            "client_id": "c",
+            "client_secret": {"$env": "TOKEN_0"},
+            "groups": {"engineers": {"beta": "developer"}},
+        },
+    ],
     "rest/logs.yaml": [
         {"kind": "search", "name": "errors", "q": "level:>=error"},
         {"kind": "retention", "name": "logs", "stream": "LOGS", "days": 400},
@@ -157,13 +167,13 @@ def recorded(up: Up) -> int:
 
 
 async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(up: Up, millrace: Command, conf: Path) -> None:
-    assert sum(map(len, RESOURCES.values())) == 41
+    assert sum(map(len, RESOURCES.values())) == 42
     assert {one["kind"] for many in RESOURCES.values() for one in many} == set(kinds())
     tried = await applied(millrace, str(conf), "--dry-run")
-    assert changes(tried) == {"created": 41}
+    assert changes(tried) == {"created": 42}
     assert everything(up) == []
     said = await millrace("apply", str(conf), **TOKENS)
-    assert said.splitlines()[-1] == "41 created"
+    assert said.splitlines()[-1] == "42 created"
     assert "created variable v1 of beta\n" in said
     # The values of keys are printed here, and can be had nowhere else.
     (_, key) = re.findall(r"^created key ci(?: of beta)? \((mr_\S+), ", said, re.MULTILINE)
@@ -172,11 +182,11 @@ async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(up: Up, 
     api.close()
     assert {f"{one['kind']} {one['name']}" for one in tried} == {" ".join(line.split()[1:3]) for line in said.splitlines()[:-1]}
     before, there = recorded(up), everything(up)
-    assert len(there) == 41
+    assert len(there) == 42
     assert await millrace("apply", str(conf), **TOKENS) == "nothing to do\n"
     assert await millrace("apply", str(conf), "--dry-run", **TOKENS) == "nothing to do\n"
     again = await applied(millrace, str(conf))
-    assert changes(again) == {"none": 41}
+    assert changes(again) == {"none": 42}
     assert everything(up) == there
     assert recorded(up) == before + 2
 
@@ -193,7 +203,7 @@ async def test_what_changed_in_a_file_is_changed_and_nothing_else(millrace: Comm
         ("secret", "key-0", "default"),
         ("variable", "v1", "beta"),
     ]
-    assert changes(done) == {"changed": 2, "none": 39}
+    assert changes(done) == {"changed": 2, "none": 40}
 
 
 MISTAKES = """\
@@ -255,7 +265,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
     done = await applied(millrace, str(conf), code=1)
     # A warning about a subscription comes once its source is there, one about a schedule at once.
     assert [_without_warnings(one) for one in done] == [_without_warnings(one) for one in tried]
-    assert changes(done) == {"created": 42, "failed": 8}
+    assert changes(done) == {"created": 43, "failed": 8}
     reasons = sorted(
         reason.removeprefix(f"{conf}/wrong.yaml:") for one in done if one["change"] == "failed" for reason in one["reasons"]
     )
@@ -273,7 +283,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
         assert reason.startswith(start)
     assert "hunter2" not in str(done)
     out, error = await millrace.both("apply", str(conf), code=1, **TOKENS)
-    assert out.splitlines()[-1] == "8 failed, 42 as they are"
+    assert out.splitlines()[-1] == "8 failed, 43 as they are"
     assert f"{conf}/wrong.yaml:17: source: there is no source 'no-such'\n" in error
 
 
@@ -283,8 +293,8 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "other" / "one.yaml").write_text("kind: variable\nname: theirs\nvalue: 1\n")
     await applied(millrace, str(conf / "other"), "--as", "other")
     (conf / "other" / "one.yaml").unlink()
-    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 41}
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 41}
+    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 42}
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 42}
     assert "--prune needs --as" in (await millrace.both("apply", str(conf), "--prune", code=2))[1]
 
     for name in ("a/subscriptions.yaml", "a/times.yaml", "b.json", "mappings.yml"):
@@ -295,14 +305,14 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "wrong.yaml").unlink()
 
     tried = await applied(millrace, str(conf), "--as", "ours", "--prune", "--dry-run")
-    assert len(everything(up)) == 43
+    assert len(everything(up)) == 44
     done = await applied(millrace, str(conf), "--as", "ours", "--prune")
     assert tried == done
     gone = [one["kind"] for one in done if one["change"] == "removed"]
     assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["mapping"] * 3 + ["source"] * 5
     left = everything(up)
-    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (27, {"by-hand", "theirs"})
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 25}
+    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (28, {"by-hand", "theirs"})
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 26}
 
 
 async def test_what_is_exported_is_what_is_there(up: Up, millrace: Command, conf: Path) -> None:
@@ -378,7 +388,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
         there = {"MILLRACE_URL": url, "MILLRACE_KEY": up.ready["admin_key"]}
         done = await applied(millrace, str(conf), "--as", "cut", "--prune", code=1, **there)
         failed = [one["reasons"][0] for one in done if one["change"] == "failed"]
-        assert len(failed) == 41 - changes(done)["created"]
+        assert len(failed) == 42 - changes(done)["created"]
         # Of those that were asked for at the same time each may have been done.
         unknown = sum("cannot reach" in reason for reason in failed)
         assert 1 <= unknown <= AT_ONCE
@@ -389,7 +399,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
     again = changes(await applied(millrace, str(conf), "--as", "cut", "--prune"))
     assert again["failed"] == 0
     assert changes(done)["created"] <= again["none"] <= changes(done)["created"] + unknown
-    assert again["none"] + again["created"] == 41
+    assert again["none"] + again["created"] == 42
 
 
 PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -408,6 +418,7 @@ PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "search": (["errors", "--q", "level:error"], {"q": "level:error"}),
     "retention": (["logs", "--days", "60"], {"days": 60}),
     "level": (["oauth", "--until", "2100-01-01T00:00:00Z"], {"until": "2100-01-01T00:00:00.000000Z"}),
+    "identity_provider": (["company", "--display-name", "C", "--just-in-time"], {"display_name": "C", "just_in_time": True}),
     "key": (["ci", "--scopes", '["runs", "workflow:w"]'], {"scopes": ["runs", "workflow:w"]}),
     "organization": (["beta", "--display-name", "B"], {"display_name": "B"}),
     "user": (["ada", "--display-name", "A"], {"display_name": "A"}),
@@ -422,7 +433,7 @@ async def test_every_kind_is_patched_with_options(millrace: Command, conf: Path)
     assert PATCHES.keys() == kinds().keys()
     for noun, (arguments, wanted) in PATCHES.items():
         kind = kinds()[noun]
-        of = {"MILLRACE_ORG": "global"} if noun == "level" else {}
+        of = {"MILLRACE_ORG": "global"} if kind.platform and noun != "organization" else {}
         before = await millrace.json(kind.plural, "get", arguments[0], **of)
         tried, _ = await millrace.both(kind.plural, "patch", *arguments, "--dry-run", "--output", "json", given="other", **of)
         assert {name: value for name, value in json.loads(tried).items() if name in wanted} == wanted

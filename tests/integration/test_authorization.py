@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {
     "narrowed": Kind(OWN, "admin", ("runs", "keys")),
     "narrowed-to-one": Kind(OWN, "admin", (f"workflow:{USUAL['name']}", f"source:{USUAL['name']}")),
     "narrowed-to-another": Kind(OWN, "admin", ("workflow:another", "source:another")),
-    "platform-narrowed": Kind("global", "admin", ("sources",)),
+    "platform-narrowed": Kind("global", "admin", ("sources", "identity-providers")),
     "platform-key": Kind("global", "admin"),
     "none": Kind(),
     "unknown": Kind(),
@@ -110,8 +110,8 @@ def expected(endpoint: Endpoint, kind: Kind, named: str | None, path: dict[str, 
     allowing = {group}
     if group in {"workflows", "sources"} and "name" in path:
         allowing.add(f"{group[:-1]}:{path['name']}")
-    changes_keys = group == "keys" and endpoint.method != "GET"
-    return REACHED if allowing & set(kind.scopes) and not changes_keys else 403
+    gives_rights = group in {"keys", "identity-providers"} and endpoint.method != "GET"
+    return REACHED if allowing & set(kind.scopes) and not gives_rights else 403
 
 
 def expected_of_user(endpoint: Endpoint, roles: dict[str, str], named: str | None, path: dict[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""People sign in by OpenID Connect: what the service takes from an issuer, and what it refuses of a careless, broken or hostile one."""
+"""People sign in by OpenID Connect: what the service takes from an issuer, and refuses of a careless, broken or hostile one."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
         path=many,
         role=kind.read,
         platform=kind.of_platform,
-        name=f"list_{plural}",
+        name=f"list_{plural.replace('-', '_')}",
         doc=f"List the {plural} of the {'platform' if kind.of_platform else 'organization'}.",
         query=Paged,
         answers={200: kind.page},
@@ -272,4 +272,6 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
 
 # Kinds whose handlers do more, in modules of their own.
 APART = {"key", "user"}
-ENDPOINTS = tuple(one for kind in KINDS.values() if kind.noun not in APART for one in endpoints_of(kind))
+# Kinds that say what others may do: a key with scopes changes none.
+GIVING = {"identity_provider"}
+ENDPOINTS = tuple(one for kind in KINDS.values() if kind.noun not in APART for one in endpoints_of(kind, whole=kind.noun in GIVING))
