@@ -70,6 +70,7 @@ class _Begun(msgspec.Struct, frozen=True):
     verifier: str
     nonce: str
     return_to: str
+    user: str | None
 
 
 class SignIns:
@@ -118,7 +119,7 @@ class SignIns:
             state=state,
             verifier=verifier,
         )
-        kept = msgspec.json.encode(_Begun(verifier, hashed_nonce(nonce), command.return_to)).decode()
+        kept = msgspec.json.encode(_Begun(verifier, hashed_nonce(nonce), command.return_to, command.user)).decode()
         await self._requests.add_sign_in(
             AuthorizationRequest(
                 state=hashed(state),
@@ -150,7 +151,7 @@ class SignIns:
         ended = SignInEnded(provider=row.name)
         try:
             kept = msgspec.json.decode(self._keyring.open(request.sealed or "", PLATFORM, row.id, "verifier"), type=_Begun)
-            ended = msgspec.structs.replace(ended, return_to=kept.return_to)
+            ended = msgspec.structs.replace(ended, return_to=kept.return_to, user=kept.user)
             person = await self._person(command, request, row, kept)
         except CannotOpen as error:
             return _refused(ended, "unreachable", str(error))

@@ -8,7 +8,7 @@ import msgspec
 
 from shared.questions.declaration import Command, Question, command, question
 from shared.resources.declaration import Role
-from shared.values import Name, Opaque, Path, Words
+from shared.values import Key, Name, Opaque, Path, Words
 
 
 class SignInProvider(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,13 +44,14 @@ class SignInEnded(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a sign-in: the person, or a `reason` for people; the provider's name, if it is known.
 
     `refusal` tells apart what nobody else's browser could bring about: `unknown` is a `state` that is used, too old or of another
-    browser, `refused` what the provider says or sends, `unreachable` what may be otherwise soon. `return_to` is where the person
-    was on the way to.
+    browser, `refused` what the provider says or sends, `unreachable` what may be otherwise soon. `return_to` and `user` are those
+    that it was begun with.
     """
 
     provider: str | None = None
     person: Person | None = None
-    return_to: str = "/"
+    return_to: str = ""
+    user: str | None = None
     refusal: Literal["unknown", "refused", "unreachable"] | None = None
     reason: str | None = None
 
@@ -70,13 +71,15 @@ class ListSignInProviders(Question[list[SignInProvider]], frozen=True, kw_only=T
 class BeginSignIn(Command[SignInBegun], frozen=True, kw_only=True):
     """Lead the browser that `browser` stands for to a provider, whence it comes back to `redirect`, and goes on to `return_to`.
 
-    Raises NotFound, Invalid, TooMany, Unavailable.
+    `user` is the id of one who is signed in, and wants to be known by the provider from now on. Raises NotFound, Invalid, TooMany,
+    Unavailable.
     """
 
     provider: Name
     browser: Words
     redirect: Words
-    return_to: Path = "/"
+    return_to: Path = ""
+    user: Key | None = None
 
 
 @command("oauth.finish_sign_in", by="gateway", timeout=25.0)

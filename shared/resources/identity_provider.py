@@ -7,12 +7,17 @@ from typing import Annotated
 import msgspec
 
 from shared.errors import Problem
-from shared.resources.declaration import Link, Role, SecretText, Spec, VaultAdds, about, resource
+from shared.resources.declaration import Link, Names, Role, SecretText, Spec, VaultAdds, about, resource
 from shared.resources.shapes import Scopes
 from shared.values import Key, Name, Words
 
-# Where people come back to; the gateway serves it.
-SIGNED_IN = "/auth/callback"
+# Where people come back to when they have signed in, and out; the gateway serves both beside `/auth/{name}`.
+SIGNED_IN, SIGNED_OUT = "/auth/callback", "/auth/signed-out"
+NAMES = Names(
+    r"(?!(?:callback|signed-out)\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}",
+    "a name has 1 to 100 letters, digits, dots, underscores and hyphens, begins with a letter or digit, and is not `callback` or "
+    "`signed-out`",
+)
 
 Roles = Annotated[dict[Key, Role], msgspec.Meta(max_length=1000)]
 """What somebody may do, by organization."""
@@ -34,6 +39,7 @@ class IdentityProviderAdds(VaultAdds, frozen=True):
     owner="oauth",
     read="admin",
     write="admin",
+    names=NAMES,
     of_platform=True,
     in_vault=True,
     columns=("name", "display_name", "issuer", "enabled", "just_in_time", "status", "warnings", "updated_at"),

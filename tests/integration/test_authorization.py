@@ -30,6 +30,7 @@ PUBLIC = {
     *("/hooks/{id}", "/healthz", "/readyz", "/openapi.json", "/docs", "/asyncapi.json"),
     *("/oauth/authorize", "/oauth/callback"),
     *("/api/v1/logins", "/api/v1/logins/token", "/device"),
+    *("/auth/{name}", "/auth/callback", "/auth/signed-out", "/api/v1/sign-in-providers"),
 }
 
 

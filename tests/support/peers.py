@@ -51,6 +51,10 @@ class Peer:
         """Put its clock so far ahead of ours."""
         await self._do(f"/clock/{seconds}")
 
+    async def group(self, login: str, *groups: str) -> None:
+        """Have a person in these groups, and in no other."""
+        await self._do(f"/groups/{login}/{','.join(groups)}")
+
     async def hold_next(self) -> None:
         """Hold the next token request up, which is counted as `held`."""
         await self._do("/hold")

@@ -90,7 +90,7 @@ async def sign_out(call: Call[None, None]) -> Answer:
     session = session_of(call)
     call.note(target=session.user.name, reason="signed_out")
     await call.gateway.sessions.end(session.principal.digest)
-    return _signed_out(call)
+    return signed_out(call)
 
 
 @endpoint(
@@ -107,10 +107,11 @@ async def sign_out_everywhere(call: Call[None, None]) -> Answer:
     user = session_of(call).user
     count = await call.gateway.sessions.end_all(user.id)
     call.note(target=user.name, reason="signed_out", count=count)
-    return _signed_out(call)
+    return signed_out(call)
 
 
-def _signed_out(call: Call[Any, Any]) -> Answer:
+def signed_out(call: Call[Any, Any]) -> Answer:
+    """Return the answer that takes the cookie of a session away."""
     return Answer(status=204, headers={"Set-Cookie": cookie_of(call.gateway, "")})
 
 

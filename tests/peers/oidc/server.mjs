@@ -15,8 +15,18 @@ function life(_ctx, _token, client) {
   return client.token_life ?? 3600;
 }
 
+// Groups of people by their login.
+const groups = {};
+
+function findAccount(_ctx, id) {
+  const claims = { sub: id, preferred_username: id, email: `${id}@acme.example`, email_verified: true, groups: groups[id] ?? [] };
+  return { accountId: id, claims: () => claims };
+}
+
 const configuration = {
-  scopes: ["openid", "offline_access", "tickets"],
+  scopes: ["openid", "offline_access", "tickets", "groups"],
+  claims: { openid: ["sub"], profile: ["preferred_username"], email: ["email", "email_verified"], groups: ["groups"] },
+  findAccount,
   features: {
     clientCredentials: { enabled: true },
     deviceFlow: { enabled: true },
@@ -105,6 +115,10 @@ server.listen(0, "127.0.0.2", () => {
       // So many seconds ahead.
       const ahead = 1000 * Number(request.url.slice("/clock/".length));
       Date.now = () => now() + ahead;
+      response.end();
+    } else if (request.url.startsWith("/groups/")) {
+      const [login, names] = request.url.slice("/groups/".length).split("/");
+      groups[login] = names.split(",").filter(Boolean);
       response.end();
     } else if (request.url === "/hold") {
       holds = true;
