@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+import socket
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from services.gateway import visitors
 from services.gateway.api.openid import COOKIE, check_path
 from services.gateway.rates import Rate
 from shared.errors import Invalid
+from shared.jose import encoded
 from shared.questions.logs import TailLogs, TailPage
 from tests.integration.test_gateway import Client, Got, answering, gateway, stream
 from tests.integration.test_sessions import following, is_cut
 from tests.support.inside import eventually
 from tests.support.issuer import CODE, LocalIssuer, issuing
-from tests.support.servers import Servers
+from tests.support.oauth_provider import Asked
+from tests.support.servers import Place, Servers
 from tests.support.signing_in import Browser, browser_of, user_of
 
 GROUPS = {"dev": {"acme": "developer"}, "ops": {"acme": "operator", "beta": "viewer"}}
@@ -267,3 +273,56 @@ async def test_who_signs_out_is_told_where_the_provider_does_so_too(house: House
     assert "Max-Age=0" in got.headers["Set-Cookie"]
     assert await house.me(browser) is None
     assert "You are signed out" in (await house.get("/auth/signed-out")).body.decode()
+
+
+@asynccontextmanager
+async def behind(place: Place, public: str) -> AsyncIterator[Client]:
+    """Run a gateway that people reach by another address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    async with gateway(place, MILLRACE_PUBLIC_URL=public, MILLRACE_LISTEN_FD=str(listening.detach())) as client:
+        client.url = url
+        yield client
+
+
+async def test_what_one_gateway_has_begun_another_one_ends_and_cookies_are_for_https_where_that_is(house: House) -> None:
+    await house.provide("replicas")
+    public, place = "https://millrace.example", house.it.place
+    async with behind(place, public) as first:
+        begun = await first("GET", "/auth/replicas", headers={}, allow_redirects=False)
+    asked = dict(parse_qsl(urlsplit(begun.headers["Location"]).query))
+    assert asked["redirect_uri"] == f"{public}/auth/callback"
+    given = cookie(begun, f"__Host-{COOKIE}")
+    claims = {"sub": "s-1", "preferred_username": "rep", "groups": ["dev"]}
+    house.it.provider.codes[CODE] = {"redirect_uri": f"{public}/auth/callback"}
+    house.it.provider.more = {"id_token": house.it.signed("replicas", house.it.claims("replicas", asked, **claims))}
+    async with behind(place, public) as second:
+        path = f"/auth/callback?state={asked['state']}&code={CODE}"
+        # Without the name that no other host can set it is nobody's.
+        assert (await second("GET", path, headers={"Cookie": given.removeprefix("__Host-")})).status == 403
+        got = await second("GET", path, headers={"Cookie": given})
+    assert got.status == 200, got.body
+    assert cookie(got, "__Host-millrace-session")
+    for one in (begun, got):
+        assert all("Secure" in header and "Path=/;" in f"{header};" for header in one.headers.getall("Set-Cookie"))
+
+
+async def test_a_person_who_comes_back_twice_at_once_for_the_first_time_is_one_user(house: House) -> None:
+    await house.provide("twice")
+    begun = [await house.begin("twice") for _ in range(4)]
+    claims = {"sub": "s-1", "preferred_username": "tess", "groups": ["dev"]}
+    nonces = {asked["code_challenge"]: house.it.claims("twice", asked, **claims) for asked, _ in begun}
+    house.it.provider.codes[CODE] = {"redirect_uri": f"{house.client.url}/auth/callback"}
+
+    async def by_verifier(asked: Asked) -> web.StreamResponse:
+        challenge = encoded(hashlib.sha256(asked.parameters["code_verifier"].encode()).digest())
+        token = house.it.signed("twice", nonces[challenge])
+        return web.json_response({"access_token": "a", "token_type": "Bearer", "id_token": token})
+
+    house.it.provider.faults = [by_verifier] * 4
+    answers = await asyncio.gather(
+        *(house.get(f"/auth/callback?state={asked['state']}&code={CODE}", Cookie=given) for asked, given in begun)
+    )
+    assert [one.status for one in answers] == [200] * 4, [one.body for one in answers]
+    users = [one["name"] for one in (await house.client("GET", "/api/v1/users?limit=1000")).json["items"]]
+    assert [one for one in users if one.startswith("tess")] == ["tess"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from html import escape
 from typing import Annotated, Any
@@ -40,6 +41,8 @@ from shared.values import Name
 COOKIE = "millrace-signing-in"
 _BROWSER = BrowserCookie(COOKIE, "/auth")
 LONGEST_PATH = 1024
+# Seconds between tries to make a user whom another gateway is making.
+PAUSES = (0.05, 0.2, 0.5, 1.0)
 _BEGIN_AGAIN = "Begin again where you began. Where that is of no use, tell this to who looks after Millrace."
 _log = structlog.get_logger()
 
@@ -158,15 +161,22 @@ async def _user(call: Call[Any, Any], person: Person) -> UserEntry:
             "you have no role here" if given is None else "none of your groups at the provider gives you a role here"
         )
     email = person.email or ""
-    return await provided(
-        gateway,
-        issuer=person.issuer,
-        subject=person.subject,
-        wanted=person.preferred_username or email.partition("@")[0],
-        display_name=person.name or "",
-        email=email if _is_short(email) else "",
-        roles=None if given is None else dict.fromkeys(present) | given,
-    )
+    for pause in PAUSES:
+        try:
+            return await provided(
+                gateway,
+                issuer=person.issuer,
+                subject=person.subject,
+                wanted=person.preferred_username or email.partition("@")[0],
+                display_name=person.name or "",
+                email=email if _is_short(email) else "",
+                roles=None if given is None else dict.fromkeys(present) | given,
+            )
+        except Conflict as error:
+            # The same person signs in elsewhere, and is not known here yet.
+            _log.info("user.made_elsewhere", issuer=person.issuer, reason=error.detail)
+            await asyncio.sleep(pause)
+    raise Conflict("your user is being changed: begin again")
 
 
 def _is_short(email: str) -> bool:
