@@ -98,7 +98,13 @@ def _refused(error: MillraceError) -> web.Response:
 
 
 @endpoint(
-    "GET", SIGNED_IN, role=None, answers={200: Reply(str, media="text/html")}, errors=(TooMany, PermissionDenied), page=_refused
+    "GET",
+    SIGNED_IN,
+    role=None,
+    answers={200: Reply(str, media="text/html")},
+    errors=(TooMany, PermissionDenied),
+    example=Example(status=403),
+    page=_refused,
 )
 async def finish_sign_in(call: Call[CameBack, None]) -> web.Response:
     """Take what a provider's answer brings, once, and sign the person in whom it vouches for."""

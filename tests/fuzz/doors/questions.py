@@ -56,6 +56,7 @@ COMMON: dict[str, Any] = {
 OF: dict[str, dict[str, Any]] = {
     "ask.logs.facets": {"fields": ["level"]},
     "ask.logs.archived_rows": {"after": None},
+    "do.oauth.begin_sign_in": {"provider": "spare"},
     "do.events.rotate_keys": {"after": "", "key": None},
     "do.oauth.rotate_keys": {"after": "", "key": None},
 }
