@@ -134,6 +134,8 @@ class Stack:
             parts["id"] = (await self.client.call("POST", "/api/v1/deliveries/replay", body=body))["id"]
         elif endpoint.path.startswith("/hooks"):
             parts["id"] = self.hook
+        elif "/logins/{code}" in endpoint.path:
+            parts["code"] = (await self.client.call("POST", "/api/v1/logins", body={"host": "build-7"}))["user_code"]
         elif endpoint.name == "rotate_key":
             await self.client.call("PUT", "/api/v1/keys/orders", body={"role": "viewer"})
         elif endpoint.name == "run_schedule":

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import cookie_of, denied, remote
-from services.gateway.api.endpoint import Call, Endpoint, Reply, Streamed, endpoint
+from services.gateway.api.endpoint import Call, Endpoint, Example, Reply, Streamed, endpoint
 from services.gateway.api.logins import PAGE, SeenLogin, decide, seen
 from services.gateway.api.origins import check_origin
 from services.gateway.api.pages import HEADERS, person_page, refused_page
@@ -77,6 +77,7 @@ async def show_device(call: Call[Entering, None]) -> web.Response:
     role=None,
     answers={200: Reply(str, media="text/html")},
     errors=(TooMany, Unauthenticated, PermissionDenied, NotFound, Conflict),
+    example=Example(status=401),
     page=_refused,
 )
 async def decide_device(call: Call[None, Streamed]) -> web.Response:
