@@ -232,7 +232,13 @@ async def show_signed_out(_call: Call[None, None]) -> web.Response:
 
 
 @endpoint(
-    "GET", "/auth/{name}", role=None, answers={303: None}, errors=(TooMany, NotFound), page=_refused, example=Example(status=404)
+    "GET",
+    "/auth/{name}",
+    role=None,
+    answers={303: None},
+    errors=(TooMany, NotFound),
+    page=_refused,
+    example=Example(path={"name": "nobody"}, status=404),
 )
 async def begin_sign_in(call: Call[Beginning, None]) -> web.Response:
     """Lead a browser to the provider of that name, to sign in. Only this browser can come back."""
