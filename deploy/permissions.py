@@ -15,7 +15,7 @@ from shared.messages import DECLARATIONS
 from shared.messages.log import SERVICES
 from shared.pull import inbox_prefix
 from shared.questions import ASKED
-from shared.streams import BUCKETS, DIGESTS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream
+from shared.streams import BUCKETS, DIGESTS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream, among_replicas
 
 ACCOUNT = "MILLRACE"
 # Most bytes of one message: a body of 256 KiB in base64 within its envelope, with room; larger things travel by reference.
@@ -77,7 +77,8 @@ def service_permissions(service: str) -> dict[str, list[str]]:
     if service == "logs":
         publish |= _reading(f"KV_{DIGESTS}") | {f"$KV.{DIGESTS}.>"}
     # Answers to any asker: the inboxes of services, and nothing else, while a question waits (allow_responses).
-    subscribe = {f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}
+    publish.add(among_replicas(service, "*"))
+    subscribe = {among_replicas(service, "*"), f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}
     return {"publish": sorted(publish), "subscribe": sorted(subscribe), "never": sorted(_never(service))}
 
 

@@ -132,6 +132,14 @@ class TooMany(MillraceError):
     title = "Too many requests"
 
 
+class RateExceeded(TooMany):
+    """More in a time than a limit lets in; `limit` is its name."""
+
+    def __init__(self, limit: str, detail: str, *, retry_after: float) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.limit = limit
+
+
 class Conflict(MillraceError):
     """Another writer was first."""
 

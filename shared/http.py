@@ -13,9 +13,11 @@ import structlog
 from aiohttp import web, web_response, web_urldispatcher
 
 from shared.envelope import new_id
-from shared.errors import Malformed, MethodNotAllowed, MillraceError, NotFound, Problem, TooLarge, TooSlow
+from shared.errors import Malformed, MethodNotAllowed, MillraceError, NotFound, Problem, RateExceeded, TooLarge, TooSlow
 
 PROBLEM_JSON = "application/problem+json"
+# The type of problem that draft-ietf-httpapi-ratelimit-headers registers.
+QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 # Bodies of API requests; files and webhooks have limits of their own.
 JSON_LIMIT = 4 * 1024 * 1024
 
@@ -54,13 +56,14 @@ TAKE: web.RequestKey[Callable[[int], None]] = web.RequestKey("take")
 
 
 class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a request was refused (RFC 9457). `errors` names the faulty parts of an input."""
+    """Why a request was refused (RFC 9457). `errors` names the faulty parts of an input, `violated-policies` the limits."""
 
     type: str
     title: str
     status: int
     detail: str
     errors: tuple[Problem, ...] = ()
+    violated_policies: tuple[str, ...] = msgspec.field(default=(), name="violated-policies")
 
 
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -69,17 +72,25 @@ def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | Non
 
 
 def problem(
-    status: int, title: str, detail: str, *, errors: tuple[Problem, ...] = (), retry_after: float | None = None
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    errors: tuple[Problem, ...] = (),
+    retry_after: float | None = None,
+    violated: tuple[str, ...] = (),
 ) -> web.Response:
-    """Answer with a problem document (RFC 9457)."""
-    document = ProblemDocument(type="about:blank", title=title, status=status, detail=detail, errors=errors)
+    """Answer with a problem document (RFC 9457); with the names of limits, where such were `violated`."""
+    kind = QUOTA_EXCEEDED if violated else "about:blank"
+    document = ProblemDocument(type=kind, title=title, status=status, detail=detail, errors=errors, violated_policies=violated)
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     return web.Response(body=_encoder.encode(document), status=status, headers=headers, content_type=PROBLEM_JSON)
 
 
 def problem_of(error: MillraceError) -> web.Response:
     """Answer with the problem document of an error of the tree."""
-    answer = problem(error.status, error.title, error.detail, errors=error.errors, retry_after=error.retry_after)
+    violated = (error.limit,) if isinstance(error, RateExceeded) else ()
+    answer = problem(error.status, error.title, error.detail, errors=error.errors, retry_after=error.retry_after, violated=violated)
     if isinstance(error, MethodNotAllowed):
         answer.headers["Allow"] = ", ".join(error.allowed)
     return answer

@@ -101,6 +101,11 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
     max_age: float | None = None
 
 
+def among_replicas(service: str, what: str) -> str:
+    """Return the subject of what the replicas of a service tell each other, and nobody else: kept nowhere, and lost at times."""
+    return f"replicas.{service}.{what}"
+
+
 STREAMS = (
     Stream(name="WEBHOOKS", max_age=7 * DAY, readers=("events",), erased_by="events"),
     Stream(name="EVENTS", max_age=7 * DAY, readers=("events",), erased_by="events"),

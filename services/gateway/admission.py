@@ -14,7 +14,7 @@ from services.gateway.config import Network
 from services.gateway.domain import REDACTED_HEADERS, REDACTED_PARAMETERS, SecretTexts
 from services.gateway.handshakes import Greeting, Handshakes
 from services.gateway.message_signatures import MessageScheme
-from services.gateway.rates import TokenBucket, bucket_of
+from services.gateway.rates import Rate, rate_of
 from services.gateway.schemes import Scheme
 from services.gateway.verifier import AnyScheme, Verifier
 from services.gateway.web_tokens import TokenScheme
@@ -72,7 +72,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     Headers in `redacted`, parameters in `redacted_parameters` and texts that hold one of `secrets` are neither kept nor shown.
 
-    `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
+    `rate`: how many are admitted, at all gateways together; None: as many as come. One whose rate was changed begins anew.
     `weight` is the source's share of what may wait, as a multiple of others'. Only addresses in `networks` may send; None: all.
     `max_body` is in bytes; None: what every source takes.
     `code` is that of its adapter, where a request has to be shown to it.
@@ -89,7 +89,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     redacted: frozenset[str]
     redacted_parameters: frozenset[str]
     secrets: SecretTexts
-    bucket: TokenBucket | None = None
+    rate: Rate | None = None
     weight: int = 1
     networks: tuple[Network, ...] | None = None
     max_body: int | None = None
@@ -121,7 +121,7 @@ def endpoint_of(
         settings = {name: value for name, value in entry.spec.settings.items() if isinstance(value, str)}
         verifier = _verifier(declared, opened, settings, fetched)
         handshakes = Handshakes([Greeting(one, _named(one.keys, opened)) for one in declared.handshakes])
-        bucket = bucket_of(entry.spec.settings)
+        rate = rate_of(entry.spec.settings)
         weight = msgspec.convert(entry.spec.settings.get("weight", 1), Weight)
         max_body = msgspec.convert(entry.spec.settings.get("max_body"), MaxBody)
         networks = None if declared.networks is None else tuple(ip_network(one) for one in declared.networks)
@@ -142,7 +142,7 @@ def endpoint_of(
         redacted=REDACTED_HEADERS | {place.header for place in hidden if place.header is not None},
         redacted_parameters=REDACTED_PARAMETERS | {place.query.lower() for place in hidden if place.query is not None},
         secrets=SecretTexts(opened.values()),
-        bucket=bucket,
+        rate=rate,
         weight=weight,
         networks=networks,
         max_body=max_body if custom is None else min(max_body or MOST_PARSED, _most_read(custom)),

@@ -19,19 +19,21 @@ from services.gateway.identity import Keys
 from services.gateway.key_rules import keepers
 from services.gateway.key_use import KeyUse
 from services.gateway.lanes import Lanes
+from services.gateway.limits import Organizations, RateLimits
 from services.gateway.logins import Logins
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.parts import Gateway
 from services.gateway.peers import descriptors_for
 from services.gateway.projections import projected
 from services.gateway.questions import QUESTIONS
+from services.gateway.rates import SharedBuckets
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.sessions import Sessions
 from services.gateway.trail import Trail
 from services.gateway.users import Users
-from services.gateway.visitors import Visitors
+from services.gateway.visitors import Strangers, Visitors
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
@@ -85,6 +87,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
         # Without it keys are not listed or made; they count all the same, and webhooks are taken.
         runtime.health.spare("projection catalog")
+        organizations = Organizations(bus.client, runtime.health)
         users = Users(bus.client, runtime.health)
         keys = Keys(bus.client, runtime.health, settings.admin_key, users)
         use = KeyUse(engine, keys)
@@ -100,6 +103,9 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         backlog = WebhookBacklog(bounds)
         runtime.health.state("backlog", backlog.fact, counters=("refused",), labels={"work": "consumer"})
         lanes = Lanes(settings.most_queued)
+        buckets = SharedBuckets(bus.client)
+        limits = RateLimits(buckets, keys, organizations, settings.rates)
+        runtime.health.state("rates", limits.fact, counters=("refused",), labels={"refused": "limit"})
         keyring = Keyring(settings.keys)
         trail = Trail(bus)
         stack.push_async_callback(trail.finish)
@@ -121,6 +127,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             fetcher=fetcher,
             backlog=backlog,
             lanes=lanes,
+            limits=limits,
             workflows=WorkflowLookup(workflows, bus.ask),
             endings=endings,
             starting=Starting(),
@@ -130,6 +137,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             results=Blobs(bus.client, "results"),
             memory=MemoryBudget(settings.max_body),
             visitors=Visitors(),
+            strangers=Strangers(),
             keys=keys,
             logins=Logins(engine, settings.keys),
             users=users,
@@ -149,6 +157,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(workflows.run(), "registry workflows")
         runtime.background.start(adapters_view.run(), "registry adapters")
         runtime.background.start(keys.run(), "registry keys")
+        runtime.background.start(organizations.run(), "registry orgs")
+        runtime.background.start(buckets.run(), "rates")
         runtime.background.start(use.run(), "use of keys")
         runtime.background.start(users.run(), "registry users")
         runtime.background.start(sessions.run(recorded(trail)), "sessions")
@@ -158,7 +168,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(watch(bus.client, backlog, lanes), "backlog")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_WITHIN):
-                views = (view.complete() for view in (sources, workflows, adapters_view, keys, users))
+                views = (view.complete() for view in (sources, workflows, adapters_view, keys, organizations, users))
                 await asyncio.gather(*views, backlog.known.wait())
         most = descriptors_for(settings.max_connections)
         await stack.enter_async_context(serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.gateway.rates import DefaultRates, Rate, checked
 from shared.config import Environment, max_backlog, most_queued, public_url
 from shared.egress.configured import egress_of
 from shared.egress.policy import EgressRules
@@ -40,7 +41,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     file in which the supervisor of the services writes their state, where there is one. `stop_delay`: seconds between the signal to
     end, from which on it is not ready, and the last request that it takes. `cors_origins` are exact.
     `session_idle` and `session_longest`: seconds without use, and since the sign-in, after which a session is over.
-    `egress` judges the hosts from which keys are fetched.
+    `rates` count for keys, users and organizations that have none of their own. `egress` judges the hosts from which keys are fetched.
     """
 
     nats_url: str
@@ -53,6 +54,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     public_url: str | None
     trusted_proxies: tuple[Network, ...]
     cors_origins: frozenset[str]
+    rates: DefaultRates
     max_body: int
     max_file: int
     max_connections: int
@@ -87,6 +89,11 @@ def read(environment: Environment) -> GatewaySettings:
         public_url=public,
         trusted_proxies=_networks(environment, "MILLRACE_TRUSTED_PROXIES"),
         cors_origins=_origins(environment, "MILLRACE_CORS_ORIGINS"),
+        rates=DefaultRates(
+            key=_rate(environment, "MILLRACE_KEY_RATE"),
+            org=_rate(environment, "MILLRACE_ORG_RATE"),
+            org_webhooks=_rate(environment, "MILLRACE_ORG_WEBHOOK_RATE"),
+        ),
         max_body=environment.integer("MILLRACE_MAX_BODY", MAX_BODY, minimum=1),
         max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),
         max_connections=environment.integer("MILLRACE_MAX_CONNECTIONS", MAX_CONNECTIONS, minimum=16),
@@ -100,6 +107,18 @@ def read(environment: Environment) -> GatewaySettings:
         session_longest=environment.integer("MILLRACE_SESSION_LONGEST", SESSION_LONGEST, minimum=1),
         egress=egress_of(environment),
     )
+
+
+def _rate(environment: Environment, name: str) -> Rate | None:
+    given = environment.optional(name)
+    if given is None:
+        return None
+    per_second, _, burst = given.partition("/")
+    try:
+        return checked(Rate(float(per_second), int(burst) if burst else None))
+    except ValueError:
+        environment.complain(name, f"{given!r} is no rate, such as 50 (a second) or 50/200 (and 200 at once after a rest)")
+        return None
 
 
 def _networks(environment: Environment, name: str) -> tuple[Network, ...]:

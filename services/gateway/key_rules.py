@@ -38,6 +38,7 @@ class KeyRules(Rules[ApiKey]):
     async def check(self, draft: Draft[ApiKey]) -> ApiKey:
         """Return the spec; that of a new value keeps the one before for as long as it says."""
         spec, before = draft.spec, None if draft.before is None else draft.before.spec
+        _check_rate(spec.rate, spec.burst, "burst", "rate")
         if not spec.digest:
             raise Invalid("the gateway makes keys, and gave none")
         for number, scope in enumerate(spec.scopes):
@@ -78,15 +79,27 @@ class KeyRules(Rules[ApiKey]):
 
 
 class OrganizationRules(Rules[Organization]):
-    """An organization that has keys stays."""
+    """An organization that has keys stays; a burst is part of a rate."""
 
     def __init__(self, rows: ResourceRows) -> None:
         self._rows = rows
+
+    async def check(self, draft: Draft[Organization]) -> Organization:
+        """Return the spec."""
+        spec = draft.spec
+        _check_rate(spec.rate, spec.burst, "burst", "rate")
+        _check_rate(spec.webhook_rate, spec.webhook_burst, "webhook_burst", "webhook_rate")
+        return spec
 
     async def check_removal(self, present: Resource[Organization]) -> None:
         """Raise `Conflict` while there are keys of the organization: they would go on."""
         if count := await self._rows.count("key", present.name):
             raise Conflict(f"the organization {present.name!r} has keys, {count} of them: revoke them first")
+
+
+def _check_rate(rate: float | None, burst: int | None, name: str, of: str) -> None:
+    if burst is not None and rate is None:
+        raise Invalid(f"{name} is of no use without {of}", errors=(Problem(name, f"is of no use without {of}"),))
 
 
 def _is_over(text: str | None, now: Any) -> bool:

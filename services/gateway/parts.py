@@ -15,6 +15,7 @@ from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
 from services.gateway.identity import Keys
 from services.gateway.lanes import Lanes
+from services.gateway.limits import RateLimits
 from services.gateway.logins import Logins
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.readiness import Readiness
@@ -22,7 +23,7 @@ from services.gateway.refusals import Refusals
 from services.gateway.sessions import Sessions
 from services.gateway.trail import Trail
 from services.gateway.users import Users
-from services.gateway.visitors import Visitors
+from services.gateway.visitors import Strangers, Visitors
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
@@ -51,6 +52,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     fetcher: Fetcher
     backlog: WebhookBacklog
     lanes: Lanes
+    limits: RateLimits
     workflows: WorkflowLookup
     endings: Endings
     starting: Starting
@@ -60,6 +62,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     results: Blobs
     memory: MemoryBudget
     visitors: Visitors
+    strangers: Strangers
     keys: Keys
     logins: Logins
     users: Users

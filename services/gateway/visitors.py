@@ -12,18 +12,39 @@ from shared.errors import TooMany
 
 # A person comes a few times; a provider's page may reload.
 RATE = Rate(per_second=1.0, burst=20)
+# A client whose key is over tries a few times; whoever guesses at 256 bits learns nothing from being told so sooner.
+STRANGERS = Rate(per_second=10.0, burst=100)
 # At a time: of one address, and of all.
 EACH, ALL = 4, 16
 # Addresses that are remembered; those that came longest ago are forgotten first.
 MOST = 10_000
 
 
+class AddressBuckets:
+    """A bucket for each address, in this process."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many addresses are remembered."""
+        return len(self._buckets)
+
+    def take(self, address: str) -> float:
+        """Take a token of an address and return 0, or take none and return in how many seconds there is one."""
+        bucket = self._buckets.pop(address, None) or TokenBucket(self._rate)
+        self._buckets[address] = bucket
+        while len(self._buckets) > MOST:
+            self._buckets.popitem(last=False)
+        return bucket.take(time.monotonic())
+
+
 class Visitors:
     """Visitors of pages for people, who are known by their address only; times are those of one clock."""
 
     def __init__(self, rate: Rate = RATE) -> None:
-        self._rate = rate
-        self._buckets: OrderedDict[str | None, TokenBucket] = OrderedDict()
+        self._buckets = AddressBuckets(rate)
         self._inside: Counter[str | None] = Counter()
 
     @contextmanager
@@ -31,7 +52,7 @@ class Visitors:
         """Let one in for the block. Raises `TooMany`; an address that stands for many is bounded with all others only."""
         if self._inside.total() >= ALL or (address is not None and self._inside[address] >= EACH):
             raise TooMany("too many are asking for this at the same time", retry_after=1)
-        if address is not None and (wait := self._bucket(address).take(time.monotonic())):
+        if address is not None and (wait := self._buckets.take(address)):
             raise TooMany("this address asks too often", retry_after=wait)
         self._inside[address] += 1
         try:
@@ -40,9 +61,14 @@ class Visitors:
             self._inside[address] -= 1
             self._inside += Counter()
 
-    def _bucket(self, address: str) -> TokenBucket:
-        bucket = self._buckets.pop(address, None) or TokenBucket(self._rate)
-        self._buckets[address] = bucket
-        while len(self._buckets) > MOST:
-            self._buckets.popitem(last=False)
-        return bucket
+
+class Strangers:
+    """Those who show no key or session that counts."""
+
+    def __init__(self) -> None:
+        self._buckets = AddressBuckets(STRANGERS)
+
+    def take(self, address: str | None) -> None:
+        """Count one. Raises `TooMany` for an address that does it too often; one that stands for many is not bounded."""
+        if address is not None and (wait := self._buckets.take(address)):
+            raise TooMany("this address shows no key or session that counts, too often", retry_after=wait)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shared.resources.declaration import Resource, Role, Spec, about, internal, resource
-from shared.resources.shapes import Moment
+from shared.resources.shapes import Burst, Moment, PerSecond
 from shared.values import Instant
 
 Scope = Annotated[str, msgspec.Meta(pattern=r"\A([a-z][a-z-]{0,39}|(workflow|source):[^\x00-\x1f]{1,200})\Z")]
@@ -60,6 +60,8 @@ class ApiKey(Spec, frozen=True, kw_only=True):
     expires_at: (
         Annotated[Instant, msgspec.Meta(extra_json_schema={"format": "date-time"}), about("From when on it counts no more.")] | None
     ) = None
+    rate: Annotated[PerSecond, about("Requests a second in the long run; beyond it they are answered 429.")] | None = None
+    burst: Annotated[Burst, about("How many at once after a rest; else those of a second.")] | None = None
     # The SHA-256 of the key, and of the one before, in hexadecimal: 256 random bits cannot be guessed from it.
     digest: Annotated[str, internal()] = ""
     prefix: Annotated[str, internal()] = ""

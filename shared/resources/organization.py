@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from shared.resources.declaration import Names, Spec, about, resource
+from shared.resources.declaration import Names, Resource, Spec, about, resource
+from shared.resources.shapes import Burst, PerSecond
 from shared.values import Words
 
 ORGANIZATION = Names(r"[A-Za-z0-9_-]{1,64}", "an organization's name has 1 to 64 letters, digits, underscores and hyphens")
@@ -17,6 +18,7 @@ ORGANIZATION = Names(r"[A-Za-z0-9_-]{1,64}", "an organization's name has 1 to 64
     read="viewer",
     write="admin",
     names=ORGANIZATION,
+    registered=("gateway",),
     of_platform=True,
     columns=("name", "display_name", "created_at"),
     example={"display_name": "An example"},
@@ -25,3 +27,10 @@ class Organization(Spec, frozen=True, kw_only=True):
     """A tenant, as the platform knows it. It is there without this as well, as soon as a key of the platform names it."""
 
     display_name: Annotated[Words, about("What it is called by people.")] = ""
+    rate: Annotated[PerSecond, about("Requests a second to the API by all its keys together, in the long run.")] | None = None
+    burst: Annotated[Burst, about("How many of them at once after a rest; else those of a second.")] | None = None
+    webhook_rate: Annotated[PerSecond, about("Webhooks a second to all its sources together, in the long run.")] | None = None
+    webhook_burst: Annotated[Burst, about("How many of them at once after a rest; else those of a second.")] | None = None
+
+
+OrganizationEntry = Resource[Organization]

@@ -12,6 +12,9 @@ from shared.values import Name
 REFERS_TO, BY_ID, MERGED, SECRET, MEMBERS = "x-refers-to", "x-by-id", "x-merged", "writeOnly", "x-secret-members"
 INTERNAL = "x-internal"
 Moment = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+# The bounds that a source's rate has.
+PerSecond = Annotated[float, msgspec.Meta(ge=0.001, le=1_000_000)]
+Burst = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 
 
 def fields_of(spec: type[msgspec.Struct]) -> list[Any]:

@@ -16,7 +16,7 @@ from shared.messages import DECLARATIONS, TimerSet
 from shared.messages.log import SERVICES
 from shared.messages.timer import fired_for, is_foreign
 from shared.pull import OrderedReader, StreamError, api_request, inbox_prefix
-from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK, Work
+from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK, Work, among_replicas
 from tests.support.inside import bus_of
 from tests.support.servers import Place
 
@@ -79,16 +79,34 @@ def foreign_subjects(service: str) -> list[str]:
     )
 
 
+def told_among_others(service: str) -> list[str]:
+    return [among_replicas(other, "used") for other in SERVICES if other != service]
+
+
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_service_cannot_say_what_others_say(place: Place, service: str) -> None:
-    for subject in [*foreign_subjects(service), f"log.{'gateway' if service != 'gateway' else 'logs'}.info"]:
+    for subject in [
+        *foreign_subjects(service),
+        f"log.{'gateway' if service != 'gateway' else 'logs'}.info",
+        *told_among_others(service),
+    ]:
         assert any("permissions violation" in refusal for refusal in await refusals(place, service, subject)), subject
 
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_a_service_cannot_listen_to_others(place: Place, service: str) -> None:
     others = [other for other in SERVICES if other != service]
-    for subject in [">", "run.>", "ask.>", f"ask.{others[0]}.*", f"do.{others[0]}.*", f"_INBOX_{others[0]}.>", "_INBOX.>"]:
+    for subject in [
+        ">",
+        "run.>",
+        "replicas.>",
+        *told_among_others(service),
+        "ask.>",
+        f"ask.{others[0]}.*",
+        f"do.{others[0]}.*",
+        f"_INBOX_{others[0]}.>",
+        "_INBOX.>",
+    ]:
         heard = await refusals(place, service, subject, subscribe=True)
         assert any("permissions violation" in refusal for refusal in heard), subject
 

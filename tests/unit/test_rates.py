@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.rates import Rate, TokenBucket, bucket_of
+from services.gateway.limits import RateLimit, headers_of
+from services.gateway.rates import Rate, SharedBuckets, TokenBucket, rate_of
+
+RATES = {"key": Rate(5.0, 20), "organization": Rate(0.1)}
 
 
 def test_a_bucket_lets_a_burst_in_and_then_one_at_a_time() -> None:
@@ -58,5 +61,21 @@ def test_whoever_waits_as_told_gets_in() -> None:
 @pytest.mark.parametrize("rate", [{}, {"per_second": 0}, {"per_second": -1}, {"per_second": 1, "burst": 0}, {"per_second": "1"}, 5])
 def test_a_rate_that_means_nothing_is_refused(rate: object) -> None:
     with pytest.raises((ValueError, msgspec.ValidationError)):
-        bucket_of({"rate": rate})
-    assert bucket_of({}) is None
+        rate_of({"rate": rate})
+    assert rate_of({}) is None
+    assert rate_of({"rate": {"per_second": 2.5}}) == Rate(2.5)
+
+
+def test_what_was_given_elsewhere_is_owed() -> None:
+    bucket = TokenBucket(Rate(1.0, 4))
+    bucket.spend(6, 10.0)
+    assert (bucket.left(10.0), bucket.wait(10.0)) == ((0, 6.0), 3.0)
+    assert (bucket.take(12.5), bucket.take(13.0), bucket.left(13.0)) == (0.5, 0, (0, 4.0))
+
+
+def test_what_a_client_is_told_of_its_limits() -> None:
+    limits = tuple(RateLimit(name, SharedBuckets(None).bucket(name, rate)) for name, rate in RATES.items())
+    assert headers_of(limits) == {
+        "RateLimit-Policy": '"key";q=20;w=4, "organization";q=1;w=10',
+        "RateLimit": '"key";r=20;t=0, "organization";r=1;t=0',
+    }

@@ -60,8 +60,9 @@ def address(gateway: Gateway, request: web.Request) -> str | None:
 async def authenticated(gateway: Gateway, request: web.Request) -> Principal | Session | None:
     """Return the caller whose key a request has, else the session of its cookie, or None once the attempt is recorded.
 
-    Raises `Unavailable` where the key may be one that is not known here yet, or sessions cannot be looked up, and
-    `PermissionDenied` for what a page of another origin has a browser send.
+    Raises `Unavailable` where the key may be one that is not known here yet, or sessions cannot be looked up,
+    `PermissionDenied` for what a page of another origin has a browser send, and `TooMany` for an address that shows nothing that
+    counts too often.
     """
     # Whatever a client sends for authorization is a key: a cookie, which a browser sends by itself, does not count beside it.
     by_cookie = cookie_of(gateway, request) if "Authorization" not in request.headers else None
@@ -88,6 +89,7 @@ async def authenticated(gateway: Gateway, request: web.Request) -> Principal | S
         outcome=Unauthenticated.kind,
         reason=f"{'expired' if is_over else 'unknown' if had else 'no'}_{what}",
     )
+    gateway.strangers.take(address(gateway, request))
     return None
 
 

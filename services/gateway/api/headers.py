@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from services.gateway.limits import LIMITS, headers_of
 from services.gateway.parts import Gateway
 
 # Bytes from which an answer is worth compressing: below it is a packet or three.
@@ -22,7 +23,7 @@ _ALWAYS = {
 _ALWAYS_HTTPS = {"Strict-Transport-Security": "max-age=63072000"}
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _TAKEN = "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, X-Millrace-Org"
-_SHOWN = "ETag, Location, Retry-After, WWW-Authenticate, X-Millrace-Change, X-Request-Id"
+_SHOWN = "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Millrace-Change, X-Request-Id"
 # Seconds for which a browser keeps the answer to its question what it may send.
 _KEPT = 600
 
@@ -48,6 +49,8 @@ def completing(gateway: Gateway) -> OnPrepare:
             if origin in origins:
                 headers["Access-Control-Allow-Origin"] = origin
                 headers["Access-Control-Expose-Headers"] = _SHOWN
+        if limits := request.get(LIMITS):
+            headers.update(headers_of(limits))
         if not health.started:
             # Whoever keeps the connection takes its next request elsewhere.
             response.force_close()

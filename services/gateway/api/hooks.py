@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from services.gateway.api.access import address, remote
 from services.gateway.api.endpoint import Reply, endpoint
 from services.gateway.domain import delivery_id, kept_headers, kept_query, within
 from services.gateway.handshakes import HandshakeAnswer
+from services.gateway.limits import LIMITS, Limits
 from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.places import Received
 from services.gateway.verifier import Claim
@@ -27,13 +28,13 @@ from shared.errors import (
     MethodNotAllowed,
     NotFound,
     PermissionDenied,
+    RateExceeded,
     TooLarge,
     TooMany,
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
 )
-from shared.http import problem
 from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
 from shared.values import aside, storable
@@ -85,8 +86,9 @@ async def receive(request: web.Request) -> web.Response:
         raise _not_allowed(hook)
     _check_media_type(request, hook)
     # Before the body is read; only genuine webhooks take a token, so that forged ones cannot use them up.
-    if hook.bucket is not None and (wait := hook.bucket.wait(time.monotonic())):
-        return _too_many(gateway, request, hook, wait)
+    if limits := gateway.limits.of_webhook(hook):
+        request[LIMITS] = limits
+        _hold_to(gateway.limits.check, gateway, request, hook, limits)
     if not reads_body:
         _check_backlog(gateway, request, hook)
     now = time.time()
@@ -123,8 +125,8 @@ async def receive(request: web.Request) -> web.Response:
         if request.method not in hook.methods:
             raise _not_allowed(hook)
         _check_backlog(gateway, request, hook)
-        if hook.bucket is not None and (wait := hook.bucket.take(time.monotonic())):
-            return _too_many(gateway, request, hook, wait)
+        if limits:
+            _hold_to(gateway.limits.take, gateway, request, hook, limits)
         with gateway.backlog.admitted(hook.source, hook.org, len(body)):
             delivery, ack = await _keep(gateway, request, hook, sender_id, body)
     body = b'{"id":"%b"}' % delivery.encode()
@@ -199,9 +201,12 @@ def _check_backlog(gateway: Gateway, request: web.Request, hook: WebhookEndpoint
         raise
 
 
-def _too_many(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, wait: float) -> web.Response:
-    gateway.refusals.record(hook, "rate", remote(gateway, request))
-    return problem(429, "Too many requests", "this source takes no more webhooks for now", retry_after=wait)
+def _hold_to(does: Callable[[Limits], None], gateway: Gateway, request: web.Request, hook: WebhookEndpoint, limits: Limits) -> None:
+    try:
+        does(limits)
+    except RateExceeded:
+        gateway.refusals.record(hook, "rate", remote(gateway, request))
+        raise
 
 
 def _audit_refusal(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, outcome: str, reason: str) -> None:

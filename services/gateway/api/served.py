@@ -16,6 +16,7 @@ from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Streame
 from services.gateway.api.headers import shrink
 from services.gateway.api.measured import RequestDurations
 from services.gateway.domain import EVERY_ORG, org_of
+from services.gateway.limits import LIMITS
 from services.gateway.parts import GATEWAY
 from services.gateway.principals import Principal
 from services.gateway.sessions import Session
@@ -80,6 +81,9 @@ def _served(endpoint: Endpoint) -> Next:
             raise UnsupportedMediaType("bodies are not to be compressed")
         _check_address(endpoint, request)
         org = _org(endpoint, request, principal)
+        if limits := gateway.limits.of_caller(principal, org):
+            request[LIMITS] = limits
+            gateway.limits.take(limits)
         try:
             authorize(principal, endpoint, org, request.match_info)
         except (PermissionDenied, NotFound) as error:
