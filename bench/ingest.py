@@ -54,7 +54,7 @@ async def measure(folder: Path, seconds: float) -> Outcome:
         settings = {"secret": secret, "delivery_header": DELIVERY}
         source = await stack.api.call("PUT", "/api/v1/sources/bench", body={"adapter": "hmac", "settings": settings})
         path = source["url"].removeprefix(stack.ready["url"])
-        post = _post(source["url"], secret)
+        post = signed_post(source["url"], secret)
         await load(how, post, connections=CONNECTIONS, seconds=1)
         meter = Meter(stack.pids)
         wholes = [await load(how, post, connections=CONNECTIONS, seconds=2 * SLOT) for _ in range(WHOLE_ROUNDS)]
@@ -65,7 +65,8 @@ async def measure(folder: Path, seconds: float) -> Outcome:
         noop = await running.enter_async_context(limit())
         per_message = await running.enter_async_context(limit(parts.nats_url))
         posts = {
-            kind: _post(url + path, secret) for kind, url in (("gateway", parts.url), ("noop", noop), ("per_message", per_message))
+            kind: signed_post(url + path, secret)
+            for kind, url in (("gateway", parts.url), ("noop", noop), ("per_message", per_message))
         }
         loads, repeats, cpu = await _in_turns(how, parts, posts, rounds)
     consumed = {"cpu_us_per_webhook": cpu, "whole_stack_cores": whole_cores, "elsewhere_cores": total.elsewhere()}
@@ -106,7 +107,8 @@ async def _in_turns(
     return loads, repeats, {name: median(used) for name, used in cpu.items()}
 
 
-def _post(url: str, secret: str) -> Post:
+def signed_post(url: str, secret: str) -> Post:
+    """Return a webhook of the load to a source of the adapter `hmac`."""
     signature = hmac.new(secret.encode(), BODY, hashlib.sha256).hexdigest()
     return Post(url=url, headers={"Content-Type": "application/json", "X-Signature": signature}, body=BODY)
 

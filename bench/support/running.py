@@ -149,8 +149,9 @@ class Backing:
         return {"nats": self._stores.nats_pid or 0, "postgres": self._stores.postgres_pid or 0}
 
     @asynccontextmanager
-    async def service(self, name: str, **environment: str) -> AsyncIterator[int]:
-        """Run a service for the block; yields its process."""
+    async def service(self, name: str, *, replica: str = "", **environment: str) -> AsyncIterator[int]:
+        """Run a service for the block, of several a `replica`; yields its process."""
+        called = name + replica
         program = Program(
             name=name,
             command=(sys.executable, "-P", "-m", "services", name),
@@ -161,9 +162,9 @@ class Backing:
                 "MILLRACE_KEYS": ",".join(self._credentials.keys),
                 **environment,
             },
-            directory=self._folder.own(name),
-            log=self._folder.logs / f"{name}.log",
-            pidfile=self._folder.pidfiles / f"{name}.pid",
+            directory=self._folder.own(called),
+            log=self._folder.logs / f"{called}.log",
+            pidfile=self._folder.pidfiles / f"{called}.pid",
         )
         supervised = Supervised(program)
         await supervised.start()

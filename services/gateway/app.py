@@ -13,6 +13,7 @@ from services.gateway.api.application import ENDPOINTS, application
 from services.gateway.api.sessions import recorded
 from services.gateway.backlog import Bounds, WebhookBacklog, watch
 from services.gateway.config import GatewaySettings, read
+from services.gateway.domain import always_of
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
 from services.gateway.identity import Keys
@@ -95,10 +96,11 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
+        most = descriptors_for(settings.max_connections)
         tags = {one.tag for one in ENDPOINTS if one.role is not None}
         adapters = CustomAdapters(adapters_view, bus.ask)
         endings = Endings(bus.client, runtime.health)
-        watching = Watching(bus.client)
+        watching = Watching(bus.client, most)
         bounds = Bounds(messages=settings.max_backlog, bytes=settings.max_backlog_bytes, seconds=settings.max_backlog_age)
         backlog = WebhookBacklog(bounds)
         runtime.health.state("backlog", backlog.fact, counters=("refused",), labels={"work": "consumer"})
@@ -170,8 +172,10 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             async with asyncio.timeout(KNOWN_WITHIN):
                 views = (view.complete() for view in (sources, workflows, adapters_view, keys, organizations, users))
                 await asyncio.gather(*views, backlog.known.wait())
-        most = descriptors_for(settings.max_connections)
-        await stack.enter_async_context(serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies))
+        always = always_of(url)
+        await stack.enter_async_context(
+            serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies, always=always)
+        )
         runtime.health.state("url", url)
         _log.info("gateway.serving", url=url)
         yield

@@ -37,8 +37,21 @@ WITHIN = 8
 CHAIN_BEFORE = timedelta(days=1)
 # Clocks of two machines differ; a message of a chain may look older than the chain.
 CLOCKS_DIFFER = timedelta(minutes=5)
+# A browser that was brought here shows nothing, runs nothing, and tells nobody where it was.
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+# Two years, as the lists that browsers are built with demand; other hosts of the domain are not ours to speak for.
+_ALWAYS_HTTPS = {"Strict-Transport-Security": "max-age=63072000"}
 _BEARER = re.compile(r"bearer +(\S+) *\Z", re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?"([^"]*)"\Z')
+
+
+def always_of(public_url: str) -> dict[str, str]:
+    """Return the headers that every answer has, where its handler says nothing else."""
+    return _ALWAYS | (_ALWAYS_HTTPS if public_url.startswith("https:") else {})
 
 
 def bearer(authorization: str | None) -> str | None:

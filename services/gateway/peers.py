@@ -7,12 +7,13 @@ import contextlib
 import functools
 import resource
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from services.gateway.config import Network
 from services.gateway.heads import MOST_FIELD, MOST_HEADERS, MOST_LINE, Heads, refusal_of
@@ -43,10 +44,9 @@ LEAST = 64
 
 _LATE = (
     b"HTTP/1.1 408 Request Timeout\r\nServer: millrace\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-    b"Content-Length: %d\r\n\r\n%s"
+    b"Cache-Control: no-store\r\n%bContent-Length: %d\r\n\r\n%b"
 )
 _LATE_BODY = b'{"type":"about:blank","title":"Too slow","status":408,"detail":"a head has to be there within %d s"}' % HEAD
-LATE = _LATE % (len(_LATE_BODY), _LATE_BODY)
 
 _log = structlog.get_logger()
 
@@ -119,6 +119,14 @@ class Peer(web.RequestHandler):
         self._peers.forget(self)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; of a connection that is about to be closed those of the body that is on its way, and no further request."""
+        if not (self._force_close or self._close):
+            super().data_received(data)
+        elif not self.heads.body.is_eof():
+            with contextlib.suppress(HttpProcessingError):
+                self.heads.feed_data(data)
+
     def pause_writing(self) -> None:
         """Begin to count how long the client takes nothing."""
         super().pause_writing()
@@ -144,6 +152,7 @@ class Peer(web.RequestHandler):
         if status != 400:
             return super().handle_error(request, status, exc, message)
         answer = problem(*refusal_of(exc))
+        answer.headers.update(self._peers.always)
         answer.force_close()
         return answer
 
@@ -177,7 +186,7 @@ class Peer(web.RequestHandler):
                 self.heads.since = now
             elif now - self.heads.since > HEAD and self.transport is not None:
                 if not self.heads.silent:
-                    self.transport.write(LATE)
+                    self.transport.write(self._peers.late)
                 self.force_close()
 
     def _unsent(self) -> int:
@@ -185,14 +194,20 @@ class Peer(web.RequestHandler):
 
 
 class Peers:
-    """All connections; makes new ones, as a protocol factory. `most` at a time; `trusted` are proxies."""
+    """All connections; makes new ones, as a protocol factory. `most` at a time; `trusted` are proxies.
 
-    def __init__(self, server: web.Server, most: int, trusted: tuple[Network, ...]) -> None:
+    `always` are headers of the answers that are given before there is a request.
+    """
+
+    def __init__(self, server: web.Server, most: int, trusted: tuple[Network, ...], always: Mapping[str, str]) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._most = most
         self._most_of_address = max(1, most // OF_ADDRESS)
         self.trusted = trusted
+        self.always = {"Cache-Control": "no-store", **always}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in always.items()).encode()
+        self.late = _LATE % (lines, len(_LATE_BODY), _LATE_BODY)
         self._peers: dict[Peer, None] = {}
         self._nobody = asyncio.Event()
         self._nobody.set()

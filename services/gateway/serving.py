@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from aiohttp import web
 
@@ -36,14 +36,22 @@ def url_of(sock: socket.socket) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(
-    application: web.Application, sock: socket.socket, *, most: int, trusted: tuple[Network, ...]
+    application: web.Application,
+    sock: socket.socket,
+    *,
+    most: int,
+    trusted: tuple[Network, ...],
+    always: Mapping[str, str],
 ) -> AsyncIterator[Peers]:
-    """Serve during the block up to `most` connections; at its end take no more and let requests in flight finish."""
+    """Serve during the block up to `most` connections; at its end take no more and let requests in flight finish.
+
+    `always` are headers of answers to what is no request.
+    """
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN)
     await runner.setup()
     if runner.server is None:
         raise RuntimeError("the runner made no server")
-    peers = Peers(runner.server, most, trusted)
+    peers = Peers(runner.server, most, trusted, always)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(sock.close)
         stack.callback(peers.stop)

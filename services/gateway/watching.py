@@ -19,8 +19,8 @@ from shared.errors import Unavailable
 from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
 
-# Watchers at a time, of one organization and in all: each is a connection, and asks others again and again.
-EACH, MOST = 500, 1000
+# Of all connections so many may watch at a time, and of these so many those of one organization: each asks others again and again.
+OF_CONNECTIONS, OF_ALL = 2, 2
 # Seconds after which one that finds no room may try again.
 TRY_AGAIN = 5.0
 STREAMS = ("RUNS", "LINES")
@@ -31,8 +31,10 @@ _log = structlog.get_logger()
 class Watching:
     """Wakes watchers by run id. A watcher looks once after it is registered, and whenever it is woken."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, connections: int) -> None:
         self._client = client
+        self._most = max(1, connections // OF_CONNECTIONS)
+        self._each = max(1, self._most // OF_ALL)
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._of_org: Counter[str] = Counter()
         self._wanted = asyncio.Event()
@@ -59,7 +61,7 @@ class Watching:
     def admitted(self, org: str) -> Iterator[None]:
         """Count one of an organization who watches runs, or anything else. Raises `Unavailable` where there is no room for it."""
         own, taken = self._of_org[org], self._of_org.total()
-        if self.closing or not is_room(own, taken, EACH, MOST):
+        if self.closing or not is_room(own, taken, self._each, self._most):
             raise Unavailable(f"{taken} streams are watched here already, {own} of {org}", retry_after=TRY_AGAIN)
         self._of_org[org] += 1
         try:

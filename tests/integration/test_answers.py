@@ -22,6 +22,7 @@ from services.gateway.api.headers import LARGE
 from services.gateway.config import read
 from shared.config import ConfigError, Environment
 from shared.questions.executor import ListWorkflows, WorkflowList
+from shared.questions.logs import TailLogs, TailPage
 from tests.integration.test_gateway import Client, answering, gateway, received, signed, source, workflow
 from tests.support.inside import eventually
 from tests.support.servers import Place
@@ -219,6 +220,53 @@ async def test_a_gateway_that_is_told_to_end_says_so_first_and_loses_no_request(
             assert await ending.wait() == 0
         # Whatever was taken was answered.
         assert len(await received(place)) == statuses[202]
+
+
+UPLOADS = 20
+
+
+async def test_uploads_that_are_half_way_when_the_end_begins_are_taken_and_streams_end(place: Place) -> None:
+    async def tail(_asked: TailLogs, _deps: Any) -> TailPage:
+        return TailPage(items=[], position="1", dropped=0, more=False)
+
+    async with (
+        gateway(place) as other,
+        source(place, other) as (id_, _),
+        answering(place, "logs", {TailLogs: tail}),
+        process(place) as (ending, url),
+        aiohttp.ClientSession() as session,
+    ):
+        begun, half_way, over = 0, asyncio.Event(), asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal begun
+            # It is asked for once its head was taken.
+            begun += 1
+            if begun == UPLOADS:
+                half_way.set()
+            yield b"{"
+            await over.wait()
+            yield b"}"
+
+        async def upload() -> int:
+            async with session.post(f"{url}/hooks/{id_}", data=body(), headers=signed(b"{}"), expect100=True) as response:
+                return response.status
+
+        uploads = [asyncio.create_task(upload()) for _ in range(UPLOADS)]
+        async with session.get(f"{url}/api/v1/logs/tail", headers=other.key) as stream:
+            assert stream.status == 200
+            await stream.content.readuntil(b"\n\n")
+
+            async with asyncio.timeout(60):
+                await half_way.wait()
+            ending.send_signal(signal.SIGTERM)
+            # It ends as streams do, and is not cut.
+            await stream.content.read()
+        over.set()
+        assert await asyncio.gather(*uploads) == [202] * UPLOADS
+        async with asyncio.timeout(60):
+            assert await ending.wait() == 0
+        assert len(await received(place)) == UPLOADS
 
 
 async def test_a_request_that_is_sent_into_a_connection_at_the_end_is_answered(place: Place) -> None:

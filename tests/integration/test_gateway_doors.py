@@ -437,6 +437,11 @@ LINES: dict[str, tuple[bytes, int]] = {
     "a header that begins folded": (b"GET /healthz HTTP/1.1\r\n X: y\r\nHost: h\r\n\r\n", 400),
     "HTTP/1.2": (b"GET /healthz HTTP/1.2\r\nHost: h\r\n\r\n", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "an address before, as proxies write it": (
+        b"PROXY TCP4 192.0.2.7 192.0.2.8 4444 80\r\nGET /healthz HTTP/1.1\r\nHost: h\r\n\r\n",
+        400,
+    ),
+    "the same in binary": (b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes(12), 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "every byte": (bytes(range(256)) * 10, 400),
     "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
@@ -482,6 +487,28 @@ async def test_a_path_that_could_mean_two_things_is_refused_whoever_asks(client:
                 assert (status, b'"the path has ' in said) == (400, True), (path, said)
             else:
                 assert status in ({404, 503} if headers else {401}), (path, said)
+
+
+async def test_answers_to_what_is_no_request_have_the_headers_of_every_answer(
+    monkeypatch: pytest.MonkeyPatch, client: Client
+) -> None:
+    monkeypatch.setattr(peers, "HEAD", 0.5)
+    for data, wanted in (
+        (b"nothing\r\n\r\n", 400),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+        (b"GET /healthz HT", 408),
+    ):
+        async with raw(client, data) as sender:
+            status, headers = await sender.head()
+        assert status == wanted
+        assert headers.items() >= {
+            ("content-type", "application/problem+json"),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+            ("cache-control", "no-store"),
+            ("server", "millrace"),
+        }, headers
 
 
 async def test_what_is_no_request_is_refused_and_leaves_nothing_behind(

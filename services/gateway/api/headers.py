@@ -7,20 +7,13 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from services.gateway.domain import always_of
 from services.gateway.limits import LIMITS, headers_of
 from services.gateway.parts import Gateway
 
 # Bytes from which an answer is worth compressing: below it is a packet or three.
 LARGE = 4096
 _SHRINKABLE = frozenset({"application/json", "text/plain", "text/html"})
-# A browser that was brought here shows nothing, runs nothing, and tells nobody where it was.
-_ALWAYS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
-# Two years, as the lists that browsers are built with demand; other hosts of the domain are not ours to speak for.
-_ALWAYS_HTTPS = {"Strict-Transport-Security": "max-age=63072000"}
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _TAKEN = "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, X-Millrace-Org"
 _SHOWN = "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Millrace-Change, X-Request-Id"
@@ -32,7 +25,7 @@ OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 def completing(gateway: Gateway) -> OnPrepare:
     """Return what completes the headers of an answer before they are sent; those that its handler has set stay."""
-    always = list((_ALWAYS | (_ALWAYS_HTTPS if gateway.public_url.startswith("https:") else {})).items())
+    always = list(always_of(gateway.public_url).items())
     health, origins = gateway.health, gateway.cors_origins
 
     async def complete(request: web.Request, response: web.StreamResponse) -> None:

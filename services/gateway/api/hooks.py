@@ -87,7 +87,6 @@ async def receive(request: web.Request) -> web.Response:
     _check_media_type(request, hook)
     # Before the body is read; only genuine webhooks take a token, so that forged ones cannot use them up.
     if limits := gateway.limits.of_webhook(hook):
-        request[LIMITS] = limits
         _hold_to(gateway.limits.check, gateway, request, hook, limits)
     if not reads_body:
         _check_backlog(gateway, request, hook)
@@ -205,6 +204,8 @@ def _hold_to(does: Callable[[Limits], None], gateway: Gateway, request: web.Requ
     try:
         does(limits)
     except RateExceeded:
+        # Senders do not look at what is left while they are let in.
+        request[LIMITS] = limits
         gateway.refusals.record(hook, "rate", remote(gateway, request))
         raise
 
