@@ -177,5 +177,5 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies, always=always)
         )
         runtime.health.state("url", url)
-        _log.info("gateway.serving", url=url)
+        _log.info("gateway.serving", url=url, connections=most)
         yield

@@ -41,7 +41,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     file in which the supervisor of the services writes their state, where there is one. `stop_delay`: seconds between the signal to
     end, from which on it is not ready, and the last request that it takes. `cors_origins` are exact.
     `session_idle` and `session_longest`: seconds without use, and since the sign-in, after which a session is over.
-    `rates` count for keys, users and organizations that have none of their own. `egress` judges the hosts from which keys are fetched.
+    `rates` count for those that have none of their own. `egress` judges the hosts from which keys are fetched.
     """
 
     nats_url: str

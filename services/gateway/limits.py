@@ -72,7 +72,7 @@ class RateLimits:
         return {"buckets": len(self._buckets), "refused": dict(self._refused)}
 
     def of_caller(self, principal: Principal, org: str) -> Limits:
-        """Return the limits of a key or a user, and of the organization: the one that is meant, if it is anybody there, else its own.
+        """Return the limits of a key or a user, and of the organization that is meant, if it is anybody there, or else its own.
 
         The platform's have those alone that they were given.
         """

@@ -419,8 +419,11 @@ PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "retention": (["logs", "--days", "60"], {"days": 60}),
     "level": (["oauth", "--until", "2100-01-01T00:00:00Z"], {"until": "2100-01-01T00:00:00.000000Z"}),
     "identity_provider": (["company", "--display-name", "C", "--just-in-time"], {"display_name": "C", "just_in_time": True}),
-    "key": (["ci", "--scopes", '["runs", "workflow:w"]'], {"scopes": ["runs", "workflow:w"]}),
-    "organization": (["beta", "--display-name", "B"], {"display_name": "B"}),
+    "key": (
+        ["ci", "--scopes", '["runs", "workflow:w"]', "--rate", "5", "--burst", "20"],
+        {"scopes": ["runs", "workflow:w"], "rate": 5, "burst": 20},
+    ),
+    "organization": (["beta", "--display-name", "B", "--webhook-rate", "0.5"], {"display_name": "B", "webhook_rate": 0.5}),
     "user": (["ada", "--display-name", "A"], {"display_name": "A"}),
     "connection": (["halo", "--token-file", "-"], {}),
     "secret": (["key-0", "--value-file", "-"], {}),
