@@ -215,9 +215,11 @@ async def measure(folder: Path, seconds: float) -> Outcome:
 async def _run(stack: Whole, org: str, name: str) -> str:
     """Start a run that goes on; its lines are there when this returns."""
     run: str = (await stack.api.call("POST", f"/api/v1/workflows/{name}/runs?org={org}", body={"input": {}}))["id"]
-    async with asyncio.timeout(COME):
-        while (await stack.api.call("GET", f"/api/v1/runs/{run}?org={org}"))["status"] not in {"waiting", "sleeping"}:
-            await asyncio.sleep(0.2)
+    until = time.monotonic() + COME
+    while (status := (await stack.api.call("GET", f"/api/v1/runs/{run}?org={org}"))["status"]) != "waiting":
+        if time.monotonic() > until:
+            raise BenchError(f"{name} of {org} is {status}")
+        await asyncio.sleep(0.2)
     return run
 
 

@@ -33,8 +33,7 @@ class Watching:
 
     def __init__(self, client: Client, connections: int) -> None:
         self._client = client
-        self._most = max(1, connections // OF_CONNECTIONS)
-        self._each = max(1, self._most // OF_ALL)
+        self._connections = connections
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._of_org: Counter[str] = Counter()
         self._wanted = asyncio.Event()
@@ -61,7 +60,8 @@ class Watching:
     def admitted(self, org: str) -> Iterator[None]:
         """Count one of an organization who watches runs, or anything else. Raises `Unavailable` where there is no room for it."""
         own, taken = self._of_org[org], self._of_org.total()
-        if self.closing or not is_room(own, taken, self._each, self._most):
+        most = max(1, self._connections // OF_CONNECTIONS)
+        if self.closing or not is_room(own, taken, max(1, most // OF_ALL), most):
             raise Unavailable(f"{taken} streams are watched here already, {own} of {org}", retry_after=TRY_AGAIN)
         self._of_org[org] += 1
         try:

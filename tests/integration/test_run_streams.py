@@ -19,6 +19,7 @@ import pytest
 from services.executor.runs.purge import purge
 from services.gateway import watching
 from services.gateway.api import sse
+from services.gateway.config import MAX_CONNECTIONS
 from shared.envelope import new_id
 from shared.questions.executor import SignalRun
 from tests.integration import test_durable
@@ -132,7 +133,7 @@ async def test_what_cannot_be_streamed_is_refused_before_anything_is_sent(home: 
 async def test_streams_are_bounded_in_number_and_a_client_that_leaves_makes_room(
     home: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "MOST", 1)
+    monkeypatch.setattr(watching, "OF_CONNECTIONS", MAX_CONNECTIONS)
     monkeypatch.setattr(sse, "THERE", 0.05)
     run = (await home.run("approval", "waiting"))["id"]
     path = f"/api/v1/runs/{run}/stream"
@@ -167,7 +168,7 @@ async def test_a_quiet_stream_says_that_it_is_there(home: House, monkeypatch: py
 
 async def test_a_client_that_takes_nothing_is_cut_and_told_why(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "SLOW", 0.3)
-    monkeypatch.setattr(watching, "MOST", 1)
+    monkeypatch.setattr(watching, "OF_CONNECTIONS", MAX_CONNECTIONS)
     run = (await home.run("talk", "succeeded", input={"lines": 200, "length": 60_000}))["id"]
     address = urlsplit(home.client.url)
     with socket.socket() as client:
