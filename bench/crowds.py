@@ -50,13 +50,13 @@ CODE = (
     b"""
 from millrace import sleep, workflow
 @workflow(name="quiet")
-def quiet() -> None:
-    sleep(3600)
+async def quiet() -> None:
+    await sleep(3600)
 @workflow(name="loud")
-def loud() -> None:
+async def loud() -> None:
     for number in range(%d):
         print(number, "x" * 100)
-    sleep(3600)
+    await sleep(3600)
 """
     % SAYS
 )
