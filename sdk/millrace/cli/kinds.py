@@ -70,7 +70,7 @@ class Kind:
     @property
     def one(self) -> str:
         """The noun with its article."""
-        return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun}"
+        return f"{'an' if self.noun[0] in 'aeio' else 'a'} {self.noun.replace('_', ' ')}"
 
     @property
     def is_placed(self) -> bool:

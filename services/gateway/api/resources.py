@@ -171,7 +171,7 @@ def _short(value: Any) -> Any:
 
 def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = False) -> tuple[Endpoint, ...]:
     """Return the endpoints of a kind, by handlers of its own if it has some; `whole` as an endpoint's, of those that change one."""
-    made, noun, plural = made or Resources(kind), kind.noun, kind.plural
+    made, noun, plural, called = made or Resources(kind), kind.noun, kind.plural, kind.noun.replace("_", " ")
     one, many = API + kind.path, API + kind.collection
     where: dict[str, Any] = {
         "path": {} if kind.names.example is None else {"name": kind.names.example},
@@ -207,7 +207,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
         whole=whole,
         platform=kind.of_platform,
         name=f"create_{noun}",
-        doc=f"Create a {noun}. 409 when there is one of that name.",
+        doc=f"Create a {called}. 409 when there is one of that name.",
         query=Applying,
         body=kind.creation,
         answers={201: Reply(kind.shown, headers=(ETAG, CHANGE, LOCATION))},
@@ -225,7 +225,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
             role=kind.read,
             platform=kind.of_platform,
             name=f"get_{noun}",
-            doc=f"Get a {noun}, by name or id.",
+            doc=f"Get a {called}, by name or id.",
             answers={200: shown},
             errors=(NotFound,),
             example=Example(**where),
@@ -235,7 +235,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
             method="PUT",
             path=one,
             name=f"put_{noun}",
-            doc=f"Create or replace a {noun}. Secrets that are not given stay as they are, those that are null are forgotten.",
+            doc=f"Create or replace a {called}. Secrets that are not given stay as they are, those that are null are forgotten.",
             body=kind.body,
             answers={200: changed},
             audit=Audit(noun, "put", "name"),
@@ -247,7 +247,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
             method="PATCH",
             path=one,
             name=f"patch_{noun}",
-            doc=f"Change what is given of a {noun} (JSON merge patch, RFC 7396): null means a field's default, and no member.",
+            doc=f"Change what is given of a {called} (JSON merge patch, RFC 7396): null means a field's default, and no member.",
             body=Object,
             documented=kind.change,
             answers={200: changed},
@@ -260,7 +260,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
             method="DELETE",
             path=one,
             name=f"delete_{noun}",
-            doc=f"Remove a {noun}.",
+            doc=f"Remove a {called}.",
             answers={204: None},
             audit=Audit(noun, "delete", "name"),
             example=Example(**where),
