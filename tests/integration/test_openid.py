@@ -16,9 +16,10 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from services.gateway import visitors
+from services.gateway import app
 from services.gateway.api.openid import COOKIE, check_path
 from services.gateway.rates import Rate
+from services.gateway.visitors import Visitors
 from shared.errors import Invalid
 from shared.jose import encoded
 from shared.questions.logs import TailLogs, TailPage
@@ -93,7 +94,7 @@ def cookie(got: Got, name: str) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def house(servers: Servers) -> AsyncIterator[House]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(visitors, "RATE", Rate(per_second=1000.0, burst=1000))
+        patch.setattr(app, "Visitors", lambda: Visitors(Rate(per_second=1000.0, burst=1000)))
         async with servers.place() as place, issuing(place) as it, gateway(place) as client:
             yield House(client, it)
 
