@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -58,6 +60,9 @@ async def test_a_person_sees_who_asks_and_allows_it(place: Place, client: Client
     policy = page.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; ")
     assert "script" not in policy + page.body.decode()
+    style = re.findall("<style>(.*?)</style>", page.body.decode(), re.DOTALL)[0]
+    assert f"style-src 'sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}'" in policy
+    assert "unsafe" not in policy
     for rule in ("form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'"):
         assert rule in policy
     assert page.headers["Cache-Control"] == "no-store"
@@ -120,11 +125,13 @@ async def test_who_is_not_signed_in_learns_nothing(place: Place, client: Client)
         page = await opened(client, person, one)
         assert (page.status, "Sign in first" in text(page), "build-7" in text(page)) == (200, True, False)
         assert f"millrace login approve {one['user_code']}" in text(page)
+        assert f'href="/sign-in?next=%2Fdevice%3Fcode%3D{one["user_code"]}"' in page.body.decode()
         sender = person or Browser(client.url, "x" * 43)
         assert (await sent(client, sender, form(sender, one))).status == 401
     # What an address has been given is not said back unless it is a code.
     page = await client("GET", "/device?code=<b>x", headers={})
     assert b"<b>" not in page.body
+    assert b'href="/sign-in?next=%2Fdevice"' in page.body
     assert error(await polled(client, one)) == (400, "authorization_pending")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from html import escape
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import msgspec
 from aiohttp import web
@@ -53,8 +53,10 @@ async def show_device(call: Call[Entering, None]) -> web.Response:
     code = call.query.code
     if session is None:
         how = f"millrace login approve {code}" if _is_code(code) else "millrace login approve CODE"
-        do = f"Sign in, and open this address again. Or have an administrator run: {how}"
-        return _strict(person_page("Sign in first", "Only who is signed in here can allow a machine a key.", do))
+        link = f"/sign-in?next={quote(f'{PAGE}?code={code}' if _is_code(code) else PAGE, safe='')}"
+        do = f"Or have an administrator run: {how}"
+        more = f'<p><a href="{escape(link)}">Sign in</a></p>'
+        return _strict(person_page("Sign in first", "Only who is signed in here can allow a machine a key.", do, more))
     try:
         check_origin(call.gateway, call.request, strict=False)
     except PermissionDenied:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import re
@@ -16,9 +17,6 @@ from shared.errors import MillraceError
 # Seconds that a cookie lasts: as long as a person has at a provider's page.
 SECONDS = 600
 _OURS = re.compile(r"[A-Za-z0-9_-]{43}")
-# As that of the reference, but for a form, whose answer leads to the provider: browsers hold that against `form-action`.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
-HEADERS = {"Content-Security-Policy": _POLICY}
 _STYLE = """
 :root { color-scheme: light dark; --of: #666; --at: #2563eb }
 body { font: 1.0625rem/1.5 system-ui, sans-serif; margin: 0; padding: 3rem 1rem }
@@ -31,6 +29,10 @@ h1 { font-size: 1.5rem; margin: .25rem 0 1rem; color: var(--at) }
 .do { border-left: 3px solid var(--at); padding-left: .75rem }
 button { font: inherit; padding: .4rem 1.2rem; cursor: pointer }
 """
+# This style, and no other. Nothing of `form-action`: where a form leads on to a provider, browsers hold that against it.
+_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; frame-ancestors 'none'; base-uri 'none'"
+HEADERS = {"Content-Security-Policy": _POLICY}
 
 
 class BrowserCookie(msgspec.Struct, frozen=True):

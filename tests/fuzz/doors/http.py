@@ -23,7 +23,7 @@ HEADERS = (
     *("If-Match", "If-None-Match", "Idempotency-Key", "X-Millrace-Org", "Content-Type", "Content-Encoding", "Last-Event-ID"),
     *("Authorization", "X-Forwarded-For", "Accept", "Range", "Cookie", "X-Request-Id", "Expect", "Origin"),
 )
-_PART = re.compile(r"\{(\w+)(?::[^}]*)?\}")
+_PART, _BARE = re.compile(r"\{(\w+)(?::[^}]*)?\}"), r"{\1}"
 # A deployment, or a run, takes a hundred times as long as a look at a list.
 WEIGHTS = {
     "PUT /workspace/files/{path}": 1,
@@ -103,13 +103,21 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
 }
 
 
+def name_of(endpoint: Endpoint) -> str:
+    """Return what an endpoint is called here: its method and its path."""
+    return f"{endpoint.method} {_PART.sub(_BARE, endpoint.path).removeprefix('/api/v1')}"
+
+
+_PAGES = {name_of(one) for one in ENDPOINTS if one.page is not None}
+
+
 class Route:
     """One endpoint, and an example of what it takes."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.method = endpoint.method
-        self.path = _PART.sub(r"{\1}", endpoint.path)
-        self.name = f"{self.method} {self.path.removeprefix('/api/v1')}"
+        self.path = _PART.sub(_BARE, endpoint.path)
+        self.name = name_of(endpoint)
         self.parts = endpoint.parts
         declared = () if endpoint.query is None else msgspec.structs.fields(endpoint.query)
         self.parameters = sorted({*(field.encode_name for field in declared), "limit", "cursor", "org", "wait", "nobody"})
@@ -251,7 +259,7 @@ def judged(case: Case, answer: Answer) -> Outcome:
         if answer.status == 400 and (case.text or "").startswith(("header:", "path:", "query:")):
             return Outcome(REFUSED, said)
         # What a person's browser opens answers with a page, which says what went wrong as well.
-        if case.target.partition(" ")[2].startswith("/oauth/") and kind.startswith("text/html"):
+        if case.target in _PAGES and kind.startswith("text/html"):
             return Outcome(REFUSED, said)
         raise Wrong(f"no problem document but {kind or 'nothing'}: {said}")
     try:
