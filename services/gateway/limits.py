@@ -86,8 +86,9 @@ class RateLimits:
         if rate is not None:
             what = "user" if principal.is_user else "key"
             found.append(RateLimit(what, self._buckets.bucket(f"{what}:{principal.id}", rate)))
-        if not is_platform:
-            whose = principal.org if principal.role_in(org) is None else org
+        whose = principal.org if principal.role_in(org) is None else org
+        # A user of several organizations may mean none of them: nobody else's limit counts for that.
+        if not is_platform and whose != PLATFORM:
             rate = self._rates.get(whose, (None, None))[0] or self._defaults.org
             if rate is not None:
                 found.append(RateLimit("organization", self._buckets.bucket(f"org:{whose}", rate)))

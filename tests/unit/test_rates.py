@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.limits import RateLimit, headers_of
-from services.gateway.rates import Rate, SharedBuckets, TokenBucket, rate_of
+from services.gateway.identity import Keys
+from services.gateway.limits import Organizations, RateLimit, RateLimits, headers_of
+from services.gateway.principals import Principal
+from services.gateway.rates import DefaultRates, Rate, SharedBuckets, TokenBucket, rate_of
+from services.gateway.users import Users
+from shared.health import Health
 
 RATES = {"key": Rate(5.0, 20), "organization": Rate(0.1)}
 
@@ -32,6 +38,34 @@ def test_without_a_burst_as_many_are_let_in_at_once_as_in_a_second() -> None:
     assert [TokenBucket(Rate(0.5)).take(0.0), TokenBucket(Rate(0.5)).wait(0.0)] == [0, 0]
     bucket = TokenBucket(Rate(2.5))
     assert [bucket.take(0.0) > 0 for _ in range(4)] == [False, False, False, True]
+
+
+USER = {"is_user": True, "id": "u", "org": "global", "roles": (("acme", "viewer"), ("globex", "admin"))}
+KEY = {"id": "k", "org": "acme", "roles": (("acme", "viewer"),)}
+OF_PLATFORM = {"id": "p", "org": "global", "roles": (("global", "viewer"),)}
+
+
+@pytest.mark.parametrize(
+    ("caller", "org", "counted"),
+    [
+        (KEY, "acme", ["key:k", "org:acme"]),
+        # It names another one, where it is nobody: nothing of that is used up.
+        (KEY, "globex", ["key:k", "org:acme"]),
+        (USER, "globex", ["user:u", "org:globex"]),
+        (USER, "other", ["user:u"]),
+        (USER, "global", ["user:u"]),
+        (OF_PLATFORM, "acme", []),
+        (OF_PLATFORM | {"id": None}, "acme", []),
+    ],
+)
+def test_whose_limits_count_for_a_caller(caller: dict[str, Any], org: str, counted: list[str]) -> None:
+    client: Any = None
+    health = Health("gateway")
+    keys, organizations = Keys(client, health, "mr_platform", Users(client, health)), Organizations(client, health)
+    limits = RateLimits(SharedBuckets(client), keys, organizations, DefaultRates(key=Rate(1.0), org=Rate(2.0)))
+    found = limits.of_caller(Principal(actor="x", **caller), org)
+    assert [one.bucket.id for one in found] == counted
+    assert [one.name for one in found] == [{"org": "organization"}.get(name := id_.partition(":")[0], name) for id_ in counted]
 
 
 @given(
@@ -74,7 +108,8 @@ def test_what_was_given_elsewhere_is_owed() -> None:
 
 
 def test_what_a_client_is_told_of_its_limits() -> None:
-    limits = tuple(RateLimit(name, SharedBuckets(None).bucket(name, rate)) for name, rate in RATES.items())
+    client: Any = None
+    limits = tuple(RateLimit(name, SharedBuckets(client).bucket(name, rate)) for name, rate in RATES.items())
     assert headers_of(limits) == {
         "RateLimit-Policy": '"key";q=20;w=4, "organization";q=1;w=10',
         "RateLimit": '"key";r=20;t=0, "organization";r=1;t=0',
