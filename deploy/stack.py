@@ -52,6 +52,7 @@ CHOSEN = {
         "MILLRACE_KEY_RATE",
         "MILLRACE_ORG_RATE",
         "MILLRACE_ORG_WEBHOOK_RATE",
+        "MILLRACE_TRACE_PARENTS",
         *_EGRESS,
     ),
     "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS", "MILLRACE_OVERDUE", *_POOL, *_EGRESS),
@@ -216,7 +217,7 @@ def local_url(listening: socket.socket) -> str:
 
 def _passed_on() -> dict[str, str]:
     """Give a service the variables that any program needs, and nothing else of the operator's environment."""
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("OTEL_")}
     root = str(Path(__file__).parent.parent)
     if root not in site.getsitepackages():  # run from a source tree that may not be installed
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (environment.get("PYTHONPATH"), root)))

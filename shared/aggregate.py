@@ -153,6 +153,9 @@ async def append_together(client: Client, appends: Sequence[tuple[Sealed[Any], i
     if len(batch) > MOST_TOGETHER or sum(len(one.document) + HEADERS_BYTES for one in batch) > MOST_BYTES_TOGETHER:
         raise TooLarge(f"{len(batch)} messages are more than what the broker stores at once")
     first_sequence = await send_batch(client, batch)
+    for sealed, _ in appends:
+        if sealed.span is not None:
+            sealed.span.finish()
     if first_sequence is None:
         raise Conflict("something of it has changed since: nothing was recorded")
     return first_sequence + len(batch) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from shared import log, values
+from shared import log, tracing, values
 from shared.bounded import BoundedTasks, CappedTurns
 from shared.client import drain, subscribe
 from shared.errors import (
@@ -60,7 +61,16 @@ async def ask(client: Client, asked: Question[A] | Command[A], *, timeout: float
     if not client.is_connected:
         raise Unavailable("the broker is not connected")
     try:
-        reply = await client.request(declared.subject, _asking(asked), timeout=timeout or declared.timeout)
+        with tracing.span(
+            f"{declared.service}/{declared.verb}", "client", tracing.of_question(declared.service, declared.verb)
+        ) as span:
+            # Without an answer in time it has failed; an answer that is a refusal is one.
+            reply = await client.request(
+                declared.subject,
+                _asking(asked),
+                timeout=timeout or declared.timeout,
+                headers=None if span is None else {"traceparent": str(span.context)},
+            )
     except nats.errors.MaxPayloadError as error:
         raise TooLarge(f"this is larger than the {client.max_payload} bytes that can be asked at once") from error
     except (nats.errors.Error, TimeoutError, OSError) as error:
@@ -121,8 +131,18 @@ class Answering:
         if asyncio.get_running_loop().time() > asked.at + asked_of(cls).timeout:
             _log.warning("question.expired", subject=asked.msg.subject)
             return
-        answer = await answered(cls, function, asked.msg.data, self._deps, largest=self._client.max_payload)
+        with self._traced(cls, asked.msg):
+            answer = await answered(cls, function, asked.msg.data, self._deps, largest=self._client.max_payload)
         await self._client.publish(asked.msg.reply, answer)
+
+    @staticmethod
+    def _traced(kind: type[msgspec.Struct], msg: Msg) -> AbstractContextManager[Any]:
+        if not tracing.is_on() or not msg.headers:
+            return nullcontext()
+        service, verb = (asked := asked_of(kind)).service, asked.verb
+        return tracing.going_on(
+            msg.headers.get("traceparent"), f"{service}/{verb}", "server", lambda: tracing.of_question(service, verb)
+        )
 
 
 async def answered(cls: type[msgspec.Struct], function: Answer, body: bytes, deps: Any, *, largest: int) -> bytes:

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 
+from shared import tracing
 from shared.batching import Batcher, PendingMessage
 from shared.client import count_error
 from shared.deadlines import Deadlines
@@ -82,6 +83,9 @@ def outgoing_of(client: Client, sealed: Sealed[Any], expected: int | None) -> Ou
     if expected is not None:
         headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
         headers["Nats-Expected-Last-Subject-Sequence-Subject"] = declared.aggregate(envelope.subject)
+    if envelope.traceparent is not msgspec.UNSET:
+        # For subscribers that are not ours: our own read the envelope.
+        headers["traceparent"] = envelope.traceparent
     headers |= sealed.message.broker_headers()
     return Outgoing(declared.subject(sealed.message, envelope.subject), sealed.document, headers)
 
@@ -135,6 +139,8 @@ class Coalescer:
         known = self._acked.get(id_)
         if known is not None:
             await self._turn(timeout)
+            if sealed.span is not None:
+                sealed.span.finish()
             return Ack(known.sequence, duplicate=True)
         pending = self._pending.get(id_)
         first = pending is None
@@ -143,7 +149,11 @@ class Coalescer:
         waiter: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
         pending.waiting.append(waiter)
         self._deadlines.watch(waiter, timeout)
-        ack = await waiter
+        if sealed.span is None:
+            ack = await waiter
+        else:
+            with tracing.within(sealed.span):
+                ack = await waiter
         return ack if first else Ack(ack.sequence, duplicate=True)
 
     async def _turn(self, timeout: float) -> None:

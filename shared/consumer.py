@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from time import perf_counter
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from prometheus_client import Histogram
 
-from shared import breaker, log
+from shared import breaker, log, tracing
 from shared.breaker import Breaker, Tries
 from shared.commit import Journal, Refused
 from shared.envelope import Envelope, Sealed, caused_id, open_envelope, open_message, rfc3339, utc_now
@@ -193,6 +194,18 @@ class Consumer:
     async def _follow(self, document: bytes) -> None:
         envelope = open_envelope(document)
         structlog.contextvars.bind_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id)
+        if envelope.traceparent is msgspec.UNSET:
+            await self._handle(envelope)
+            return
+        with tracing.going_on(
+            envelope.traceparent,
+            f"process {envelope.type}",
+            "consumer",
+            lambda: tracing.of_message(self._work.stream, self._work.name, envelope),
+        ):
+            await self._handle(envelope)
+
+    async def _handle(self, envelope: Envelope) -> None:
         taken: Any = envelope if self._work.enveloped else open_message(envelope, self._work.messages[0])
         follows = [
             self._bus.seal(one, org=of[0] if of else envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))

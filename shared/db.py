@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
+from shared import tracing
 from shared.config import POOL_WAIT, STATEMENT_WAIT, Settings
 from shared.errors import MillraceError, Unavailable
 from shared.health import Health
@@ -40,6 +41,8 @@ FULL = "the disk of the database is full: it stores nothing until there is room"
 _PASSING = ("08", "57P", "53", "25006")
 # Statements of this process that were not answered in time, by this side's bound or by the server's, since its start.
 TROUBLE: Counter[str] = Counter()
+# Of spans: statements are not shown, whose texts are made of what is asked for.
+_SPAN: dict[str, tracing.Value] = {"db.system.name": "postgresql"}
 _CANCELLED = asyncpg.QueryCanceledError.sqlstate
 
 
@@ -148,7 +151,7 @@ def open_engine(
 @contextlib.asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """One transaction: committed at the end of the block, rolled back by an error. Raises `Unavailable` for passing trouble."""
-    with naming_trouble():
+    with naming_trouble(), tracing.span("transaction", "client", _SPAN):
         async with engine.begin() as connection:
             yield connection
 
@@ -159,7 +162,7 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[Connection]:
 
     What goes wrong ends the connection, unless it is an error of ours. Raises `Unavailable` for passing trouble.
     """
-    with naming_trouble():
+    with naming_trouble(), tracing.span("read", "client", _SPAN):
         # Without the engine's own connection around it, which takes as long again.
         try:
             pooled = await engine.raw_connection()

@@ -10,6 +10,7 @@ from uuid import UUID
 import msgspec
 import uuid_utils
 
+from shared import tracing
 from shared.errors import Invalid
 from shared.messages.declaration import Message, class_of, declaration_of
 from shared.values import cleaned, without_nul
@@ -29,6 +30,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """One message as it is stored: on the bus, in Postgres, in a bug report.
 
     `source` is the writing service (`/gateway`), `subject` the key, `time` aware UTC; `data` is the message, still encoded.
+
+    `traceparent` (CloudEvents' extension for distributed tracing) is there where the message is part of a trace.
     """
 
     specversion: str = "1.0"
@@ -40,6 +43,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     org: str
     correlationid: str
     causationid: str | None = None
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
     datacontenttype: str = "application/json"
     data: msgspec.Raw
 
@@ -51,11 +55,15 @@ _data_decoders: dict[type[Message], msgspec.json.Decoder[Any]] = {}
 
 
 class Sealed(msgspec.Struct, Generic[M], frozen=True):
-    """A message with its envelope, ready to be sent or just read: `document` is the exact JSON."""
+    """A message with its envelope, ready to be sent or just read: `document` is the exact JSON.
+
+    `span` is that of its publishing, where it is traced.
+    """
 
     envelope: Envelope
     message: M
     document: bytes
+    span: tracing.Span | None = None
 
 
 def new_id() -> str:
@@ -95,18 +103,28 @@ def seal(
     made = id or new_id()
 
     stored, data = _encoded(message)
+    type_ = declared.type_of(message)
+    chain = message.chain_begun() or (cause.correlationid if cause else (correlation or made))
+    span = None
+    if tracing.is_on():
+        followed = None if cause is None else cause.traceparent
+        begins = cause is None and correlation is None
+        span = tracing.published(
+            type_, declared.stream, made, chain, org, now, cause=followed, follows=cause is not None, begins=begins
+        )
     envelope = Envelope(
         id=made,
-        type=declared.type_of(message),
+        type=type_,
         source=f"/{service}",
         subject=declared.key(stored),
         time=now,
         org=org,
-        correlationid=message.chain_begun() or (cause.correlationid if cause else (correlation or made)),
+        correlationid=chain,
         causationid=cause.id if cause else causation,
+        traceparent=msgspec.UNSET if span is None else str(span.context),
         data=msgspec.Raw(data),
     )
-    return Sealed(envelope, stored, _encoder.encode(envelope))
+    return Sealed(envelope, stored, _encoder.encode(envelope), span)
 
 
 def open_envelope(document: bytes) -> Envelope:

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from aiohttp import web, web_response, web_urldispatcher
 
+from shared import tracing
 from shared.envelope import new_id
 from shared.errors import Malformed, MethodNotAllowed, MillraceError, NotFound, Problem, RateExceeded, TooLarge, TooSlow
 
@@ -115,6 +116,8 @@ async def answered(request: web.Request, handler: Next) -> web.StreamResponse:
     request_id = new_id()
     # A connection's requests come one after the other in one task, so nothing has to be undone: the next one binds its own.
     structlog.contextvars.bind_contextvars(request_id=request_id)
+    if (root := tracing.root()) is not None:
+        root.fallback = request_id
     try:
         response = await handler(request)
     except MillraceError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from shared import tasks
+from shared import tasks, tracing
 from shared.errors import Unavailable
 from shared.messages import Logged
 
@@ -140,6 +140,7 @@ def configure(service: str) -> BusSink:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            tracing.log_fields,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             sink,

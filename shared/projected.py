@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -86,3 +87,22 @@ def recorded_of(delivered: Delivered, incarnation: str) -> Recorded:
     envelope = open_envelope(delivered.data)
     message: Message | None = None if class_of(envelope.type) is None else open_message(envelope)
     return Recorded(delivered, envelope, message, incarnation)
+
+
+class _Traced(msgspec.Struct):
+    type: str = ""
+    traceparent: str | None = None
+
+
+_traced = msgspec.json.Decoder(_Traced)
+
+
+def traces_of(batch: Sequence[Delivered]) -> Iterator[tuple[str, str]]:
+    """Yield the type and the `traceparent` of each message that is part of a trace."""
+    for one in batch:
+        if b'"traceparent"' not in one.data:
+            continue
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            found = _traced.decode(one.data)
+            if found.traceparent is not None and class_of(found.type) is not None:
+                yield found.type, found.traceparent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import structlog
 from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared import checkpoint, db
+from shared import checkpoint, db, tracing
 from shared.checkpoint import CheckpointMoved
 from shared.commit import Journal
 from shared.db import Connection
@@ -21,7 +22,7 @@ from shared.health import Health
 from shared.letters import GivenUp, bury_in_place
 from shared.lingering import Lingering
 from shared.observing import Observer
-from shared.projected import Projected
+from shared.projected import Projected, traces_of
 from shared.pull import Delivered, OrderedReader, StreamError, api_request
 from shared.salvage import Tally, clean, is_passing
 from shared.statements import Copy, Statement
@@ -176,11 +177,27 @@ class Projection:
 
     async def _take(self, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection) -> None:
         sequence = batch[-1].sequence
+        begun = time.time_ns() if tracing.is_on() and self._projected.tables else None
         with db.naming_trouble():
             statements = await self._projected.apply(batch, incarnation, connection)
             if statements or not self._may_stay_behind(last):
                 await self._move(statements, incarnation, last, sequence, connection)
         await self._advance(sequence)
+        if begun is not None and statements:
+            self._trace(batch, begun)
+
+    def _trace(self, batch: Sequence[Delivered], begun: int) -> None:
+        attributes: dict[str, tracing.Value] = {
+            "db.system.name": "postgresql",
+            "db.namespace": self._service,
+            "messaging.system": "nats",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": self.stream,
+            "messaging.consumer.group.name": f"{self._service}.{self.name}",
+            "messaging.batch.message_count": len(batch),
+        }
+        tracing.wrote(traces_of(batch), "write", begun, attributes)
 
     def _may_stay_behind(self, last: int) -> bool:
         now = asyncio.get_running_loop().time()

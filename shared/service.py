@@ -16,7 +16,7 @@ import nats.errors
 import structlog
 import uvloop
 
-from shared import log, tasks
+from shared import log, tasks, trace_settings
 from shared.config import ConfigError, Environment
 from shared.connection import without_password
 from shared.health import Health
@@ -73,18 +73,22 @@ def main(service: str, read: Callable[[Environment], Any], app: App) -> int:
     environment = Environment()
     settings = read(environment)
     address = environment.optional("MILLRACE_HEALTH_ADDR")
+    traces = trace_settings.read(environment)
     try:
         environment.check()
     except ConfigError as error:
         for problem in error.problems:
             sys.stderr.write(f"millrace {service}: {problem.path} {problem.message}\n")
         return EXIT_MISCONFIGURED
-    return uvloop.run(_serve(service, settings, app, HealthSettings(address)))
+    return uvloop.run(_serve(service, settings, app, HealthSettings(address), traces))
 
 
-async def _serve(service: str, settings: Any, app: App, health_settings: HealthSettings) -> int:
+async def _serve(
+    service: str, settings: Any, app: App, health_settings: HealthSettings, traces: trace_settings.TraceSettings | None
+) -> int:
     sink = log.configure(service)
     health = Health(service)
+    exporter = None if traces is None else _exporting(service, traces, health)
     health.state("log", lambda: {"dropped": sink.dropped, "level": log.level()}, counters=("dropped",))
     stopping, begun = asyncio.Event(), asyncio.Event()
     failures: list[str] = []
@@ -139,4 +143,15 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
         _log.info("service.stopped_while_starting", reason=failures[0] if failures else "signal")
     finally:
         await background.cancel()
+        if exporter is not None:
+            await asyncio.to_thread(exporter.close)
     return EXIT_FAILED if failures else 0
+
+
+def _exporting(service: str, settings: trace_settings.TraceSettings, health: Health) -> Any:
+    # A third of a second and 25 MB, which a process that does not trace need not have.
+    from shared.exporting import Exporter
+
+    exporter = Exporter(service, settings)
+    exporter.start(health)
+    return exporter

@@ -1,9 +1,9 @@
 """The names that a workflow author imports.
 
 Everything here is standard-library-only, so that it can be loaded inside a sandboxed child that sees nothing else of
-Millrace. Outside a run (in a test, in a shell) decorated functions are still plain functions, `step` simply calls and
-`log` writes to standard error; only what needs a supervisor raises `NotInRun`: `connections`, `integrations`, `variables` (which
-is also `config`), `secrets`, `files`, `events` and `run`.
+Millrace. Outside a run (in a test, in a shell) decorated functions are still plain functions, `step` simply calls, `trace` is
+of nothing and `log` writes to standard error; only what needs a supervisor raises `NotInRun`: `connections`, `integrations`,
+`variables` (which is also `config`), `secrets`, `files`, `events` and `run`.
 """
 
 from millrace._adapters import Event, Request, Response, Unverified, adapter
@@ -21,6 +21,7 @@ from millrace._runs import runs
 from millrace._schemes import Handshake, MessageSignature, Place, Scheme, WebToken
 from millrace._secrets import secrets
 from millrace._step import StepTimeout, step
+from millrace._trace import trace
 from millrace._variables import config, variables
 from millrace._waiting import Signal, sleep, wait_for
 from millrace.errors import (
@@ -79,6 +80,7 @@ __all__ = [
     "secrets",
     "sleep",
     "step",
+    "trace",
     "variables",
     "wait_for",
     "workflow",

@@ -10,6 +10,7 @@ from urllib.parse import quote, quote_plus, unquote, urlencode, urljoin, urlspli
 from millrace import _bounds
 from millrace._connections import Connection
 from millrace._runtime.encode import to_json
+from millrace._trace import trace
 
 _METHOD = re.compile("[A-Za-z]{1,20}")
 _SCHEME = re.compile("[A-Za-z][A-Za-z0-9+.-]*://")
@@ -92,6 +93,13 @@ def with_credentials(request: Outgoing, connection: Connection) -> tuple[str, di
         return request.url, {}
     own = {name.lower() for name in connection.headers}
     headers = {name: value for name, value in request.headers.items() if name.lower() not in own} | connection.headers
+    # Only to where the credentials go: whoever else is asked need not learn what the request is a part of.
+    if (
+        request.base_url is not None
+        and (traceparent := trace.traceparent) is not None
+        and "traceparent" not in map(str.lower, headers)
+    ):
+        headers["traceparent"] = traceparent
     return _with_query(request.url, list(connection.query.items())), headers
 
 

@@ -13,6 +13,7 @@ from millrace import _bounds, _order, _suspension
 from millrace._runtime import channel
 from millrace._runtime.clock import Loop, returned
 from millrace._runtime.encode import to_json
+from millrace._trace import trace
 from millrace.errors import NotInRun
 
 P = ParamSpec("P")
@@ -87,7 +88,8 @@ class Steps:
             return found  # type: ignore[no-any-return]
         within = _order.inside.set(call)
         try:
-            value = self._tried_here(function, args, kwargs)
+            with trace.span(f"step {call.name}"[: _bounds.NAME]):
+                value = self._tried_here(function, args, kwargs)
         finally:
             _order.inside.reset(within)
         if current is None:
@@ -114,7 +116,8 @@ class Steps:
         suspension.begin()
         within = _order.inside.set(call)
         try:
-            value = await self._tried(call.name, function, args, kwargs)
+            with trace.span(f"step {call.name}"[: _bounds.NAME]):
+                value = await self._tried(call.name, function, args, kwargs)
             if current is None:
                 return value
             text, result = _as_kept(value, call.name)

@@ -150,6 +150,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             cors_origins=settings.cors_origins,
             max_body=settings.max_body,
             max_file=settings.max_file,
+            trace_parents=settings.trace_parents,
         )
         bus.answer(QUESTIONS, gateway)
         await bus.start()

@@ -12,6 +12,7 @@ from services.gateway.rates import DefaultRates, Rate, checked
 from shared.config import Environment, max_backlog, most_queued, public_url
 from shared.egress.configured import egress_of
 from shared.egress.policy import EgressRules
+from shared.trace_settings import PARENTS
 
 MIB = 1024 * 1024
 # The largest that any sender is known to send.
@@ -41,6 +42,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     file in which the supervisor of the services writes their state, where there is one. `stop_delay`: seconds between the signal to
     end, from which on it is not ready, and the last request that it takes. `cors_origins` are exact.
     `session_idle` and `session_longest`: seconds without use, and since the sign-in, after which a session is over.
+    `trace_parents`: whose `traceparent` is the parent of its request, of `PARENTS`.
     `rates` count for those that have none of their own. `egress` judges the hosts from which keys are fetched.
     """
 
@@ -67,6 +69,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     session_idle: int
     session_longest: int
     egress: EgressRules
+    trace_parents: str = "keys"
 
     def __repr__(self) -> str:
         """Show nothing: a repr ends up in logs."""
@@ -106,6 +109,7 @@ def read(environment: Environment) -> GatewaySettings:
         session_idle=environment.integer("MILLRACE_SESSION_IDLE", SESSION_IDLE, minimum=1),
         session_longest=environment.integer("MILLRACE_SESSION_LONGEST", SESSION_LONGEST, minimum=1),
         egress=egress_of(environment),
+        trace_parents=environment.choice("MILLRACE_TRACE_PARENTS", PARENTS) or "keys",
     )
 
 

@@ -38,7 +38,7 @@ from shared.owners.keeper import Keeper
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     """The parts. `keepers` keep the gateway's own resources; sizes are in bytes; `public_url` ends without a slash.
 
-    `cors_origins`: the origins whose pages may use the API with a key of theirs.
+    `trace_parents`: see `GatewaySettings`. `cors_origins`: the origins whose pages may use the API with a key of theirs.
     """
 
     bus: Bus
@@ -73,6 +73,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: frozenset[str]
     max_body: int
     max_file: int
+    trace_parents: str = "keys"
 
 
 GATEWAY = web.AppKey("gateway", Gateway)

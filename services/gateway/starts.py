@@ -11,7 +11,7 @@ import msgspec
 from services.gateway.domain import succeeded
 from services.gateway.idempotency import compare
 from services.gateway.parts import Gateway
-from shared import aggregate
+from shared import aggregate, tracing
 from shared.envelope import Sealed, open_envelope, open_message
 from shared.errors import Invalid, NotFound, TooLarge, Unavailable
 from shared.messages import RunRequested
@@ -81,6 +81,7 @@ async def start(gateway: Gateway, asked: Start) -> RequestedRun:
     Raises `Invalid` when the idempotency key stands for another request, `Conflict` while the first one with it is being served,
     `TooLarge`, `Unavailable`.
     """
+    tracing.begin_chain(asked.run)
     if not asked.repeatable:
         return await _start(gateway, asked, None)
     mark = fingerprint(asked)

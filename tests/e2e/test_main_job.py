@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
 from urllib.parse import quote
 
+import pytest_asyncio
+
 from tests.support.client import Client
+from tests.support.collector import Collector, check_whole, collecting, written
 from tests.support.inside import eventually
+from tests.support.places import open_folder
 from tests.support.sandbox import TIERS
-from tests.support.stack import Up
+from tests.support.stack import Up, running_up
 
 SECRET = "It's a Secret to Everybody"
 WORKFLOWS = b"""
@@ -38,6 +43,21 @@ def on_push(event: dict) -> str:
 """
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def collector() -> AsyncIterator[Collector]:
+    """A collector of the traces of `up`."""
+    async with collecting() as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up(collector: Collector) -> AsyncIterator[Up]:
+    """A stack that traces."""
+    with open_folder() as place:
+        async with running_up(place / ".millrace", environment={**os.environ, **collector.environment}) as stack:
+            yield stack
+
+
 async def test_a_run_over_the_api_gives_its_result_in_the_answer(client: Client) -> None:
     view = await client.put_file("work.py", WORKFLOWS)
     assert (view["problems"], sorted(view["workflows"])) == ([], ["nap", "on-push", "who"])
@@ -48,15 +68,25 @@ async def test_a_run_over_the_api_gives_its_result_in_the_answer(client: Client)
     await client.call("POST", "/api/v1/workflows/absent/runs", body={"input": {}}, status=404)
 
 
-async def test_a_killed_executors_run_ends_on_its_second_attempt(up: Up, client: Client) -> None:
+async def test_a_killed_executors_run_ends_on_its_second_attempt_in_the_same_trace(
+    up: Up, client: Client, collector: Collector
+) -> None:
     await client.put_file("work.py", WORKFLOWS)
     run = await client.call("POST", "/api/v1/workflows/nap/runs", body={"input": {"seconds": 3}}, status=202)
     await client.run(run["id"], "running")
+    await collector.until(lambda: "publish run.started" in {one.name for one in collector.of(run["id"])})
     before = up.read()["services"]["executor"]
     os.kill(before, signal.SIGKILL)
     ended = await client.run(run["id"], "succeeded")
     assert (ended["attempt"], ended["result"]) == (2, "rested")
     assert up.read()["services"]["executor"] not in {None, before}
+    await collector.until(lambda: written(collector.of(run["id"]), "run.succeeded", 1))
+    spans = collector.of(run["id"])
+    check_whole(spans, "POST /api/v1/workflows/{name}/runs")
+    first, second = (one for one in spans if one.name == "attempt nap")
+    assert (first.attributes["millrace.run.attempt"], first.failed, first.attributes["error.type"]) == (1, True, "worker_lost")
+    assert (second.attributes["millrace.run.attempt"], second.failed, second.parent) == (2, False, first.parent)
+    assert {one.service for one in spans} == {"millrace-gateway", "millrace-events", "millrace-executor", "millrace-logs"}
 
 
 async def test_a_delivery_without_a_workflow_is_listed_and_runs_after_a_retry(client: Client) -> None:

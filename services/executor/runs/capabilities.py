@@ -14,8 +14,9 @@ from services.executor.runs.durable import Durable, check_size
 from services.executor.runs.output import RunOutput
 from services.executor.runs.reached import Reached
 from services.executor.runs.run_state import RecordedCall, StepId
+from services.executor.runs.traced import AttemptSpans
 from services.executor.sandbox import jail
-from services.executor.sandbox.egress.network import Network
+from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Kind, StartedRun, StepRecord
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import registration
@@ -73,7 +74,8 @@ class RunCapabilities:
         self._files = Files(deps, org, mine.run, mine.started.id)
         self.lines = RunOutput(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
         self.reached = Reached(mine.run, org, self._audit, self.lines)
-        self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.record)
+        self._spans = None if mine.span is None else AttemptSpans(mine.span)
+        self.network = Network(deps.egress.of(org), deps.resolver.of(org), self._connected)
 
     @property
     def waits(self) -> list[Wait]:
@@ -94,6 +96,11 @@ class RunCapabilities:
     async def output(self, stream: jail.Stream, text: str) -> None:
         """Keep printed text."""
         await self.lines.text(stream, text)
+
+    async def span(self, told: jail.ToldSpan) -> None:
+        """Trace what the author's code tells, where the run is traced."""
+        if self._spans is not None:
+            self._spans.authored(told)
 
     async def keep_result(self, parts: AsyncIterator[bytes]) -> KeptResult:
         """Store it in the bucket `results`, by its hash. Raises `Unavailable`."""
@@ -221,6 +228,13 @@ class RunCapabilities:
         """Close everything that the attempt left open, and report its denied connections."""
         await self._files.close()
         await self.reached.finish()
+        if self._spans is not None:
+            self._spans.finish()
+
+    def _connected(self, record: Record) -> None:
+        if self._spans is not None:
+            self._spans.connection(record)
+        self.reached.record(record)
 
     async def _commanded(self, command: EmitEvent) -> Emitted:
         """Give a command, again until an answer comes in time: its id makes that safe. Raises the owner's refusal.

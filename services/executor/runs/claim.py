@@ -14,7 +14,7 @@ from services.executor.runs import run_state
 from services.executor.runs.run_state import RecordedCall, RunState, StepId
 from services.executor.sandbox.jail import Cancellation
 from services.executor.store import ExecutorStore
-from shared import aggregate
+from shared import aggregate, tracing
 from shared.bus import Bus
 from shared.envelope import Envelope, caused_id, open_message, rfc3339
 from shared.errors import Conflict, Unavailable
@@ -151,11 +151,18 @@ class Claim:
     """This process' hold on a run from its `run.started` on. `cancel` is set when a stop of the run is requested.
 
     `state` is the run before it, `message` and `started` are that message and its envelope, stored at `sequence`. `since` is when,
-    by the loop's clock, the hold was last known to be exclusive; now unless given.
+    by the loop's clock, the hold was last known to be exclusive; now unless given. `span`: of the attempt, if it is traced.
     """
 
     def __init__(
-        self, bus: Bus, state: RunState, started: Envelope, message: RunStarted, sequence: int, since: float | None = None
+        self,
+        bus: Bus,
+        state: RunState,
+        started: Envelope,
+        message: RunStarted,
+        sequence: int,
+        since: float | None = None,
+        span: tracing.Span | None = None,
     ) -> None:
         self._bus = bus
         self.run = state.id
@@ -165,6 +172,7 @@ class Claim:
         """The state after the last append."""
         self.started = started
         self.attempt = message.attempt
+        self.span = span
         self._sequence = sequence
         self._since = asyncio.get_running_loop().time() if since is None else since
         self._appending = asyncio.Lock()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.executor.runs import decide, run_state
+from services.executor.runs import decide, run_state, traced
 from services.executor.runs.claim import AlreadyEnded, Claim, fold
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.keys import slot_of
@@ -156,11 +156,13 @@ async def _claim(dispatch: DispatchedRun, deps: DispatchDeps, tier: str) -> tupl
         slot=dispatch.state.slot,
         isolation=dispatch.isolation,
     )
+    span = traced.attempt(dispatch.envelope, dispatch.state)
     # A fresh id per claim: attempt 2 must not be swallowed as a duplicate of attempt 1.
-    started = deps.bus.seal(message, org=dispatch.state.org, cause=dispatch.envelope)
+    started = deps.bus.seal(message, org=dispatch.state.org, cause=traced.below(span, dispatch.envelope))
     since = asyncio.get_running_loop().time()
     ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, dispatch.state.last_seq, since=dispatch.state.last_seq)
-    return Claim(deps.bus, dispatch.state, started.envelope, message, ack.sequence, since), dispatch.steps
+    claimed = traced.below(span, started.envelope)
+    return Claim(deps.bus, dispatch.state, claimed, message, ack.sequence, since, span), dispatch.steps
 
 
 async def _delay(dispatch: DispatchedRun, deps: DispatchDeps) -> None:

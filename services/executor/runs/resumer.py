@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import store
-from services.executor.runs import decide, run_state
+from services.executor.runs import decide, run_state, traced
 from services.executor.runs.claim import Read, children_outcomes, read_now, sound
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.dispatch import expired
@@ -27,7 +27,7 @@ from services.executor.runs.poison import TRIES as POISONED_AFTER
 from services.executor.runs.poison import Poison
 from services.executor.runs.run_state import RunState, StepId
 from services.executor.store import ExecutorStore
-from shared import aggregate, db
+from shared import aggregate, db, tracing
 from shared.bus import Bus
 from shared.db import Connection
 from shared.envelope import Envelope, Sealed, caused_id, utc_now
@@ -143,6 +143,7 @@ class Resumer:
         `at` is the time by a timer, whose clock may be ahead of this one; `has_worker`: there is one for it by now. Raises
         `Unavailable`.
         """
+        wait: tracing.Span | None = None
 
         async def read() -> tuple[Read, int]:
             found = await read_now(self._deps.bus, self._deps.store, run)
@@ -154,13 +155,22 @@ class Resumer:
                 return None
             now = max(self._now(), at) if at is not None else self._now()
             message = await self._what_is_due(state, found.steps, now, has_worker=has_worker)
-            return None if message is None else self._sealed(message, state, cause)
+            if message is None:
+                return None
+            # It belongs to the run's own chain, whichever run's end caused this look.
+            of_chain = cause if cause is not None and cause.correlationid == state.correlation_id else None
+            nonlocal wait
+            wait = traced.waited(state, of_chain) if isinstance(message, RunResumed) else None
+            return self._sealed(message, state, None if of_chain is None else traced.below(wait, of_chain))
 
         try:
-            return await aggregate.advance(self._deps.bus, read, due) is not None
+            done = await aggregate.advance(self._deps.bus, read, due) is not None
         except Conflict:
             _log.warning("run.changes_too_fast", run=run)
             return False
+        if wait is not None:
+            wait.finish()
+        return done
 
     async def _what_is_due(self, state: RunState, steps: Iterable[StepId], now: datetime, *, has_worker: bool) -> Message | None:
         """Return the messages to append to a run; `steps` are recorded, whether its rows know that already or not."""
@@ -183,9 +193,7 @@ class Resumer:
     def _sealed(self, message: Message, state: RunState, cause: Envelope | None) -> Sealed[Message]:
         # The id follows from the state: considered twice, it is appended once.
         id_ = caused_id(state.id, message, str(state.last_seq))
-        # It belongs to the run's own chain, whichever run's end caused this look.
-        of_chain = cause if cause is not None and cause.correlationid == state.correlation_id else None
-        return self._deps.bus.seal(message, org=state.org, cause=of_chain, correlation=state.correlation_id, id=id_)
+        return self._deps.bus.seal(message, org=state.org, cause=cause, correlation=state.correlation_id, id=id_)
 
     async def _grant(self, key: str, cause: Envelope | None) -> None:
         """Give free slots to the runs that wait for them longest, those of a higher priority first."""

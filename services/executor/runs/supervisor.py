@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from services.executor import domain
 from services.executor.environments.builds import Builds
 from services.executor.environments.environments import Failed, NotHad
-from services.executor.runs import decide, run_state
+from services.executor.runs import decide, run_state, traced
 from services.executor.runs.capabilities import CapabilityDeps, RunCapabilities
 from services.executor.runs.claim import AlreadyEnded, Claim, Fenced, Outcome, fold
 from services.executor.runs.concurrency import ConcurrencySlots
@@ -31,7 +31,7 @@ from services.executor.sandbox.jail import Sandbox
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
 from services.executor.workspaces.packages import of as packages_of
-from shared import tasks
+from shared import tasks, tracing
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.egress.policy import EgressRules
@@ -99,6 +99,8 @@ class HeldRun(msgspec.Struct):
     sequence: int
     done: asyncio.Event
     claim: Claim | None = None
+    dispatching: Any = None
+    """The span that ends with the claim."""
     alive: asyncio.Task[None] | None = None
     """Sends signs of life, once the run goes on for so long that it needs any."""
 
@@ -144,6 +146,8 @@ class Runs:
             # Resumed before the end of its last attempt was all put away.
             await already.done.wait()
         held = self._held[message.run] = HeldRun(msg, sequence, asyncio.Event())
+        again = (msg.metadata.num_delivered or 1) > 1
+        held.dispatching = traced.dispatching(envelope, _WORK[_priority(msg)].name, again=again)
         structlog.contextvars.bind_contextvars(run=message.run, correlation_id=envelope.correlationid)
         alive = asyncio.get_running_loop().call_later(IN_PROGRESS, self._begin_signs_of_life, held)
         try:
@@ -155,6 +159,8 @@ class Runs:
             alive.cancel()
             if held.alive is not None:
                 await tasks.end([held.alive])
+            if held.dispatching is not None:
+                held.dispatching.finish()
             del self._held[message.run]
             held.done.set()
         with contextlib.suppress(nats.errors.Error):
@@ -208,10 +214,13 @@ class Runs:
             if decide.on_dispatch(dispatch.state, dispatch.sequence, utc_now()) == "claim" and not await deps.shares.enter(place):
                 return await self._parked(dispatch, place)
             held.claim, steps = await take(dispatch, deps, deps.sandbox.tier)
-            outcome = await self._attempt(held.claim, steps)
-            if isinstance(outcome, RunWaiting) and outcome.until is not None:
-                await self._set_timer(held.claim, outcome.until)
-            await held.claim.end(outcome)
+            if held.dispatching is not None:
+                held.dispatching.finish()
+            with tracing.within(held.claim.span):
+                outcome = await self._attempt(held.claim, steps)
+                if isinstance(outcome, RunWaiting) and outcome.until is not None:
+                    await self._set_timer(held.claim, outcome.until)
+                traced.ended(held.claim.span, await held.claim.end(outcome))
             deps.recent.keep(held.claim.current)
         finally:
             deps.shares.leave(place)
@@ -307,11 +316,16 @@ class Runs:
             site_packages=packages,
             preload=found.policy.preload,
             scheduled_for=run.scheduled_for,
+            traceparent=None if mine.span is None else str(mine.span.context),
             **past(run, steps, utc_now()),
         )
         capabilities = RunCapabilities(deps, mine, steps)
         try:
-            with deps.bundles.held(bundle.folder), deps.builds.held(packages):
+            with (
+                deps.bundles.held(bundle.folder),
+                deps.builds.held(packages),
+                tracing.span("sandbox", attributes={"millrace.sandbox.tier": deps.sandbox.tier}),
+            ):
                 outcome = await deps.sandbox.run(job, capabilities, cancel=mine.cancel)
         finally:
             # Before the end: a run that has ended has all its lines, and the trail of its denied connections.

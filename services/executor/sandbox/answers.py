@@ -1,6 +1,7 @@
 """Answers the requests of one attempt from the run's capabilities, and masks the secrets in them that the run was given."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,7 @@ class Answers:
         self._exceed = exceed
         self._fail = fail
         self._tasks: dict[asyncio.Task[None], bool] = {}
+        self._context = contextvars.copy_context()
 
     @property
     def are_many(self) -> bool:
@@ -53,7 +55,8 @@ class Answers:
 
     def serve(self, request: ChildRequest) -> None:
         """Begin to answer a request."""
-        task = asyncio.create_task(self._answer(request))
+        # Frames come in the context of whoever made the child; questions are asked in that of the attempt.
+        task = asyncio.create_task(self._answer(request), context=self._context.copy())
         self._tasks[task] = SERVED[type(request)].is_kept
         task.add_done_callback(self._answered)
 

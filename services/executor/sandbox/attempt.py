@@ -155,6 +155,9 @@ class Attempt:
         elif isinstance(frame, frames.Log):
             self._output.line(frame, size)
             self._spend(size)
+        elif isinstance(frame, frames.SpanFrame):
+            self._output.span(frame, size)
+            self._spend(size)
         elif isinstance(frame, frames.Importing):
             self._importing = frame.path
             self._spend(size)

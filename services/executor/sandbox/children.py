@@ -395,4 +395,5 @@ def _fields(job: Job) -> dict[str, Any]:
         "age": job.age,
         "stays": job.isolation == "workflow",
         "scheduled_for": job.scheduled_for,
+        "traceparent": job.traceparent,
     }

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import BundleProblem, Level
+from services.executor.sandbox.jail import BundleProblem, Level, ToldSpan
 from services.executor.sandbox.requests import SERVED, ChildRequest, documents_of
 from shared.values import LEAST_INTEGER, MOST_EXTREME, MOST_INTEGER, YEAR, is_ordinary
 
@@ -53,6 +53,12 @@ class Log(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
     level: Level
     event: Annotated[str, msgspec.Meta(max_length=1100)]
     fields: dict[str, Any]
+
+
+class SpanFrame(msgspec.Struct, frozen=True, tag_field="kind", tag="span"):
+    """A span of the author's code; has no answer."""
+
+    span: ToldSpan
 
 
 class Result(msgspec.Struct, frozen=True, tag_field="kind", tag="result"):
@@ -102,13 +108,28 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
 
 
 Terminal = Result | Error | Suspended | Described
-Frame = Ready | Placed | Again | Log | Importing | ChildRequest | ResultPart | ResultEnd | Result | Error | Suspended | Described
+Frame = (
+    Ready
+    | Placed
+    | Again
+    | Log
+    | SpanFrame
+    | Importing
+    | ChildRequest
+    | ResultPart
+    | ResultEnd
+    | Result
+    | Error
+    | Suspended
+    | Described
+)
 
 _KINDS: tuple[type[msgspec.Struct], ...] = (
     Ready,
     Placed,
     Again,
     Log,
+    SpanFrame,
     Importing,
     *SERVED,
     ResultPart,

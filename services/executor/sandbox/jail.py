@@ -8,6 +8,7 @@ import msgspec
 
 from services.executor.sandbox.egress.network import Network
 from shared.messages.catalog import AdapterDeclaration, Policy, Severity
+from shared.values import YEAR
 
 Tier = Literal["none", "A", "B"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -17,6 +18,10 @@ Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed", "wa
 Kind = Literal["step", "start", "sleep", "signal", "run"]
 MAX_CHUNK = 1 << 20
 """Bytes of one part of a file, either way: a frame holds it in base64, and many may be under way."""
+SpanId = Annotated[str, msgspec.Meta(pattern=r"^(?!0{16})[0-9a-f]{16}\Z")]
+SpanText = Annotated[str, msgspec.Meta(max_length=1100)]
+SpanNumber = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""Of what collectors take."""
 LARGEST_RESULT = 64 * 1024 * 1024
 """Bytes as JSON."""
 Reason = Literal["error", "timeout", "oom", "worker_lost", "sandbox", "limit"]
@@ -67,6 +72,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Whether packages may be imported ahead, in a process of this organization, code and module, of which runs are forks."""
     scheduled_for: str | None = None
     """The time of the schedule that the run comes of, RFC 3339."""
+    traceparent: str | None = None
+    """The attempt's place in a trace, where it is a part of one."""
+
+
+class ToldSpan(msgspec.Struct, frozen=True, kw_only=True):
+    """A span of the author's code, as it says. Ids are 16 hexadecimal digits, `start` is in seconds since 1970."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=220)]
+    id: SpanId
+    parent: SpanId | None = None
+    start: Annotated[float, msgspec.Meta(ge=0, le=2**33)]
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)]
+    attributes: Annotated[dict[SpanText, SpanText | SpanNumber | float | bool], msgspec.Meta(max_length=32)] = {}
+    error: Annotated[str, msgspec.Meta(max_length=300)] | None = None
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -242,6 +261,9 @@ class Capabilities(Protocol):
 
     async def output(self, stream: Stream, text: str) -> None:
         """Keep printed text: whole lines where the author ended them, without NUL characters."""
+
+    async def span(self, told: ToldSpan) -> None:
+        """Take a span that the author's code has told."""
 
     async def keep_result(self, parts: AsyncIterator[bytes]) -> KeptResult:
         """Store a large result, which comes in parts; only when this returns is it one. Cancelled where it is none after all."""

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from services.executor.sandbox import frames, masking
-from services.executor.sandbox.jail import Capabilities, Stream
+from services.executor.sandbox.jail import Capabilities, Stream, ToldSpan
 from services.executor.sandbox.masking import Masker
 
 _MOST_LOGGED = 4 << 20
@@ -42,7 +42,7 @@ class MaskedOutput:
         self._capabilities = capabilities
         self._masker = masker
         self._fail = fail
-        self._waiting: list[tuple[frames.Log, int] | tuple[Stream, str | None]] = []
+        self._waiting: list[tuple[frames.Log | frames.SpanFrame, int] | tuple[Stream, str | None]] = []
         """Lines with their size, and printed text; None is its end."""
         self._printed: dict[Stream, masking.MaskedStream] = {
             "stdout": masking.MaskedStream(masker),
@@ -58,6 +58,12 @@ class MaskedOutput:
             self._take((line, size))
         elif before <= _MOST_LOGGED:
             self._take((frames.Log("warning", "log.cut", {"kept_bytes": before}), 0))
+
+    def span(self, span: frames.SpanFrame, size: int) -> None:
+        """Take a span that came in a frame of so many bytes."""
+        self._logged += size
+        if self._logged <= _MOST_LOGGED:
+            self._take((span, size))
 
     def print(self, printed: list[tuple[Stream, str]]) -> None:
         """Take what was printed."""
@@ -80,7 +86,7 @@ class MaskedOutput:
             self._passing.cancel()
             await asyncio.gather(self._passing, return_exceptions=True)
 
-    def _take(self, piece: tuple[frames.Log, int] | tuple[Stream, str | None]) -> None:
+    def _take(self, piece: tuple[frames.Log | frames.SpanFrame, int] | tuple[Stream, str | None]) -> None:
         if self._capabilities is None:
             return
         self._waiting.append(piece)
@@ -100,18 +106,30 @@ class MaskedOutput:
         while self._capabilities is not None and self._waiting:
             pieces, self._waiting = self._waiting, []
             for piece in pieces:
-                if isinstance(piece[0], frames.Log):
-                    line, size = piece
-                    await self._capabilities.log(line.level, *await unhurried(self._masker, size, self._masked_line, line))
+                if not isinstance(piece[0], str):
+                    await self._tell(piece[0], piece[1], self._capabilities)
                 else:
                     name, text = piece
                     if masked := await unhurried(self._masker, len(text or ""), self._masked_text, name, text):
                         await self._capabilities.output(name, masked)
 
+    async def _tell(self, told: frames.Log | frames.SpanFrame, size: int, capabilities: Capabilities) -> None:
+        if isinstance(told, frames.Log):
+            await capabilities.log(told.level, *await unhurried(self._masker, size, self._masked_line, told))
+        else:
+            await capabilities.span(await unhurried(self._masker, size, self._masked_span, told.span))
+
     def _masked_line(self, line: frames.Log) -> tuple[str, dict[str, Any]]:
         if not self._masker:
             return line.event, line.fields
         return self._masker.mask(line.event), self._masker.masked(line.fields)
+
+    def _masked_span(self, span: ToldSpan) -> ToldSpan:
+        if not self._masker:
+            return span
+        error = None if span.error is None else self._masker.mask(span.error)
+        attributes = self._masker.masked(span.attributes)
+        return msgspec.structs.replace(span, name=self._masker.mask(span.name), attributes=attributes, error=error)
 
     def _masked_text(self, name: Stream, text: str | None) -> str:
         return self._printed[name].end() if text is None else self._printed[name].feed(text)

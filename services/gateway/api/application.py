@@ -98,7 +98,7 @@ def application(gateway: Gateway) -> web.Application:
     made.on_response_prepare.append(completing(gateway))
     durations = RequestDurations(gateway.health)
     for endpoint in ENDPOINTS:
-        route(made.router, endpoint, durations)
+        route(made.router, endpoint, durations, gateway)
     for path, handler in ((r"/api/v1/{path:[\s\S]*}", _nowhere_with_key), (r"/{path:[\s\S]*}", _nowhere)):
         made.router.add_route("*", path, durations.of(path, with_problems(handler)))
     return made

@@ -7,16 +7,20 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from services.gateway.api.traced import HEADER, told
 from services.gateway.domain import always_of
 from services.gateway.limits import LIMITS, headers_of
 from services.gateway.parts import Gateway
+from shared import tracing
 
 # Bytes from which an answer is worth compressing: below it is a packet or three.
 LARGE = 4096
 _SHRINKABLE = frozenset({"application/json", "text/plain", "text/html"})
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
-_TAKEN = "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, X-Millrace-Org"
-_SHOWN = "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Millrace-Change, X-Request-Id"
+_TAKEN = "Authorization, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, X-Millrace-Org, traceparent"
+_SHOWN = (
+    "ETag, Location, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Millrace-Change, X-Request-Id, traceresponse"
+)
 # Seconds for which a browser keeps the answer to its question what it may send.
 _KEPT = 600
 
@@ -33,6 +37,8 @@ def completing(gateway: Gateway) -> OnPrepare:
         for name, value in always:
             if name not in headers:
                 headers[name] = value
+        if tracing.is_on() and (span := told(request)) is not None:
+            headers[HEADER] = span
         if "Cache-Control" not in headers:
             # A tag is for who asks again; a cache that others share keeps neither.
             headers["Cache-Control"] = "private, no-cache" if "ETag" in headers else "no-store"

@@ -24,6 +24,11 @@ METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "PO
 _PATTERN = re.compile(r"\{(\w+):[^}]*\}")
 
 
+def template_of(route: str) -> str:
+    """Return a route without the expressions that its parts have to match."""
+    return _PATTERN.sub(r"{\1}", route)
+
+
 class RequestDurations:
     """Measures requests until their answer ends: of a stream that is as long as it lasts."""
 
@@ -38,7 +43,7 @@ class RequestDurations:
 
     def of(self, route: str, handler: Next) -> Next:
         """Return `handler`, measured under the template of its route: a raw path is never a label."""
-        template = _PATTERN.sub(r"{\1}", route)
+        template = template_of(route)
         observers: dict[tuple[str, int], Histogram] = {}
 
         @functools.wraps(handler)

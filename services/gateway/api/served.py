@@ -15,9 +15,10 @@ from services.gateway.api.access import Caller, address, authenticated, authoriz
 from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Streamed
 from services.gateway.api.headers import shrink
 from services.gateway.api.measured import RequestDurations
+from services.gateway.api.traced import identified, traced
 from services.gateway.domain import EVERY_ORG, org_of
 from services.gateway.limits import LIMITS
-from services.gateway.parts import GATEWAY
+from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.principals import Principal
 from services.gateway.sessions import Session
 from shared import log
@@ -31,9 +32,9 @@ from shared.values import Key, aside, check, decode, fitted, misfit, storable
 _log = structlog.get_logger()
 
 
-def route(router: web.UrlDispatcher, endpoint: Endpoint, durations: RequestDurations) -> None:
-    """Have calls of an endpoint served and measured; HEAD wherever GET is."""
-    handler = durations.of(endpoint.path, with_problems(_served(endpoint)))
+def route(router: web.UrlDispatcher, endpoint: Endpoint, durations: RequestDurations, gateway: Gateway) -> None:
+    """Have calls of an endpoint served, measured and traced; HEAD wherever GET is."""
+    handler = traced(endpoint, durations.of(endpoint.path, with_problems(_served(endpoint))), gateway)
     # Webhooks: nothing is put between them and their handler.
     handler = handler if endpoint.is_direct else _told(endpoint, handler)
     if endpoint.method == "GET":
@@ -91,6 +92,7 @@ def _served(endpoint: Endpoint) -> Next:
             whose = principal.org if principal.role_in(org) is None or org == EVERY_ORG else org
             denied(gateway, request, principal.actor, org=whose, outcome=error.kind, reason=endpoint.name)
             raise
+        identified(gateway, org)
         for_platform = principal.acts_for_platform(endpoint.role)
         caller = Caller(principal.actor, org, remote(gateway, request), for_platform, principal, session)
         call: Call[Any, Any] = Call(gateway, caller, request)

@@ -1,0 +1,217 @@
+"""Traces: which spans there are, of which trace, and that nothing is there where none are wanted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared import trace_settings, tracing
+from shared.config import ConfigError, Environment
+from shared.envelope import Envelope, Sealed, new_id, open_envelope, seal, utc_now
+from shared.messages import Logged, RunRequested, RunStarted
+from shared.messages.log import SERVICES
+from shared.traceparent import SpanContext, only, parsed, trace_of
+
+ROOT = Path(__file__).parents[2]
+ON = {"OTEL_TRACES_EXPORTER": "otlp"}
+THEIRS = SpanContext(0xAAAA_0000_0000_0000_0000_0000_0000_0001, 0xBBBB_0000_0000_0002)
+
+
+@pytest.fixture
+def spans() -> Iterator[list[tracing.Span]]:
+    """The spans that are made during a test, in the order of their ends; every trace is sampled whose id is even."""
+    found: list[tracing.Span] = []
+    tracing.start(tracing.Tracer(found.append, lambda trace: trace % 2 == 0, lambda parent: parent.sampled))
+    yield found
+    tracing.start(None)
+
+
+def even() -> str:
+    """Return an id whose trace is sampled."""
+    return new_id()[:-1] + "0"
+
+
+def requested(run: str, cause: Envelope | None = None, correlation: str | None = None) -> Sealed[RunRequested]:
+    message = RunRequested(run=run, workflow="w", version="v", input={}, requested_by="test", timeout=1.0)
+    return seal(message, service="gateway", org="o", now=utc_now(), id=run, cause=cause, correlation=correlation)
+
+
+def started(cause: Envelope) -> Sealed[RunStarted]:
+    message = RunStarted(run=cause.subject, attempt=1, executor="e", tier="A")
+    return seal(message, service="executor", org="o", now=utc_now(), cause=cause)
+
+
+def test_services_that_do_not_trace_import_nothing_for_it() -> None:
+    apps = ", ".join(f"services.{service}.app" for service in SERVICES)
+    # FastStream looks whether there is OpenTelemetry by importing an empty package of it.
+    code = f"""
+import sys, {apps}
+found = {{".".join(name.split(".")[:2]) for name in sys.modules if name.startswith(("opentelemetry.", "google."))}}
+sys.exit(" ".join(found - {{"opentelemetry.semconv"}}) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_tracer_messages_are_as_they_were() -> None:
+    sealed = requested(even())
+    assert (sealed.span, sealed.envelope.traceparent) == (None, msgspec.UNSET)
+    assert b"traceparent" not in sealed.document
+    with tracing.span("nothing") as span:
+        assert span is None
+
+
+def test_a_chain_begins_a_trace_of_its_own_id_and_what_follows_is_below(spans: list[tracing.Span]) -> None:
+    first = requested(even())
+    assert first.span is not None
+    assert first.span.context.trace == trace_of(first.envelope.id)
+    assert f"{first.span.context.trace:032x}" == first.envelope.correlationid.replace("-", "")
+    read = open_envelope(first.document)
+    second = started(read)
+    assert second.span is not None
+    assert second.span.parent == first.span.context
+    assert not spans  # none has been stored
+    second.span.finish()
+    assert spans == [second.span]
+
+
+def test_what_is_not_sampled_at_its_beginning_never_is(spans: list[tracing.Span]) -> None:
+    first = requested(new_id()[:-1] + "1")
+    assert first.span is None
+    read = open_envelope(first.document)
+    assert started(read).span is None
+    # Nor is it by a message that is known only to be of the chain.
+    assert requested(even(), correlation=first.envelope.correlationid).span is None
+
+
+def test_records_of_the_log_are_in_no_trace(spans: list[tracing.Span]) -> None:
+    with tracing.within(tracing.child(THEIRS, "request")):
+        logged = Logged(service="gateway", level="info", event="e", fields={})
+        assert seal(logged, service="gateway", org="global", now=utc_now()).span is None
+
+
+def test_a_request_is_of_the_trace_of_the_chain_that_it_begins(spans: list[tracing.Span]) -> None:
+    root = tracing.Root("POST /", {}, THEIRS)
+    with tracing.within(root):
+        sealed = requested(even())
+    assert root.span is not None
+    assert root.span.context.trace == trace_of(sealed.envelope.id)
+    assert (root.span.parent, root.span.links) == (None, (THEIRS,))
+    assert sealed.span is not None
+    assert sealed.span.parent == root.span.context
+    assert root.span.start <= sealed.span.start
+
+
+def test_a_chain_within_another_trace_points_there(spans: list[tracing.Span]) -> None:
+    root = tracing.Root("POST /", {}, THEIRS)
+    with tracing.within(root):
+        root.adopt()
+        sealed = requested(new_id())
+    assert sealed.span is not None
+    assert root.span is not None
+    assert sealed.span.context.trace == THEIRS.trace
+    (pointer,) = (one for one in spans if one.name == "chain")
+    assert (pointer.context.trace, pointer.links) == (trace_of(sealed.envelope.id), (root.span.context,))
+
+
+def test_a_caller_that_does_not_record_has_nothing_recorded(spans: list[tracing.Span]) -> None:
+    root = tracing.Root("POST /", {}, SpanContext(THEIRS.trace, THEIRS.span, sampled=False))
+    with tracing.within(root):
+        root.adopt()
+        assert requested(even()).span is None
+        with tracing.span("part") as span:
+            assert span is None
+    assert not spans
+
+
+def test_what_follows_a_message_of_another_trace_is_of_that(spans: list[tracing.Span]) -> None:
+    first = requested(even())
+    with tracing.within(tracing.child(THEIRS, "retry")):
+        second = started(first.envelope)
+    assert second.span is not None
+    assert second.span.parent == SpanContext(*parsed(str(first.envelope.traceparent)))  # type: ignore[misc]
+
+
+def test_a_span_that_fails_tells_the_type_of_the_error_and_nothing_else(spans: list[tracing.Span]) -> None:
+    with pytest.raises(ValueError, match="secret"), tracing.within(tracing.child(THEIRS, "part")):
+        raise ValueError("a secret")
+    assert (spans[0].error, spans[0].attributes) == ("ValueError", {"error.type": "ValueError"})
+
+
+@pytest.mark.parametrize("chain", [new_id(), "alert-0190a5b0-0000-7000-8000-000000000000", "", "x" * 1000])
+def test_every_chain_has_a_trace(chain: str) -> None:
+    assert 0 < trace_of(chain) < 2**128
+    assert trace_of(chain) == trace_of(chain)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("00-" + "1" * 32 + "-" + "2" * 16 + "-01", True),
+        ("00-" + "1" * 32 + "-" + "2" * 16 + "-03", True),
+        ("00-" + "1" * 32 + "-" + "2" * 16 + "-02", False),
+        ("cc-" + "1" * 32 + "-" + "2" * 16 + "-01-what-comes", True),
+        (" 00-" + "1" * 32 + "-" + "2" * 16 + "-01\t", True),
+    ],
+)
+def test_a_traceparent_is_read(header: str, expected: bool) -> None:
+    assert parsed(header) == SpanContext(int("1" * 32, 16), int("2" * 16, 16), expected)
+
+
+def test_of_two_traceparents_none_is_read() -> None:
+    one = str(THEIRS)
+    assert only([one]) == THEIRS
+    assert only([one, one]) is None
+    assert only([]) is None
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.5, 0.9])
+def test_so_many_traces_are_sampled_as_are_wanted(ratio: float) -> None:
+    # Of UUIDs the upper of the lower 64 bits are always the same: by those a hundredth would be none.
+    samples = trace_settings.samples_of(trace_settings.TraceSettings(sampler="parentbased_traceidratio", ratio=ratio))
+    found = sum(samples(trace_of(new_id())) for _ in range(20_000)) / 20_000
+    assert abs(found - ratio) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, None),
+        ({**ON, "OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_SERVICE_NAME": "x"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}, trace_settings.TraceSettings()),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x"}, trace_settings.TraceSettings()),
+        (
+            {**ON, "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25", "OTEL_BSP_MAX_QUEUE_SIZE": "10"},
+            trace_settings.TraceSettings(sampler="traceidratio", ratio=0.25, queue=10, batch=10),
+        ),
+    ],
+)
+def test_the_environment_says_whether_and_how(variables: dict[str, str], expected: trace_settings.TraceSettings | None) -> None:
+    environment = Environment(variables)
+    assert trace_settings.read(environment) == expected
+    environment.check()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"OTEL_TRACES_EXPORTER": "zipkin"},
+        {**ON, "OTEL_TRACES_SAMPLER": "some"},
+        {**ON, "OTEL_TRACES_SAMPLER_ARG": "2"},
+        {**ON, "OTEL_TRACES_SAMPLER_ARG": "nan"},
+        {**ON, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        {**ON, "OTEL_BSP_MAX_QUEUE_SIZE": "0"},
+    ],
+)
+def test_what_is_wrong_is_named(wrong: dict[str, str]) -> None:
+    environment = Environment(wrong)
+    trace_settings.read(environment)
+    with pytest.raises(ConfigError, match=list(wrong)[-1]):
+        environment.check()
