@@ -10,7 +10,7 @@ is known, and no row holds it.
 
 from __future__ import annotations
 
-import os
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -157,7 +157,7 @@ def current() -> Span | None:
     found = _current.get()
     if isinstance(found, Root):
         if found.undecided:
-            found.decide(trace_of(found.fallback) if found.fallback is not None else int.from_bytes(os.urandom(16)) or 1)
+            found.decide(random.getrandbits(128) or 1 if found.fallback is None else trace_of(found.fallback))  # noqa: S311 - likewise
         return found.span
     return found
 
@@ -252,6 +252,8 @@ def published(
         enclosing.decide(trace)
     here, caused = current(), received(cause)
     parent = here.context if here is not None and (caused is None or caused.trace == here.context.trace) else caused
+    if parent is None and (trace is None or enclosing is not None or not _tracer.samples(trace)):
+        return None
     attributes: dict[str, Value] = {
         "messaging.system": "nats",
         "messaging.operation.name": "publish",
@@ -261,10 +263,10 @@ def published(
         "messaging.message.conversation_id": chain,
         "millrace.organization": org,
     }
-    if parent is None:
-        if trace is None or enclosing is not None or not _tracer.samples(trace):
-            return None
+    if parent is None and trace is not None:
         return Span(f"publish {type_}", "producer", SpanContext(trace, _new_span()), None, attributes, start=nanoseconds(now))
+    if parent is None:
+        return None
     if begins and trace is not None and trace != parent.trace:
         # Whoever looks for the trace by the correlation id finds where it is.
         pointer = Span("chain", "internal", SpanContext(trace, _new_span()), None, attributes, links=(parent,))
@@ -319,4 +321,4 @@ def _sampled(trace: int) -> bool:
 
 
 def _new_span() -> int:
-    return int.from_bytes(os.urandom(8)) or 1
+    return random.getrandbits(64) or 1  # noqa: S311 - it tells spans apart, and guards nothing

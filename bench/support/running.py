@@ -53,11 +53,16 @@ class Whole(msgspec.Struct, frozen=True):
 
 
 class Alone(msgspec.Struct, frozen=True):
-    """A running broker and a running gateway."""
+    """A running broker and one running gateway or more, `urls` by their names; `url` is that of the first."""
 
-    url: str
+    urls: dict[str, str]
     nats_url: str
     pids: dict[str, int]
+
+    @property
+    def url(self) -> str:
+        """The address of the first gateway."""
+        return next(iter(self.urls.values()))
 
 
 @asynccontextmanager
@@ -74,8 +79,11 @@ async def whole(data: Path, **environment: str) -> AsyncIterator[Whole]:
 
 
 @asynccontextmanager
-async def alone(data: Path) -> AsyncIterator[Alone]:
-    """Run only the broker and the gateway on the data folder of a stack that has ended, for the block."""
+async def alone(data: Path, gateways: Mapping[str, Mapping[str, str]] | None = None) -> AsyncIterator[Alone]:
+    """Run only the broker and the gateway on the data folder of a stack that has ended, for the block.
+
+    `gateways` are several, each with what its operator chose in the environment.
+    """
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(claim(data))
         credentials = load_or_create(folder.credentials, None)
@@ -88,33 +96,37 @@ async def alone(data: Path) -> AsyncIterator[Alone]:
         )
         stack.push_async_callback(broker.stop, 5.0)
         await broker.start()
-        listening = stack.enter_context(listen("127.0.0.1", 0))
-        url = local_url(listening)
-        program = Program(
-            name="gateway",
-            command=(sys.executable, "-P", "-m", "services", "gateway"),
-            environment=_passed_on()
-            | {
-                "MILLRACE_NATS_URL": broker.url("gateway", credentials.nats["gateway"]),
-                # It keeps no tables; the setting is asked of every service.
-                "MILLRACE_DATABASE_URL": "postgresql:///nowhere",
-                "MILLRACE_KEYS": ",".join(credentials.keys),
-                **UNBOUNDED,
-                "MILLRACE_ADMIN_KEY": credentials.admin_key,
-                "MILLRACE_LISTEN_FD": str(listening.fileno()),
-                "MILLRACE_PUBLIC_URL": url,
-            },
-            directory=folder.own("gateway"),
-            log=folder.logs / "gateway.log",
-            pidfile=folder.pidfiles / "gateway.pid",
-            descriptors=(listening.fileno(),),
-        )
-        gateway = Supervised(program)
-        await gateway.start()
-        stack.push_async_callback(gateway.stop, 10.0)
-        await _healthy(url)
-        pids = {"gateway": gateway.state.pid or 0, "nats": broker.supervised.state.pid or 0}
-        yield Alone(url, broker.url(ADMIN, credentials.nats_admin), pids)
+        urls: dict[str, str] = {}
+        pids: dict[str, int] = {}
+        for name, chosen in (gateways or {"gateway": {}}).items():
+            listening = stack.enter_context(listen("127.0.0.1", 0))
+            urls[name] = local_url(listening)
+            program = Program(
+                name=name,
+                command=(sys.executable, "-P", "-m", "services", "gateway"),
+                environment=_passed_on()
+                | {
+                    "MILLRACE_NATS_URL": broker.url("gateway", credentials.nats["gateway"]),
+                    # It keeps no tables; the setting is asked of every service.
+                    "MILLRACE_DATABASE_URL": "postgresql:///nowhere",
+                    "MILLRACE_KEYS": ",".join(credentials.keys),
+                    **UNBOUNDED,
+                    "MILLRACE_ADMIN_KEY": credentials.admin_key,
+                    "MILLRACE_LISTEN_FD": str(listening.fileno()),
+                    "MILLRACE_PUBLIC_URL": urls[name],
+                    **chosen,
+                },
+                directory=folder.own("gateway"),
+                log=folder.logs / f"{name}.log",
+                pidfile=folder.pidfiles / f"{name}.pid",
+                descriptors=(listening.fileno(),),
+            )
+            gateway = Supervised(program)
+            await gateway.start()
+            stack.push_async_callback(gateway.stop, 10.0)
+            await _healthy(urls[name])
+            pids[name] = gateway.state.pid or 0
+        yield Alone(urls, broker.url(ADMIN, credentials.nats_admin), pids | {"nats": broker.supervised.state.pid or 0})
 
 
 class Backing:
