@@ -157,7 +157,7 @@ def current() -> Span | None:
     found = _current.get()
     if isinstance(found, Root):
         if found.undecided:
-            found.decide(random.getrandbits(128) or 1 if found.fallback is None else trace_of(found.fallback))  # noqa: S311 - likewise
+            found.decide(random.getrandbits(128) or 1 if found.fallback is None else trace_of(found.fallback))
         return found.span
     return found
 
@@ -321,4 +321,4 @@ def _sampled(trace: int) -> bool:
 
 
 def _new_span() -> int:
-    return random.getrandbits(64) or 1  # noqa: S311 - it tells spans apart, and guards nothing
+    return random.getrandbits(64) or 1
