@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from millrace import Connection
+from millrace._outgoing import outgoing, redirected, with_credentials
 from shared import trace_settings, tracing
 from shared.config import ConfigError, Environment
 from shared.envelope import Envelope, Sealed, new_id, open_envelope, seal, utc_now
@@ -168,6 +170,24 @@ def test_of_two_traceparents_none_is_read() -> None:
     assert only([one]) == THEIRS
     assert only([one, one]) is None
     assert only([]) is None
+
+
+def test_a_request_goes_on_with_the_trace_only_where_its_credentials_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection("halo", "a-token", base_url="https://halo.example/api")
+    request = outgoing("halo", "GET", "/pages", {"headers": {"X-Own": "1"}}, connection, 30.0)
+    elsewhere = redirected(request, "https://other.example/pages")
+    assert elsewhere is not None
+    assert "traceparent" not in with_credentials(request, connection)[1]
+    monkeypatch.setattr("millrace._run.job", {"traceparent": str(THEIRS)})
+    assert with_credentials(request, connection)[1]["traceparent"] == str(THEIRS)
+    assert with_credentials(elsewhere, connection)[1] == {}
+    own = outgoing("halo", "GET", "/pages", {"headers": {"TraceParent": "mine"}}, connection, 30.0)
+    assert {name: value for name, value in with_credentials(own, connection)[1].items() if name.lower() == "traceparent"} == {
+        "TraceParent": "mine"
+    }
+    nowhere = Connection("any", "a-token")
+    anywhere = outgoing("any", "GET", "https://any.example/", {}, nowhere, 30.0)
+    assert "traceparent" not in with_credentials(anywhere, nowhere)[1]
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 0.9])
