@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -97,10 +98,10 @@ class _Traced(msgspec.Struct):
 _traced = msgspec.json.Decoder(_Traced)
 
 
-def traces_of(batch: Sequence[Delivered]) -> Iterator[tuple[str, str]]:
-    """Yield the type and the `traceparent` of each message that is part of a trace."""
+def traces_of(batch: Sequence[Delivered], since: datetime) -> Iterator[tuple[str, str]]:
+    """Yield the type and the `traceparent` of each message, stored after a moment, that is part of a trace."""
     for one in batch:
-        if b'"traceparent"' not in one.data:
+        if one.time < since or b'"traceparent"' not in one.data:
             continue
         with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             found = _traced.decode(one.data)

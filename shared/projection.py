@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -17,6 +18,7 @@ from shared import checkpoint, db, tracing
 from shared.checkpoint import CheckpointMoved
 from shared.commit import Journal
 from shared.db import Connection
+from shared.envelope import utc_now
 from shared.errors import MillraceError, Unavailable
 from shared.health import Health
 from shared.letters import GivenUp, bury_in_place
@@ -34,6 +36,8 @@ PAUSE = 0.5
 BEHIND_FOR = 1.0
 # Messages of this stream are dead letters already.
 DEAD = "DEAD"
+# Messages that were stored longer ago are no part of what goes on: rows are made anew of them.
+FRESH = timedelta(hours=1)
 # Characters of an error that are logged: those of some drivers repeat the whole value.
 SHOWN = 500
 
@@ -197,7 +201,7 @@ class Projection:
             "messaging.consumer.group.name": f"{self._service}.{self.name}",
             "messaging.batch.message_count": len(batch),
         }
-        tracing.wrote(traces_of(batch), "write", begun, attributes)
+        tracing.wrote(traces_of(batch, utc_now() - FRESH), "write", begun, attributes)
 
     def _may_stay_behind(self, last: int) -> bool:
         now = asyncio.get_running_loop().time()

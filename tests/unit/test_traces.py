@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,8 @@ from shared.config import ConfigError, Environment
 from shared.envelope import Envelope, Sealed, new_id, open_envelope, seal, utc_now
 from shared.messages import Logged, RunRequested, RunStarted
 from shared.messages.log import SERVICES
+from shared.projected import traces_of
+from shared.pull import Delivered
 from shared.traceparent import SpanContext, only, parsed, trace_of
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +92,17 @@ def test_what_is_not_sampled_at_its_beginning_never_is(spans: list[tracing.Span]
     assert started(read).span is None
     # Nor is it by a message that is known only to be of the chain.
     assert requested(even(), correlation=first.envelope.correlationid).span is None
+
+
+def test_rows_that_are_made_anew_of_old_messages_are_in_no_trace(spans: list[tracing.Span]) -> None:
+    sealed, now = requested(even()), utc_now()
+    fresh = Delivered(subject="run.r.requested", data=sealed.document, sequence=1, time=now, headers={}, pending=0)
+    # What the data says is nothing to it.
+    theirs = b'"input":{"traceparent":"%b"}' % str(THEIRS).encode()
+    other = fresh.data.replace(b'"traceparent"', b'"other"').replace(b'"input":{}', theirs)
+    batch = [fresh, msgspec.structs.replace(fresh, data=other), msgspec.structs.replace(fresh, data=b'"traceparent"')]
+    assert list(traces_of(batch, now)) == [("run.requested", sealed.envelope.traceparent)]
+    assert list(traces_of(batch, now + timedelta(seconds=1))) == []
 
 
 def test_records_of_the_log_are_in_no_trace(spans: list[tracing.Span]) -> None:
