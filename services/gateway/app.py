@@ -141,7 +141,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             visitors=Visitors(),
             strangers=Strangers(),
             keys=keys,
-            logins=Logins(engine, settings.keys),
+            logins=Logins(engine, settings.keys, buckets),
             users=users,
             sessions=sessions,
             keepers=keepers(bus, engine, projections["catalog"], use, users, tags),

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import re
 import secrets
+import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.identity import RANDOM, NewKey, key_of
-from services.gateway.rates import Rate
+from services.gateway.rates import Rate, SharedBuckets
 from services.gateway.tables import login
 from services.gateway.visitors import Visitors
 from shared.db import transaction
@@ -93,12 +94,12 @@ class Polled(msgspec.Struct, frozen=True):
 class Logins:
     """The sign-ins of all gateways, by digests of their codes: a device may ask any gateway. Raises `Unavailable`."""
 
-    def __init__(self, engine: AsyncEngine, keys: Sequence[bytes]) -> None:
+    def __init__(self, engine: AsyncEngine, keys: Sequence[bytes], buckets: SharedBuckets) -> None:
         self._engine = engine
         # A table of all user codes is quickly made, but not without this secret.
         self._codes, self._values = (hmac.digest(keys[0], b"millrace login " + of, "sha256") for of in (b"code", b"key"))
         self.devices = Visitors(POLLS)
-        self.people = Visitors(LOOKS)
+        self._buckets = buckets
 
     async def ask(
         self, *, host: str, address: str | None, neighbourhood: str | None, org: str | None, role: Role | None, lifetime: int
@@ -130,6 +131,11 @@ class Logins:
                 added = insert(login).values(made | digests).on_conflict_do_nothing(index_elements=["code"])
                 if (await connection.execute(added)).rowcount:
                     return codes
+
+    def look(self, caller: str) -> None:
+        """Count that somebody looks up a code, which may be a guess: at all gateways together. Raises `TooMany`."""
+        if wait := self._buckets.bucket(f"login:{caller}", LOOKS).take(time.monotonic()):
+            raise TooMany("you look up codes too often", retry_after=wait)
 
     async def find(self, code: str) -> Login:
         """Return the sign-in that a person has the code of. Raises `NotFound`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,8 +12,9 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.gateway import logins
+from services.gateway import app, logins
 from services.gateway.logins import ALPHABET, Logins, letters_of, new_code
+from services.gateway.rates import Rate, SharedBuckets
 from shared.errors import Unavailable
 from tests.integration.test_gateway import Client, Got, gateway, stream
 from tests.integration.test_keys import by, made
@@ -230,15 +232,37 @@ async def test_a_gateway_that_dies_before_it_answers_leaves_the_key_to_the_next(
         assert (await by(other, given["key"], "GET", "/api/v1/me")).status == 200
 
 
-async def test_codes_are_looked_up_so_often(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = await begun(client)
-    admin = (await made(client, "admin", role="admin"))["key"]
-    for _ in range(logins.LOOKS.burst or 0):
-        assert (await by(client, admin, "GET", f"/api/v1/logins/{new_code()}")).status == 404
-    got = await by(client, admin, "POST", f"/api/v1/logins/{one['user_code']}/approve", json={})
-    assert (got.status, "Retry-After" in got.headers) == (429, True)
-    # Others do not wait for who guesses.
-    assert (await decided(client, one)).status == 200
+async def test_codes_are_looked_up_so_often_at_all_gateways_together(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logins, "LOOKS", Rate(0.001, 10))
+    held: list[SharedBuckets] = []
+
+    class Kept(SharedBuckets):
+        def __init__(self, client: Any) -> None:
+            super().__init__(client)
+            held.append(self)
+
+    monkeypatch.setattr(app, "SharedBuckets", Kept)
+    async with gateway(place) as client, gateway(place) as other:
+
+        async def hears() -> bool:
+            return all(one.hears for one in held)
+
+        await eventually(hears)
+        one, admin = await begun(client), await made(client, "admin", role="admin")
+        namesake = (await made(client, "admin", org="other", role="admin"))["key"]
+        for _ in range(10):
+            assert (await by(client, admin["key"], "GET", f"/api/v1/logins/{new_code()}")).status == 404
+
+        async def heard() -> bool:
+            return held[1].bucket(f"login:{admin['id']}", logins.LOOKS).left(time.monotonic())[0] == 0
+
+        await eventually(heard)
+        for at in (client, other):
+            got = await by(at, admin["key"], "POST", f"/api/v1/logins/{one['user_code']}/approve", json={})
+            assert (got.status, "Retry-After" in got.headers) == (429, True)
+        # Others do not wait for who guesses.
+        assert (await by(client, namesake, "GET", f"/api/v1/logins/{one['user_code']}")).status == 200
+        assert (await decided(client, one)).status == 200
 
 
 async def test_an_address_has_so_many_that_wait(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
