@@ -86,7 +86,7 @@ async def test_a_killed_executors_run_ends_on_its_second_attempt_in_the_same_tra
     first, second = (one for one in spans if one.name == "attempt nap")
     assert (first.attributes["millrace.run.attempt"], first.failed, first.attributes["error.type"]) == (1, True, "worker_lost")
     assert (second.attributes["millrace.run.attempt"], second.failed, second.parent) == (2, False, first.parent)
-    assert {one.service for one in spans} == {"millrace-gateway", "millrace-executor", "millrace-logs"}
+    assert {one.service for one in spans} >= {"millrace-gateway", "millrace-executor", "millrace-logs"}
 
 
 async def test_a_delivery_without_a_workflow_is_listed_and_runs_after_a_retry(client: Client) -> None:
