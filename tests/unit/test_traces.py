@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from millrace import Connection
 from millrace._outgoing import outgoing, redirected, with_credentials
+from services.executor.runs.traced import AttemptSpans
+from services.executor.sandbox import frames
+from services.executor.sandbox.errors import FrameError
+from services.executor.sandbox.jail import ToldSpan
 from shared import trace_settings, tracing
 from shared.config import ConfigError, Environment
 from shared.envelope import Envelope, Sealed, new_id, open_envelope, seal, utc_now
@@ -184,6 +190,55 @@ def test_of_two_traceparents_none_is_read() -> None:
     assert only([one]) == THEIRS
     assert only([one, one]) is None
     assert only([]) is None
+
+
+TOLD = {"name": "n", "id": "a" * 16, "parent": None, "start": 1.0, "seconds": 1.0, "attributes": {"a": 1}, "error": None}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "0" * 16},
+        {"id": "a" * 15},
+        {"id": "A" * 16},
+        {"id": "a" * 16 + "\n"},
+        {"parent": "no"},
+        {"name": ""},
+        {"name": "x" * 221},
+        {"start": -1.0},
+        {"start": 1e30},
+        {"seconds": -1.0},
+        {"seconds": 1e300},
+        # No collector takes it, nor the batch that it is in.
+        {"attributes": {"a": 2**63}},
+        {"attributes": {"a": [1]}},
+        {"attributes": {"a": "x" * 1101}},
+        {"attributes": dict.fromkeys(map(str, range(33)), 1)},
+        {"error": "x" * 301},
+    ],
+)
+def test_a_span_that_no_collector_would_take_is_no_frame(wrong: dict[str, Any]) -> None:
+    assert isinstance(frames.decode(msgspec.json.encode({"kind": "span", "span": TOLD})), frames.SpanFrame)
+    with pytest.raises(FrameError):
+        frames.decode(msgspec.json.encode({"kind": "span", "span": TOLD | wrong}))
+
+
+def test_spans_of_an_attempt_stay_within_it_whatever_they_say(spans: list[tracing.Span]) -> None:
+    attempt = tracing.child(THEIRS, "attempt")
+    within = AttemptSpans(attempt)
+    told = msgspec.convert(TOLD, ToldSpan)
+    names = {"b": "a" * 16, "c": "e" * 16, "d": "d" * 16}
+    for letter, parent in names.items():
+        within.authored(msgspec.structs.replace(told, id=letter * 16, parent=parent, start=2.0**33, seconds=1e6))
+    within.authored(told)
+    within.authored(told)  # of the same id
+    within.authored(msgspec.structs.replace(told, id=f"{attempt.context.span:016x}"))
+    within.finish()
+    assert attempt.attributes["millrace.spans.dropped"] == 2
+    by = {f"{one.context.span:016x}"[0]: one for one in spans}
+    assert by["b"].parent == by["a"].context
+    assert by["c"].parent == by["d"].parent == by["a"].parent == attempt.context
+    assert all(attempt.start <= one.start <= (one.end or 0) <= time.time_ns() for one in spans)
 
 
 def test_a_request_goes_on_with_the_trace_only_where_its_credentials_go(monkeypatch: pytest.MonkeyPatch) -> None:
