@@ -10,13 +10,16 @@ import structlog
 
 from services.gateway.admission import Admission
 from services.gateway.api.application import ENDPOINTS, application
+from services.gateway.api.origins import origins_of
 from services.gateway.api.sessions import recorded
 from services.gateway.backlog import Bounds, WebhookBacklog, watch
 from services.gateway.config import GatewaySettings, read
+from services.gateway.credentials import UserCredentials
 from services.gateway.domain import always_of
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
 from services.gateway.identity import Keys
+from services.gateway.invitations import Invitations
 from services.gateway.key_rules import keepers
 from services.gateway.key_use import KeyUse
 from services.gateway.lanes import Lanes
@@ -24,8 +27,10 @@ from services.gateway.limits import Organizations, RateLimits
 from services.gateway.logins import Logins
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.parts import Gateway
+from services.gateway.passkeys import Passkeys
 from services.gateway.peers import descriptors_for
 from services.gateway.projections import projected
+from services.gateway.proofs import Passwords
 from services.gateway.questions import QUESTIONS
 from services.gateway.rates import SharedBuckets
 from services.gateway.readiness import Readiness
@@ -46,6 +51,7 @@ from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.levels import follow_level
+from shared.owners.rotation import Rotation, renewing
 from shared.projection import started
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
@@ -109,6 +115,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         limits = RateLimits(buckets, keys, organizations, settings.rates)
         runtime.health.state("rates", limits.fact, counters=("refused",), labels={"refused": "limit"})
         keyring = Keyring(settings.keys)
+        credentials = UserCredentials(engine, keyring)
+        invitations = Invitations(engine)
         trail = Trail(bus)
         stack.push_async_callback(trail.finish)
         refusals = Refusals(bus)
@@ -144,6 +152,11 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             logins=Logins(engine, settings.keys, buckets),
             users=users,
             sessions=sessions,
+            credentials=credentials,
+            passwords=Passwords(),
+            passkeys=Passkeys(engine, keyring, url, origins_of(url)),
+            invitations=invitations,
+            rotation=Rotation("gateway", keyring, {"credential": credentials}),
             keepers=keepers(bus, engine, projections["catalog"], use, users, tags),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
@@ -164,7 +177,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(buckets.run(), "rates")
         runtime.background.start(use.run(), "use of keys")
         runtime.background.start(users.run(), "registry users")
-        runtime.background.start(sessions.run(recorded(trail)), "sessions")
+        runtime.background.start(renewing(gateway.rotation, settings.database_url, "gateway"), "renewing what is sealed")
+        runtime.background.start(sessions.run(recorded(trail), invitations.sweep), "sessions")
         stack.push_async_callback(use.write)
         runtime.background.start(endings.run(), "run endings")
         runtime.background.start(watching.run(), "watched runs")

@@ -11,13 +11,17 @@ from aiohttp import web
 from services.gateway.admission import Admission
 from services.gateway.backlog import WebhookBacklog
 from services.gateway.config import Network
+from services.gateway.credentials import UserCredentials
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
 from services.gateway.identity import Keys
+from services.gateway.invitations import Invitations
 from services.gateway.lanes import Lanes
 from services.gateway.limits import RateLimits
 from services.gateway.logins import Logins
 from services.gateway.memory_budget import MemoryBudget
+from services.gateway.passkeys import Passkeys
+from services.gateway.proofs import Passwords
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.sessions import Sessions
@@ -33,6 +37,7 @@ from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.health import Health
 from shared.owners.keeper import Keeper
+from shared.owners.rotation import Rotation
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +72,11 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     logins: Logins
     users: Users
     sessions: Sessions
+    credentials: UserCredentials
+    passwords: Passwords
+    passkeys: Passkeys
+    invitations: Invitations
+    rotation: Rotation
     keepers: Mapping[str, Keeper[Any]]
     public_url: str
     trusted_proxies: tuple[Network, ...]

@@ -9,6 +9,7 @@ import hmac
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -37,13 +38,16 @@ _FIND = """
     WITH used AS (
         UPDATE session SET seen_at = now() WHERE digest = $1 AND ends_at > now()
         AND seen_at > now() - make_interval(secs => $2) AND seen_at < now() - make_interval(secs => $2 / 60))
-    SELECT user_id, generation, method, ends_at, ends_at <= now() OR seen_at <= now() - make_interval(secs => $2) AS is_over
-    FROM session WHERE digest = $1
+    SELECT user_id, generation, method, ends_at, ends_at <= now() OR seen_at <= now() - make_interval(secs => $2) AS is_over,
+        created_at > now() - interval '15 minutes' AS is_fresh FROM session WHERE digest = $1
 """
+# Where a user has shown a row, that is held until the session is there: whoever replaces it ends the session, or none is opened.
 _OPEN = """
     INSERT INTO session (digest, user_id, generation, method, created_at, seen_at, ends_at)
-    VALUES ($1, $2, $3, $4, now(), now(), now() + make_interval(secs => $5)) RETURNING ends_at
+    SELECT $1, $2, $3, $4, now(), now(), now() + make_interval(secs => $5) {} RETURNING ends_at
 """
+_OPEN_BY = _OPEN.format("FROM (SELECT 1 FROM credential WHERE id = $6 AND secret = $7 FOR SHARE) AS shown")
+_OPEN = _OPEN.format("")
 _GOING_ON = """
     SELECT digest FROM session
     WHERE digest = ANY($1) AND ends_at > now() AND seen_at > now() - make_interval(secs => $2)
@@ -55,12 +59,24 @@ _SWEEP = """
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """A session that is known: whose it is, as a caller, and how the user has signed in; `is_over`: it counts no more."""
+    """A session that is known: whose it is, as a caller, and how the user has signed in.
+
+    `is_over`: it counts no more; `is_fresh`: it was opened just now.
+    """
 
     user: UserEntry
     principal: Principal
     method: Method
     is_over: bool
+    is_fresh: bool
+
+
+class Proof(NamedTuple):
+    """What a user has shown to sign in, where that is a row: its id and its secret, as they have to be when a session opens."""
+
+    method: Method
+    credential: str
+    secret: str
 
 
 class OpenedSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,12 +110,16 @@ class Sessions:
         self._idle = float(idle)
         self._longest = float(longest)
 
-    async def open(self, user: UserEntry, method: Method) -> OpenedSession:
-        """Open a session of a user, who was known to be one in the state that is given."""
+    async def open(self, user: UserEntry, method: Method, proof: Proof | None = None) -> OpenedSession | None:
+        """Open a session of a user, who was known to be one in the state that is given; None where the proof holds no more."""
         value = secrets.token_urlsafe(RANDOM)
+        given = (digest_of(value), user.id, user.spec.generation, method, self._longest)
         async with reading(self._engine) as connection:
-            until = await connection.fetchval(_OPEN, digest_of(value), user.id, user.spec.generation, method, self._longest)
-        return OpenedSession(value=value, until=until)
+            if proof is None:
+                until = await connection.fetchval(_OPEN, *given)
+            else:
+                until = await connection.fetchval(_OPEN_BY, *given, proof.credential, proof.secret)
+        return None if until is None else OpenedSession(value=value, until=until)
 
     async def find(self, value: str) -> Session | None:
         """Return the session of a cookie, None where none is known, or its user is no more what it was. One statement."""
@@ -110,7 +130,7 @@ class Sessions:
         if row is None or user is None or not counts(user, row["generation"]):
             return None
         principal = self._users.principal(user, digest, row["ends_at"].timestamp())
-        return Session(user=user, principal=principal, method=row["method"], is_over=row["is_over"])
+        return Session(user=user, principal=principal, method=row["method"], is_over=row["is_over"], is_fresh=row["is_fresh"])
 
     async def end(self, digest: bytes) -> bool:
         """End a session; False where it had ended."""
@@ -120,11 +140,15 @@ class Sessions:
         """End all sessions of a user but the one with a digest; return how many there were."""
         return await self._deleted("DELETE FROM session WHERE user_id = $1 AND digest <> $2 RETURNING digest", user_id, but)
 
-    async def run(self, ended: Ended) -> None:
-        """Cut what goes on in the name of ended sessions, and take these away, for ever. `ended` is told whose and why."""
+    async def run(self, ended: Ended, sweep: Callable[[], Awaitable[None]]) -> None:
+        """Cut what goes on in the name of ended sessions, and take these away, for ever. `ended` is told whose and why.
+
+        `sweep` takes away what else is over.
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(_again(WATCH_EVERY, self.watch))
             group.create_task(_again(SWEEP_EVERY, lambda: self.sweep(ended)))
+            group.create_task(_again(SWEEP_EVERY, sweep))
 
     async def watch(self) -> None:
         """Cut the connections of sessions that have ended. One statement, none where no connection goes on.

@@ -54,5 +54,10 @@ class RotateSettings(RotateKeys, frozen=True, kw_only=True):
     """Seal secret settings of sources and of integrations' mappings anew, as `RotateKeys`."""
 
 
+@command("gateway.rotate_keys", by="gateway", timeout=25.0)
+class RotateCredentials(RotateKeys, frozen=True, kw_only=True):
+    """Seal the secrets of users' authenticators anew, as `RotateKeys`."""
+
+
 # In the order in which they are asked.
-ROTATING: Mapping[str, type[RotateKeys]] = {"oauth": RotateVault, "events": RotateSettings}
+ROTATING: Mapping[str, type[RotateKeys]] = {"oauth": RotateVault, "events": RotateSettings, "gateway": RotateCredentials}

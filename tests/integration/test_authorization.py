@@ -28,9 +28,12 @@ ROLES = ("viewer", "operator", "developer", "admin")
 # Everything else needs a key. What is added here is for everybody.
 PUBLIC = {
     *("/hooks/{id}", "/healthz", "/readyz", "/openapi.json", "/docs", "/asyncapi.json"),
-    *("/oauth/authorize", "/oauth/callback"),
     *("/api/v1/logins", "/api/v1/logins/token", "/device"),
+    *("/oauth/authorize", "/oauth/callback", "/api/v1/sessions"),
     *("/auth/{name}", "/auth/callback", "/auth/signed-out", "/api/v1/sign-in-providers"),
+    *("/api/v1/invitations/read", "/api/v1/invitations/accept"),
+    *("/sign-in", "/invitation", "/sign-in.js", "/sign-in.css"),
+    *("/api/v1/sessions/passkey", "/api/v1/sessions/passkey/options"),
 }
 
 

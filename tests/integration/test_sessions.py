@@ -14,10 +14,14 @@ import msgspec
 import pytest
 
 from services.gateway.api.origins import origins_of
-from services.gateway.sessions import digest_of
+from services.gateway.sessions import Sessions, digest_of
+from services.gateway.users import Users
+from shared.db import open_engine
+from shared.health import Health
 from shared.questions.logs import TailLogs, TailPage
+from shared.resources.user import UserEntry
 from tests.integration.test_gateway import Client, answering, gateway, stream
-from tests.support.inside import eventually
+from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
 from tests.support.signing_in import Browser, browser_of, user_of
 
@@ -163,35 +167,52 @@ async def test_a_session_ends_when_its_user_changes(place: Place, client: Client
         assert await status(client, browser) == 401
 
 
-async def test_a_session_ends_by_its_age_and_without_use(place: Place) -> None:
-    async with gateway(place, MILLRACE_SESSION_IDLE="2") as client:
-        user = await user_of(client, "ada", **ACME)
-        short, used, left = (
-            await browser_of(place, client, user, seconds=1),
-            await browser_of(place, client, user),
-            await browser_of(place, client, user),
+async def test_a_session_ends_by_its_age_and_without_use(place: Place, client: Client) -> None:
+    user = await user_of(client, "ada", **ACME)
+    old, used, left = [await browser_of(place, client, user) for _ in range(3)]
+    admin = await asyncpg.connect(place.database_url("admin"))
+    try:
+        await admin.execute("UPDATE gateway.session SET ends_at = now() WHERE digest = $1", digest_of(old.value))
+        for one, hours in ((used, 7), (left, 9)):
+            statement = "UPDATE gateway.session SET seen_at = now() - make_interval(hours => $2) WHERE digest = $1"
+            await admin.execute(statement, digest_of(one.value), hours)
+        assert [await status(client, one) for one in (old, used, left)] == [401, 200, 401]
+        seen = await admin.fetchval(
+            "SELECT now() - seen_at < interval '1 hour' FROM gateway.session WHERE digest = $1", digest_of(used.value)
         )
+        assert seen is True
+    finally:
+        await admin.close()
 
-        async def ended() -> bool:
-            # The one that is looked at is in use.
-            assert await status(client, used) == 200
-            admin = await asyncpg.connect(place.database_url("admin"))
-            try:
-                rows = await admin.fetch(
-                    "SELECT digest FROM gateway.session WHERE ends_at <= now() OR seen_at <= now() - interval '2 s'"
-                )
-            finally:
-                await admin.close()
-            return {row["digest"] for row in rows} == {digest_of(short.value), digest_of(left.value)}
+    async def recorded() -> bool:
+        found = await audited(place, "access", "denied")
+        return any((one["actor"], one["detail"]["reason"]) == ("user:ada", "expired_session") for one in found)
 
-        await eventually(ended)
-        assert [await status(client, one) for one in (short, left, used)] == [401, 401, 200]
+    await eventually(recorded)
 
-        async def recorded() -> bool:
-            found = await audited(place, "access", "denied")
-            return any((one["actor"], one["detail"]["reason"]) == ("user:ada", "expired_session") for one in found)
 
-        await eventually(recorded)
+async def test_sessions_that_are_over_are_taken_away_and_recorded_once(place: Place, client: Client) -> None:
+    ada, bob = await user_of(client, "ada", **ACME), await user_of(client, "bob", **ACME)
+    for user, seconds in ((ada, 0), (ada, 3600), (bob, 3600)):
+        await browser_of(place, client, user, seconds=seconds)
+    await user_of(client, "bob", roles={"acme": "viewer"})
+    ended: list[tuple[str | None, str]] = []
+
+    async def note(user: UserEntry | None, _id: str, reason: str) -> None:
+        ended.append((None if user is None else user.name, reason))
+
+    engine = open_engine(place.database_url("gateway"), service="gateway")
+    async with bus_of(place, "gateway") as bus:
+        users = Users(bus.client, Health("gateway"))
+        watching = asyncio.create_task(users.run())
+        try:
+            await users.complete()
+            sweeping = Sessions(engine, users, idle=3600, longest=3600)
+            await asyncio.gather(*(sweeping.sweep(note) for _ in range(3)))
+        finally:
+            watching.cancel()
+            await engine.dispose()
+    assert sorted(ended) == [("ada", "expired"), ("bob", "changed")]
 
 
 async def test_an_organization_sees_and_changes_its_own_members_alone(place: Place, client: Client) -> None:
@@ -239,7 +260,7 @@ async def test_what_a_session_follows_is_cut_with_it(place: Place, client: Clien
 
     user = await user_of(client, "ada", **ACME)
     browser, goes_on = (
-        await browser_of(place, client, user, seconds=3 if how == "expired" else 3600),
+        await browser_of(place, client, user, seconds=3600),
         await signed_in(place, client, "bob", **ACME),
     )
     async with (
@@ -254,6 +275,12 @@ async def test_what_a_session_follows_is_cut_with_it(place: Place, client: Clien
             async with gateway(place) as elsewhere:
                 changes = browser.changes | {"Origin": elsewhere.url}
                 assert (await elsewhere("DELETE", "/api/v1/sessions/current", headers=changes)).status == 204
+        else:
+            admin = await asyncpg.connect(place.database_url("admin"))
+            try:
+                await admin.execute("UPDATE gateway.session SET ends_at = now() WHERE digest = $1", digest_of(browser.value))
+            finally:
+                await admin.close()
         await is_cut(response)
         assert other.content.exception() is None
         assert not other.content.at_eof()

@@ -23,6 +23,7 @@ from millrace.cli import (
     search,
     stack,
     top,
+    users,
     who,
     workspace,
 )
@@ -63,6 +64,7 @@ for _module in (
     keys,
     login,
     who,
+    users,
     top,
 ):
     for _command in _module.COMMANDS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -11,7 +11,8 @@ from services.gateway.api.access import cookie_of
 from services.gateway.api.endpoint import Audit, Call, Endpoint, endpoint
 from services.gateway.api.provisioning import changed
 from services.gateway.api.sessions import FOR_USERS, session_of
-from services.gateway.sessions import csrf_of
+from services.gateway.principals import Principal
+from services.gateway.sessions import Session, csrf_of
 from shared.envelope import rfc3339
 from shared.resources.declaration import Role, about
 from shared.resources.shapes import Moment
@@ -48,7 +49,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @endpoint("GET", "/api/v1/me", role="viewer", own="caller")
 async def get_me(call: Call[None, None]) -> Me:
     """Say who calls, by a key or a session, and what that may do."""
-    return me_of(call)
+    caller = call.caller
+    if caller.principal is None:
+        raise TypeError("this endpoint is for callers who are known, and does not say so")
+    return me_of(caller.principal, caller.session, cookie_of(call.gateway, call.request) or "")
 
 
 @endpoint("PATCH", "/api/v1/me", role="viewer", own="user", audit=Audit("user", "patch"), example=FOR_USERS)
@@ -57,14 +61,12 @@ async def patch_me(call: Call[None, Profile]) -> Me:
     session, name = session_of(call), call.body.display_name
     call.note(target=session.user.name, changes={"display_name": [session.user.spec.display_name, name]})
     user = await changed(call.gateway, call.caller.actor, session.user, {"display_name": name})
-    return msgspec.structs.replace(me_of(call), display_name=user.spec.display_name)
+    value = cookie_of(call.gateway, call.request) or ""
+    return me_of(session.principal, msgspec.structs.replace(session, user=user), value)
 
 
-def me_of(call: Call[Any, Any]) -> Me:
-    """Return who calls."""
-    principal, session = call.caller.principal, call.caller.session
-    if principal is None:
-        raise TypeError("this endpoint is for callers who are known, and does not say so")
+def me_of(principal: Principal, session: Session | None = None, value: str = "") -> Me:
+    """Return a caller as it is shown: of a session by the value of its cookie."""
     until = None if principal.until is None else rfc3339(datetime.fromtimestamp(principal.until, UTC))
     made = Me(
         actor=principal.actor,
@@ -77,7 +79,7 @@ def me_of(call: Call[Any, Any]) -> Me:
     )
     if session is None:
         return made
-    spec, value = session.user.spec, cookie_of(call.gateway, call.request) or ""
+    spec = session.user.spec
     return msgspec.structs.replace(
         made,
         name=session.user.name,

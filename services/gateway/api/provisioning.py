@@ -46,11 +46,17 @@ async def changed(
 
 
 async def created(
-    gateway: Gateway, actor: str, name: str, fields: Mapping[str, Any], internal: Mapping[str, Any] | None = None
+    gateway: Gateway,
+    actor: str,
+    name: str,
+    fields: Mapping[str, Any],
+    internal: Mapping[str, Any] | None = None,
+    *,
+    command: str | None = None,
 ) -> UserEntry:
-    """Make a user. Raises `Conflict` where there is one of that name."""
+    """Make a user. Raises `Conflict` where there is one of that name, unless the same `command` has made it."""
     try:
-        shown = await _put(gateway, actor, name, fields, internal, expected=0)
+        shown = await _put(gateway, actor, name, fields, internal, expected=0, command=command)
     except PreconditionFailed as error:
         raise Conflict(f"the login {name!r} is taken") from error
     return await _known(gateway, shown)
@@ -105,12 +111,13 @@ async def _put(
     *,
     patch: bool = False,
     expected: int | None = None,
+    command: str | None = None,
 ) -> Shown:
     return await gateway.bus.ask(
         of(
             PutResource,
             "user",
-            id=new_id(),
+            id=command or new_id(),
             org=PLATFORM,
             actor=actor,
             name=name,

@@ -10,7 +10,7 @@ from aiohttp import web
 from services.gateway.api.access import cookie_name, remote
 from services.gateway.api.endpoint import Answer, Audit, Call, Endpoint, Example, endpoint
 from services.gateway.parts import Gateway
-from services.gateway.sessions import Ended, OpenedSession, Session
+from services.gateway.sessions import Ended, OpenedSession, Proof, Session
 from services.gateway.trail import Trail
 from services.gateway.users import home_of
 from shared.messages import Audited
@@ -21,12 +21,22 @@ from shared.resources.user import Method, UserEntry
 FOR_USERS = Example(status=403)
 
 
-async def sign_in(gateway: Gateway, request: web.Request, user: UserEntry, method: Method, response: web.Response) -> OpenedSession:
+async def sign_in(
+    gateway: Gateway,
+    request: web.Request,
+    user: UserEntry,
+    method: Method,
+    response: web.StreamResponse,
+    proof: Proof | None = None,
+) -> OpenedSession | None:
     """Open a session for a user who has shown to be one, set its cookie in an answer, and record it. Raises `Unavailable`.
 
-    `user` is the entry of before the user was asked to show it: where it has changed since, the session counts for nothing.
+    `user` is the entry of before the user was asked to show it: where it has changed since, the session counts for nothing. None
+    where the `proof` holds no more; without one there is always a session.
     """
-    opened = await gateway.sessions.open(user, method)
+    opened = await gateway.sessions.open(user, method, proof)
+    if opened is None:
+        return None
     response.headers.add("Set-Cookie", cookie_of(gateway, opened.value))
     await gateway.trail.publish(
         Audited(

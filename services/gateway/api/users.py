@@ -16,11 +16,12 @@ class UserResources(Resources):
     """The handlers of users: what one may do, and who is one, counts at this gateway when it is answered."""
 
     async def delete(self, call: Call[None, None]) -> Answer:
-        """Remove a user, with its sessions."""
+        """Remove a user, with its sessions and what it signs in with."""
         id_ = (await self._present(call)).fields["id"]
         answer = await super().delete(call)
         await call.gateway.users.reflect(id_, None)
         await call.gateway.sessions.end_all(id_)
+        await call.gateway.credentials.forget(id_)
         return answer
 
     async def _put(

@@ -58,6 +58,7 @@ OF: dict[str, dict[str, Any]] = {
     "ask.logs.archived_rows": {"after": None},
     "do.oauth.begin_sign_in": {"provider": "spare"},
     "do.events.rotate_keys": {"after": "", "key": None},
+    "do.gateway.rotate_keys": {"after": "", "key": None},
     "do.oauth.rotate_keys": {"after": "", "key": None},
 }
 # SHA-256 of `nothing`, which the preparation has stored.

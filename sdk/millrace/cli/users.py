@@ -1,0 +1,49 @@
+"""`users`: what is special about people who sign in: links by which they become users, or sign in anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from millrace.cli import show
+from millrace.cli.entities import GROUPS, org_of
+from millrace.cli.session import Session, asks
+
+ROLES = ("viewer", "operator", "developer", "admin")
+users = GROUPS["user"]
+users.help = "People who sign in, each with a role by organization."
+
+
+@users.command("invite")
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option("--role", type=click.Choice(ROLES), required=True, help="The role in the organization; in `global`: in every one.")
+@click.option("--display-name", help="What the user is called by people.")
+@click.option("--email", help="Where the user gets letters.")
+@click.option("--days", type=click.IntRange(1, 30), help="For how many days the link is of use; 7 unless given.")
+@asks
+def invite(session: Session, **given: Any) -> None:
+    """Make a link, shown once and of use once, by which somebody becomes a user with a role in the organization.
+
+    NAME is the login to be had; without it who is invited chooses one. Nothing is sent: give the link to whom it is for.
+    """
+    body = {field: value for field, value in given.items() if value is not None}
+    _show(session, session.api.call("POST", "/orgs", org_of(session), "invitations", body=body))
+
+
+@users.command("reset")
+@click.argument("name")
+@click.option("--days", type=click.IntRange(1, 30), help="For how many days the link is of use; 1 unless given.")
+@asks
+def reset(session: Session, name: str, days: int | None) -> None:
+    """Make a link, shown once and of use once, by which the user NAME sets a password or a passkey anew."""
+    body = {} if days is None else {"days": days}
+    _show(session, session.api.call("POST", "/users", name, "invitation", body=body))
+
+
+def _show(session: Session, shown: dict[str, Any]) -> None:
+    show.entity(shown, is_json=session.is_json)
+
+
+# Its group is one of those of the resources.
+COMMANDS: tuple[click.Command, ...] = ()
