@@ -165,7 +165,9 @@ def test_a_span_that_fails_tells_the_type_of_the_error_and_nothing_else(spans: l
     assert (spans[0].error, spans[0].attributes) == ("ValueError", {"error.type": "ValueError"})
 
 
-@pytest.mark.parametrize("chain", ["019a0000-0000-7000-8000-000000000000", "alert-0190a5b0-0000-7000-8000-000000000000", "", "x" * 1000])
+@pytest.mark.parametrize(
+    "chain", ["019a0000-0000-7000-8000-000000000000", "alert-0190a5b0-0000-7000-8000-000000000000", "", "x" * 1000]
+)
 def test_every_chain_has_a_trace(chain: str) -> None:
     assert 0 < trace_of(chain) < 2**128
     assert trace_of(chain) == trace_of(chain)
