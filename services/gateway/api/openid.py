@@ -15,6 +15,7 @@ from aiohttp import web
 from services.gateway.api.access import address, cookie_of, denied
 from services.gateway.api.authorizing import CameBack
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, Reply, endpoint
+from services.gateway.api.methods import fresh
 from services.gateway.api.pages import HEADERS, BrowserCookie, hashed, person_page, refused_page
 from services.gateway.api.provisioning import changed, provided
 from services.gateway.api.sessions import FOR_USERS, session_of, sign_in, signed_out
@@ -260,9 +261,11 @@ async def begin_sign_in(call: Call[Beginning, None]) -> web.Response:
     example=FOR_USERS,
 )
 async def begin_identity(call: Call[None, NewIdentity]) -> web.Response:
-    """Return the address of a provider's page, for a user who wants to sign in by it from now on, in the same browser."""
-    user = session_of(call).user
-    call.note(target=user.name)
+    """Return the address of a provider's page, for a user who wants to sign in by it from now on, in the same browser.
+
+    It takes a session of less than 15 minutes.
+    """
+    user = fresh(call).user
     answer = web.Response()
     made = json_response(IdentityBegun(await _begun(call, call.body.provider, answer, user=user.id)))
     made.cookies.update(answer.cookies)

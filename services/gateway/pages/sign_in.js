@@ -103,8 +103,10 @@ starts("add", "click", async () => {
   say("Your passkey is there: you can sign in with it from now on.");
 });
 starts("out", "click", async () => {
-  await call("DELETE", "/sessions/current");
+  const left = await call("POST", "/sessions/current/leave");
   csrf = "";
+  // Who has signed in by a provider signs out there as well.
+  if (left.url) return location.assign(left.url);
   at("title").textContent = "Sign in";
   await begin();
 });
