@@ -18,10 +18,14 @@ KEY_BYTES = 32
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """Every secret of an installation; all passwords are URL-safe, so they stand in a URL as they are."""
+    """Every secret of an installation; all passwords are URL-safe, so they stand in a URL as they are.
+
+    `nats_issuer` is the seed, in base64, of the key that admits subscribers.
+    """
 
     nats_admin: str
     nats: dict[str, str]
+    nats_issuer: str = ""
     postgres_admin: str
     postgres: dict[str, str]
     keys: list[str]
@@ -46,9 +50,12 @@ def load_or_create(path: Path, admin_key: str | None) -> Credentials:
         made = _create(admin_key)
         write_private(path, msgspec.json.encode(made))
         return made
-    if admin_key is None or admin_key == kept.admin_key:
+    # One of a version that admitted none has no issuer.
+    changed = msgspec.structs.replace(
+        kept, admin_key=admin_key or kept.admin_key, nats_issuer=kept.nats_issuer or _random_bytes(KEY_BYTES)
+    )
+    if changed == kept:
         return kept
-    changed = msgspec.structs.replace(kept, admin_key=admin_key)
     write_private(path, msgspec.json.encode(changed))
     return changed
 
@@ -57,9 +64,10 @@ def _create(admin_key: str | None) -> Credentials:
     return Credentials(
         nats_admin=secrets.token_urlsafe(32),
         nats={service: secrets.token_urlsafe(32) for service in SERVICES},
+        nats_issuer=_random_bytes(KEY_BYTES),
         postgres_admin=secrets.token_urlsafe(32),
         postgres={service: secrets.token_urlsafe(32) for service in SERVICES},
-        keys=[base64.b64encode(os.urandom(KEY_BYTES)).decode()],
+        keys=[_random_bytes(KEY_BYTES)],
         admin_key=admin_key or "mr_" + secrets.token_urlsafe(32),
     )
 
@@ -71,7 +79,7 @@ def _decode(path: Path, content: bytes) -> Credentials:
             set(SERVICES) <= credentials.nats.keys()
             and set(SERVICES) <= credentials.postgres.keys()
             and bool(credentials.keys)
-            and all(len(base64.b64decode(key, validate=True)) == KEY_BYTES for key in credentials.keys)
+            and all(len(base64.b64decode(key, validate=True)) == KEY_BYTES for key in _keys_in(credentials))
         )
     except (msgspec.DecodeError, ValueError):
         complete = False
@@ -79,6 +87,14 @@ def _decode(path: Path, content: bytes) -> Credentials:
         message = f"{path} is damaged: put it back from a backup, since without its keys the stored secrets cannot be read."
         raise StartError(message)
     return credentials
+
+
+def _keys_in(credentials: Credentials) -> list[str]:
+    return [*credentials.keys, *filter(None, (credentials.nats_issuer,))]
+
+
+def _random_bytes(number: int) -> str:
+    return base64.b64encode(os.urandom(number)).decode()
 
 
 def _check_admin_key(key: str) -> None:

@@ -5,6 +5,7 @@ The rules follow from `shared.messages` and `shared.questions` (`by`) and from t
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from typing import Any
@@ -13,11 +14,18 @@ from deploy.credentials import Credentials
 from shared.batching import MOST_TOGETHER
 from shared.messages import DECLARATIONS
 from shared.messages.log import SERVICES
+from shared.nkeys import Issuer
 from shared.pull import inbox_prefix
 from shared.questions import ASKED
 from shared.streams import BUCKETS, DIGESTS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream, among_replicas
+from shared.subscribers import ADMITTING, CONNECTIONS, KICK, READABLE, SUBSCRIBERS, TOLD, TOLD_ORG
 
 ACCOUNT = "MILLRACE"
+# Of all subscribers, which is more than are admitted: a net. Subscriptions are those of a connection; nothing is published, so
+# that messages may be as small as the protocol's own.
+MOST_CONNECTIONS = 1000
+SUBSCRIPTIONS = 50
+SMALLEST = 1024
 # Most bytes of one message: a body of 256 KiB in base64 within its envelope, with room; larger things travel by reference.
 MAX_PAYLOAD = 2 * 1024 * 1024
 
@@ -25,6 +33,7 @@ MAX_PAYLOAD = 2 * 1024 * 1024
 def service_permissions(service: str) -> dict[str, list[str]]:
     """Return the subjects that a service may `publish` to and `subscribe` to, and those of the first that it may not (`never`)."""
     publish: set[str] = set()
+    subscribe: set[str] = set()
     for declared, _ in DECLARATIONS.values():
         if service not in declared.by:
             continue
@@ -76,9 +85,11 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish |= {f"$O.{bucket.name}.>", f"$JS.API.STREAM.PURGE.OBJ_{bucket.name}"}
     if service == "logs":
         publish |= _reading(f"KV_{DIGESTS}") | {f"$KV.{DIGESTS}.>"}
+        publish |= {f"{TOLD}.>", f"{TOLD_ORG}.>", CONNECTIONS, KICK.format("*")}
+        subscribe.add(ADMITTING)
     # Answers to any asker: the inboxes of services, and nothing else, while a question waits (allow_responses).
     publish.add(among_replicas(service, "*"))
-    subscribe = {among_replicas(service, "*"), f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}
+    subscribe |= {among_replicas(service, "*"), f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}
     return {"publish": sorted(publish), "subscribe": sorted(subscribe), "never": sorted(_never(service))}
 
 
@@ -136,6 +147,40 @@ def users(credentials: Credentials, *, suffix: str = "") -> list[dict[str, Any]]
     return made
 
 
+def accounts(credentials: Credentials) -> dict[str, Any]:
+    """Return the accounts of a server: the services' with all of JetStream, the subscribers', who only read, and the system's."""
+    told = [f"{TOLD}.>", f"{TOLD_ORG}.>"]
+    reads = [{"stream": {"account": ACCOUNT, "subject": f"{TOLD}.{noun}.>"}, "to": f"{noun}.>"} for noun in sorted(READABLE)]
+    limits = {"max_connections": MOST_CONNECTIONS, "max_subscriptions": SUBSCRIPTIONS, "max_payload": SMALLEST}
+    reads.append({"stream": {"account": ACCOUNT, "subject": f"{TOLD_ORG}.>"}})
+    return {
+        ACCOUNT: {
+            "jetstream": "enabled",
+            "users": users(credentials),
+            "exports": [{"stream": subject, "accounts": [SUBSCRIBERS]} for subject in told],
+            "imports": [{"service": {"account": "SYS", "subject": subject}} for subject in (CONNECTIONS, KICK.format("*"))],
+        },
+        SUBSCRIBERS: {"imports": reads, "limits": limits},
+        "SYS": {
+            "users": [{"user": "sys", "password": credentials.nats_admin}],
+            "exports": [
+                {"service": CONNECTIONS, "response_type": "stream", "accounts": [ACCOUNT]},
+                {"service": KICK.format("*"), "accounts": [ACCOUNT]},
+            ],
+        },
+    }
+
+
+def admission(credentials: Credentials) -> dict[str, Any]:
+    """Return how the server knows who is none of its users: the service that admits subscribers is asked (auth callout).
+
+    All users of the server's own are known as before, also while nobody answers.
+    """
+    issuer = Issuer(base64.b64decode(credentials.nats_issuer)).public
+    # One user is taken, and makes no difference: only the subscribers' account, which has none, is delegated.
+    return {"auth_callout": {"issuer": issuer, "account": ACCOUNT, "auth_users": ["admin"], "allowed_accounts": [SUBSCRIBERS]}}
+
+
 def quoted(path: str) -> str:
     """Return a path as a string of the server's configuration, which has its own language: it takes any byte in hexadecimal."""
     plain = set(range(0x20, 0x7F)) - {ord('"'), ord("\\")}
@@ -153,10 +198,11 @@ def nats_config(
     sync_interval: str = "always",
     extra: str = "",
 ) -> str:
-    """Return the configuration of a server that holds one account with its users; secrets are within: mode 0600.
+    """Return the configuration of a server with its accounts and users; secrets are within: mode 0600.
 
     `sync_interval: always` makes an acknowledged message a stored one (facts of JetStream: the default is two minutes).
     """
+    named = "\n".join(f"  {name}: {json.dumps(account)}" for name, account in accounts(credentials).items())
     ports = f"ports_file_dir: {quoted(ports_dir)}\n" if ports_dir else ""
     return f"""\
 server_name: {json.dumps(server_name)}
@@ -171,8 +217,8 @@ jetstream {{
   limits {{ batch {{ max_msgs: {MOST_TOGETHER} }} }}
 }}
 accounts {{
-  {ACCOUNT}: {{ jetstream: enabled, users: {json.dumps(users(credentials))} }}
-  SYS: {{ users: [ {{ user: "sys", password: {json.dumps(credentials.nats_admin)} }} ] }}
+{named}
 }}
 system_account: SYS
+authorization: {json.dumps(admission(credentials))}
 {extra}"""

@@ -40,6 +40,7 @@ _EGRESS = ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")
 # Of the settings of services those that an operator of this stack may choose in its environment.
 CHOSEN = {
     "gateway": (
+        "MILLRACE_NATS_PUBLIC_URL",
         "MILLRACE_MAX_BACKLOG",
         "MILLRACE_MAX_BACKLOG_BYTES",
         "MILLRACE_MAX_BACKLOG_AGE",
@@ -183,6 +184,8 @@ class Stack:
             given["MILLRACE_LISTEN_FD"] = str(self._listening.fileno())
             given["MILLRACE_ADMIN_KEY"] = self._credentials.admin_key
             given["MILLRACE_SUPERVISOR"] = str(self._folder.states)
+        if name == "logs":
+            given["MILLRACE_NATS_ISSUER"] = self._credentials.nats_issuer
         if name == "executor":
             given["MILLRACE_UNSAFE"] = "1" if self._options.unsafe else "0"
             given["MILLRACE_SANDBOX_TIER"] = os.environ.get("MILLRACE_SANDBOX_TIER", "")

@@ -157,7 +157,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             passkeys=Passkeys(engine, keyring, url, origins_of(url)),
             invitations=invitations,
             rotation=Rotation("gateway", keyring, {"credential": credentials}),
-            keepers=keepers(bus, engine, projections["catalog"], use, users, tags),
+            keepers=keepers(bus, engine, projections["catalog"], use, users, tags, nats_url=settings.nats_public_url),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
             cors_origins=settings.cors_origins,

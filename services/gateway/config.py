@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
@@ -37,7 +38,7 @@ Network = IPv4Network | IPv6Network
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
 
-    `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `max_backlog` counts messages,
+    `nats_public_url` is the broker's address as subscribers are told it. `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `max_backlog` counts messages,
     `max_backlog_bytes` the bytes of their bodies, `max_backlog_age` is in seconds, `most_queued` counts runs. `supervisor` is the
     file in which the supervisor of the services writes their state, where there is one. `stop_delay`: seconds between the signal to
     end, from which on it is not ready, and the last request that it takes. `cors_origins` are exact.
@@ -47,6 +48,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     nats_url: str
+    nats_public_url: str
     database_url: str
     keys: tuple[bytes, ...]
     admin_key: str
@@ -81,8 +83,10 @@ def read(environment: Environment) -> GatewaySettings:
     public = public_url(environment)
     descriptor = environment.integer("MILLRACE_LISTEN_FD", -1, minimum=0)
     supervisor = environment.optional("MILLRACE_SUPERVISOR")
+    nats_url = environment.text("MILLRACE_NATS_URL")
     return GatewaySettings(
-        nats_url=environment.text("MILLRACE_NATS_URL"),
+        nats_url=nats_url,
+        nats_public_url=environment.text("MILLRACE_NATS_PUBLIC_URL", _without_user(nats_url)),
         database_url=environment.text("MILLRACE_DATABASE_URL"),
         keys=environment.keys("MILLRACE_KEYS"),
         admin_key=environment.text("MILLRACE_ADMIN_KEY"),
@@ -123,6 +127,12 @@ def _rate(environment: Environment, name: str) -> Rate | None:
     except ValueError:
         environment.complain(name, f"{given!r} is no rate, such as 50 (a second) or 50/200 (and 200 at once after a rest)")
         return None
+
+
+def _without_user(urls: str) -> str:
+    """Return addresses of the broker, by commas, without users and passwords."""
+    parts = (urlsplit(one.strip()) for one in urls.split(","))
+    return ",".join(urlunsplit(one._replace(netloc=one.netloc.rpartition("@")[2])) for one in parts)
 
 
 def _networks(environment: Environment, name: str) -> tuple[Network, ...]:

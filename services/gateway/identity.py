@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -19,7 +17,7 @@ from shared.errors import Unavailable
 from shared.health import Health
 from shared.organizations import PLATFORM
 from shared.registry import Entry, RegistryView
-from shared.resources.key import KeyEntry
+from shared.resources.key import KeyEntry, digest_of, values_of
 
 # Bytes of randomness in a key, and characters of it that are shown: those left are more than can be guessed.
 RANDOM = 32
@@ -49,14 +47,6 @@ def new_key() -> NewKey:
 def key_of(text: str) -> NewKey:
     """Return a key of this text, with what is kept of it."""
     return NewKey(text, digest_of(text).hex(), text[:SHOWN])
-
-
-def digest_of(text: str) -> bytes:
-    """Return the digest by which a key is known.
-
-    One round of SHA-256: what it hides is 256 random bits, and no password that a slow hash would have to protect from guessing.
-    """
-    return hashlib.sha256(text.encode(errors="replace")).digest()
 
 
 class Keys(RegistryView[KeyEntry]):
@@ -140,15 +130,8 @@ def principals_of(entry: KeyEntry) -> dict[bytes, Principal]:
         "org": entry.org,
         "roles": ((entry.org, spec.role),),
         "scopes": tuple(spec.scopes),
+        "nats": spec.nats,
         "id": entry.id,
         "user": spec.user,
     }
-    until = _epoch(spec.expires_at)
-    ends = {spec.digest: until}
-    if spec.previous is not None and spec.previous_until is not None:
-        ends[spec.previous] = min(one for one in (until, _epoch(spec.previous_until)) if one is not None)
-    return {(digest := bytes.fromhex(text)): Principal(**fields, digest=digest, until=end) for text, end in ends.items()}
-
-
-def _epoch(text: str | None) -> float | None:
-    return None if text is None else datetime.fromisoformat(text).timestamp()
+    return {digest: Principal(**fields, digest=digest, until=until) for digest, until in values_of(spec).items()}

@@ -24,16 +24,18 @@ from shared.projection import Projection
 from shared.resources.declaration import Resource
 from shared.resources.key import ApiKey
 from shared.resources.organization import Organization
+from shared.subscribers import READABLE
 from shared.values import moment_at
 
 
 class KeyRules(Rules[ApiKey]):
     """A key is narrowed to groups of endpoints that there are, and does not expire before it is there."""
 
-    def __init__(self, use: KeyUse, users: Users, tags: Collection[str]) -> None:
+    def __init__(self, use: KeyUse, users: Users, tags: Collection[str], nats_url: str) -> None:
         self._use = use
         self._users = users
         self._tags = frozenset(tags)
+        self._nats_url = nats_url
 
     async def check(self, draft: Draft[ApiKey]) -> ApiKey:
         """Return the spec; that of a new value keeps the one before for as long as it says."""
@@ -41,6 +43,7 @@ class KeyRules(Rules[ApiKey]):
         _check_rate(spec.rate, spec.burst, "burst", "rate")
         if not spec.digest:
             raise Invalid("the gateway makes keys, and gave none")
+        _check_reading(spec)
         for number, scope in enumerate(spec.scopes):
             if ":" not in scope and scope not in self._tags:
                 detail = f"is neither a group of endpoints ({', '.join(sorted(self._tags))}) nor workflow:NAME or source:NAME"
@@ -67,6 +70,7 @@ class KeyRules(Rules[ApiKey]):
                 "previous_until": None if _is_over(one.spec.previous_until, now) else one.spec.previous_until,
                 "login": one.spec.login,
                 "user": self._login_of(one.spec.user),
+                "nats_url": self._nats_url if one.spec.nats else None,
                 "key": None,
             }
             for one in found
@@ -76,6 +80,25 @@ class KeyRules(Rules[ApiKey]):
         """Return how a user is called, the id of one who is gone."""
         found = None if user_id is None else self._users.get(user_id)
         return user_id if found is None or found.value is None else found.value.name
+
+
+def _check_reading(spec: ApiKey) -> None:
+    """Raise `Invalid` where a key for NATS may do more than read, or another one has subjects."""
+    problems = []
+    if spec.nats and spec.role != "viewer":
+        problems.append(Problem("role", "is viewer for a key for NATS: it reads"))
+    if spec.nats and spec.scopes:
+        problems.append(Problem("scopes", "are none for a key for NATS: it has subjects"))
+    if spec.nats and spec.user is not None:
+        problems.append(Problem("nats", "is not for a key of a sign-in, which goes on no longer than its user"))
+    if spec.subjects and not spec.nats:
+        problems.append(Problem("subjects", "are for keys for NATS"))
+    for number, subject in enumerate(spec.subjects):
+        if (noun := subject.partition(".")[0]) not in READABLE:
+            nouns = ", ".join(sorted(READABLE))
+            problems.append(Problem(f"subjects.{number}", f"{noun!r} is nothing that can be read: {nouns}"))
+    if problems:
+        raise Invalid("; ".join(f"{one.path} {one.message}" for one in problems), errors=tuple(problems))
 
 
 class OrganizationRules(Rules[Organization]):
@@ -107,12 +130,12 @@ def _is_over(text: str | None, now: Any) -> bool:
 
 
 def keepers(
-    bus: Bus, engine: AsyncEngine, catalog: Projection, use: KeyUse, users: Users, tags: Collection[str]
+    bus: Bus, engine: AsyncEngine, catalog: Projection, use: KeyUse, users: Users, tags: Collection[str], *, nats_url: str
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of the gateway's resources. None has a secret: of a key its digest alone is kept."""
     nothing, rows = Keyring((os.urandom(32),)), ResourceRows(engine)
     rules: dict[str, Rules[Any]] = {
-        "key": KeyRules(use, users, tags),
+        "key": KeyRules(use, users, tags, nats_url),
         "organization": OrganizationRules(rows),
         "user": UserRules(engine, rows),
     }

@@ -24,13 +24,14 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     `org` is `global` for one of the platform, and for a user of several organizations. A role in `global` is one in every
     organization. `id` is that of the key or the user, None for the platform key, and `digest` that of the value which it showed;
     from `until` on, in epoch seconds, it counts no more. `user` is the id of the user for whom a key acts, `generation` that user's
-    or the user's own, by which changes are known.
+    or the user's own, by which changes are known. `nats`: a key that counts for NATS, and not here.
     """
 
     actor: str
     org: str
     roles: tuple[tuple[str, Role], ...]
     scopes: tuple[str, ...] = ()
+    nats: bool = False
     id: str | None = None
     digest: bytes = b""
     until: float | None = None

@@ -20,6 +20,9 @@ from services.logs.questions import QUESTIONS
 from services.logs.retention import Removals, retain
 from services.logs.scope import ArchiveDeps, open_archive
 from services.logs.searches import keepers
+from services.logs.subscribers.connections import Subscribers
+from services.logs.subscribers.grants import Grants
+from services.logs.subscribers.telling import Telling
 from services.logs.tailing import LogsDeps
 from shared import service
 from shared.bus import Bus, connected
@@ -28,6 +31,7 @@ from shared.envelope import utc_now
 from shared.leader import lead
 from shared.levels import follow_level
 from shared.messages import Logged
+from shared.nkeys import Issuer
 from shared.owners.rows import ResourceRows
 from shared.projection import started
 from shared.questions import asked_of
@@ -56,8 +60,9 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             # Before the first row, so that none has to be moved.
             await make_first(engine, runtime.health)
             runtime.background.start(keep_ahead(engine, runtime.health, settings.database_url), "partitions")
+            telling = await _subscribers(bus, settings.issuer, runtime)
             projections = started(
-                projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
+                projected(bus.client, telling), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
             )
             kept = keepers(bus, ResourceRows(engine), projections["catalog"], engine, utc_now)
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
@@ -102,6 +107,21 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
     finally:
         await archive.dispose()
         await engine.dispose()
+
+
+async def _subscribers(bus: Bus, issuer: Issuer | None, runtime: Runtime) -> Telling | None:
+    """Admit subscribers from now on, and return what tells them; None where nobody can sign for them."""
+    if issuer is None:
+        return None
+    grants = Grants(bus.client, runtime.health)
+    connections = Subscribers(bus.client, grants, issuer)
+    telling = Telling(bus.client, lambda: grants.wanted)
+    runtime.health.state("subscribers", lambda: connections.fact() | {"told": telling.told}, counters=("refused", "told"))
+    runtime.background.start(grants.run(), "registry keys")
+    runtime.background.start(connections.admit(), "admission of subscribers")
+    runtime.background.start(connections.watch(), "connections of subscribers")
+    await connections.start()
+    return telling
 
 
 def _publishing(bus: Bus) -> Callable[[Logged, str | None], Awaitable[None]]:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from shared import config
 from shared.config import Environment
+from shared.nkeys import Issuer
 
+ISSUER = "MILLRACE_NATS_ISSUER"
 _SCHEMES = ("file:///", "s3://", "gs://", "az://")
 
 
@@ -14,10 +16,12 @@ class LogsSettings(config.Settings, frozen=True, kw_only=True):
     """Read once at start.
 
     `copies` are the URLs below which copies of the archive's digests are kept, outside of the broker; `seal_every` is in seconds.
+    `issuer` signs for subscribers, None: there are none.
     """
 
     copies: tuple[str, ...]
     seal_every: int
+    issuer: Issuer | None
 
 
 def read(environment: Environment) -> LogsSettings:
@@ -30,4 +34,9 @@ def read(environment: Environment) -> LogsSettings:
             environment.complain("MILLRACE_DIGEST_COPIES", f"URL {number} must begin with {', '.join(_SCHEMES)}")
     # A row that is changed before it was sealed is not noticed; each seal writes to the broker and to every copy.
     seal_every = environment.integer("MILLRACE_DIGEST_SECONDS", 60, minimum=1, maximum=86400)
-    return LogsSettings(**config.common(environment), copies=copies, seal_every=seal_every)
+    return LogsSettings(**config.common(environment), copies=copies, seal_every=seal_every, issuer=_issuer(environment))
+
+
+def _issuer(environment: Environment) -> Issuer | None:
+    seeds = environment.keys(ISSUER) if environment.optional(ISSUER) is not None else ()
+    return Issuer(seeds[0]) if seeds else None

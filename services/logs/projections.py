@@ -13,6 +13,7 @@ from services.logs.copying import copy
 from services.logs.domain import UNDECODABLE, Row, StreamPosition, row_of, undecodable
 from services.logs.gaps import GapFinder
 from services.logs.lines import bare, split
+from services.logs.subscribers.telling import Telling
 from services.logs.tables import archive_of
 from services.logs.workflows import RunWorkflows
 from shared.db import Connection
@@ -39,11 +40,16 @@ LINGER = 0.02
 _log = structlog.get_logger()
 
 
-def archiving(stream: str, finder: GapFinder) -> Apply:
-    """Return the `Apply` that archives `stream`: every message becomes a row, and every line of a chunk another."""
+def archiving(stream: str, finder: GapFinder, telling: Telling | None = None) -> Apply:
+    """Return the `Apply` that archives `stream`: every message becomes a row, and every line of a chunk another.
+
+    Subscribers are told of it by `telling`.
+    """
     workflows = RunWorkflows()
 
     async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> list[Statement | Copy]:
+        if telling is not None:
+            await telling.tell(stream, batch, incarnation)
         missing = await finder.before(batch, incarnation, connection)
         made = _rows(stream, batch, incarnation)
         is_copied = len(batch) >= COPIED and finder.are_new(batch)
@@ -114,21 +120,21 @@ async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
         await connection.execute(kept.sql, *kept.values)
 
 
-def projected(client: Client) -> list[Projected]:
-    """Return the archive of every stream, and saved searches.
+def projected(client: Client, telling: Telling | None = None) -> list[Projected]:
+    """Return the archive of every stream, and saved searches; subscribers are told of what is archived by `telling`.
 
     Archived rows older than the stream's first message are only here and not replayed.
     """
-    return [catalog_of("logs", client), *_archives(client)]
+    return [catalog_of("logs", client), *_archives(client, telling)]
 
 
-def _archives(client: Client) -> list[Projected]:
+def _archives(client: Client, telling: Telling | None) -> list[Projected]:
     finders = {stream.name: GapFinder(stream.name, client) for stream in STREAMS}
     return [
         Projected(
             name=archive_of(stream.name),
             stream=stream.name,
-            apply=archiving(stream.name, finders[stream.name]),
+            apply=archiving(stream.name, finders[stream.name], telling),
             keep=keeping(stream.name, finders[stream.name]),
             linger=LINGER,
             prompt=END_TYPES if stream.name == "RUNS" else frozenset(),

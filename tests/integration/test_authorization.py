@@ -49,6 +49,7 @@ class Kind(msgspec.Struct, frozen=True):
     roles: tuple[tuple[str, str], ...] = ()
     ends: bool = False
     token: bool = True
+    nats: bool = False
 
     @property
     def counts(self) -> bool:
@@ -65,6 +66,8 @@ KINDS: dict[str, Kind] = {
     "narrowed-to-another": Kind(OWN, "admin", ("workflow:another", "source:another")),
     "platform-narrowed": Kind("global", "admin", ("sources", "identity-providers")),
     "platform-key": Kind("global", "admin"),
+    "nats": Kind(OWN, "viewer", nats=True),
+    "platform-nats": Kind("global", "viewer", nats=True),
     "none": Kind(),
     "unknown": Kind(),
     "expired": Kind(),
@@ -97,6 +100,8 @@ def expected(endpoint: Endpoint, kind: Kind, named: str | None, path: dict[str, 
         return 403
     if not kind.counts:
         return 401
+    if kind.nats:
+        return 403
     if endpoint.own is not None:
         return 403 if endpoint.own == "user" and not kind.roles else REACHED
     if kind.roles:
@@ -155,7 +160,7 @@ async def keys(maker: Client, place: Place) -> dict[str, str | None]:
     for name, kind in KINDS.items():
         if name in found or kind.roles:
             continue
-        body = {"name": name, "role": kind.role or "admin", "scopes": kind.scopes}
+        body = {"name": name, "role": kind.role or "admin", "scopes": kind.scopes, "nats": kind.nats}
         if name == "expired":
             # Time enough to be made first.
             body["expires_at"] = rfc3339(utc_now() + timedelta(seconds=3))

@@ -35,6 +35,7 @@ def test_credentials() -> Credentials:
     return Credentials(
         nats_admin=secrets.token_urlsafe(16),
         nats={service: secrets.token_urlsafe(16) for service in SERVICES},
+        nats_issuer=base64.b64encode(secrets.token_bytes(32)).decode(),
         postgres_admin=secrets.token_urlsafe(16),
         postgres={service: secrets.token_urlsafe(16) for service in SERVICES},
         keys=[base64.b64encode(secrets.token_bytes(32)).decode()],
@@ -53,10 +54,10 @@ class Servers:
         self._databases = 0
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[Place]:
-        """Give out an account and a fresh database, both prepared, for the block."""
-        number = self._free.pop(0)
-        suffix = f"-{number}"
+    async def place(self, *, admitting: bool = False) -> AsyncIterator[Place]:
+        """Give out an account and a fresh database, both prepared, for the block. Subscribers read of the one that is `admitting`."""
+        number = -1 if admitting else self._free.pop(0)
+        suffix = "" if admitting else f"-{number}"
         self._databases += 1
         database = f"test_{self._databases}"
         admin = await asyncpg.connect(self.postgres.url(SUPERUSER, self.credentials.postgres_admin, "postgres"))
@@ -71,7 +72,7 @@ class Servers:
                 yield place
             finally:
                 await self._clean(place)
-                self._free.append(number)
+                self._free += [] if admitting else [number]
                 await admin.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
         finally:
             await admin.close()

@@ -4,6 +4,7 @@ import base64
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from deploy.credentials import SERVICES, load_or_create
@@ -20,9 +21,10 @@ def test_two_installations_share_no_secret(tmp_path: Path) -> None:
     two = load_or_create(tmp_path / "two", None)
     secrets = [
         {made.nats_admin, made.postgres_admin, made.admin_key, *made.nats.values(), *made.postgres.values(), *made.keys}
+        | {made.nats_issuer}
         for made in (one, two)
     ]
-    assert len(secrets[0]) == 4 + 2 * len(SERVICES)
+    assert len(secrets[0]) == 5 + 2 * len(SERVICES)
     assert secrets[0].isdisjoint(secrets[1])
 
 
@@ -64,6 +66,16 @@ def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path, content: bytes
     with pytest.raises(StartError, match="damaged"):
         load_or_create(path, None)
     assert path.read_bytes() == content
+
+
+def test_those_of_a_version_without_subscribers_get_an_issuer_and_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    before = load_or_create(path, None)
+    path.write_bytes(msgspec.json.encode({**msgspec.to_builtins(before), "nats_issuer": ""}))
+    after = load_or_create(path, None)
+    assert len(base64.b64decode(after.nats_issuer, validate=True)) == 32
+    assert msgspec.structs.replace(after, nats_issuer=before.nats_issuer) == before
+    assert load_or_create(path, None) == after
 
 
 def test_secrets_do_not_show_in_a_repr(tmp_path: Path) -> None:

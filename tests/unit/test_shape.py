@@ -22,7 +22,7 @@ SHARED = {
     "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registering", "registry", "resources", "runs", "salvage", "schemas", "sending", "service",
     "jose", "statements", "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",
-    "expressions", "gathering", "web_tokens", "exporting", "trace_settings", "traceparent", "tracing",
+    "expressions", "gathering", "web_tokens", "nkeys", "subscribers", "exporting", "trace_settings", "traceparent", "tracing",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",
         "services.oauth.domain", "services.gateway.domain"]  # fmt: skip
