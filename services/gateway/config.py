@@ -38,7 +38,8 @@ Network = IPv4Network | IPv6Network
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
 
-    `nats_public_url` is the broker's address as subscribers are told it. `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `max_backlog` counts messages,
+    `nats_public_url` is the broker's address as subscribers are told it. `public_url` has no slash at its end; None: made of the
+    bound address. Sizes are in bytes. `max_backlog` counts messages,
     `max_backlog_bytes` the bytes of their bodies, `max_backlog_age` is in seconds, `most_queued` counts runs. `supervisor` is the
     file in which the supervisor of the services writes their state, where there is one. `stop_delay`: seconds between the signal to
     end, from which on it is not ready, and the last request that it takes. `cors_origins` are exact.

@@ -55,7 +55,7 @@ async def place(up: Up) -> Path:
     return folder
 
 
-SHOWN = ("deliveries", "topics", "subscriptions", "integrations", "adapters", "registrations")
+SHOWN = ("deliveries", "topics", "subscriptions", "integrations", "adapters", "registrations", "internal-tools")
 
 
 # The command's own page comes first: it names no source where there is but one.

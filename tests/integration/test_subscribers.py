@@ -24,6 +24,7 @@ from nats.aio.msg import Msg
 from deploy.permissions import SUBSCRIPTIONS
 from services.logs.subscribers import connections
 from shared.bus import Bus
+from shared.client import LeanClient
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import MillraceError
 from shared.messages import DECLARATIONS, RunRequested
@@ -79,7 +80,7 @@ class House:
             self.refused.append(str(error).lower())
 
         async def admitted() -> Nats | None:
-            made = Nats()
+            made = LeanClient()
             with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 await made.connect(self.address, token=key, error_cb=failed, **(ONCE | options))
             if made.is_connected:

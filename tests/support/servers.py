@@ -55,7 +55,7 @@ class Servers:
 
     @asynccontextmanager
     async def place(self, *, admitting: bool = False) -> AsyncIterator[Place]:
-        """Give out an account and a fresh database, both prepared, for the block. Subscribers read of the one that is `admitting`."""
+        """Give out an account and a fresh database, both prepared, for the block. Subscribers read of one that is `admitting`."""
         number = -1 if admitting else self._free.pop(0)
         suffix = "" if admitting else f"-{number}"
         self._databases += 1

@@ -123,7 +123,8 @@ def authorize(principal: Principal, endpoint: Endpoint, org: str, path: Mapping[
     """Decide whether a caller may call an endpoint for an organization, with these parts of its path: the one place that does.
 
     Who has no role in an organization does not learn of it: raises `NotFound`. Raises `PermissionDenied` for less than the
-    endpoint's role, for what is the platform's, for what none of a key's scopes names, for what is for users alone, and to keys for NATS.
+    endpoint's role, for what is the platform's, for what none of a key's scopes names, for what is for users alone, and to keys
+    for NATS.
     """
     if principal.nats:
         raise PermissionDenied("this key is for NATS alone")
