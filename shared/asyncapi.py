@@ -14,6 +14,7 @@ from shared.messages import DECLARATIONS
 from shared.messages.declaration import Declaration
 from shared.questions import ASKED
 from shared.streams import WORK
+from shared.subscribers import READABLE, TOLD_ORG
 
 _JSON = "application/json"
 
@@ -24,7 +25,10 @@ def document() -> dict[str, Any]:
     for declared, cls in DECLARATIONS.values():
         parts = {"type": _type(declared), "data": made.schema(cls)}
         payload = {"allOf": [made.schema(Envelope), {"type": "object", "properties": parts}]}
-        channel = {"address": _address(declared), "parameters": _parameters(declared), "x-stream": declared.stream}
+        channel: dict[str, Any] = {"address": _address(declared), "parameters": _parameters(declared), "x-stream": declared.stream}
+        if declared.noun in READABLE:
+            # Where a key of an organization hears it.
+            channel["x-told-as"] = f"{TOLD_ORG}.{{org}}.{channel['address']}"
         made.add(cls.__name__, channel, _described(cls, declared.type) | {"contentType": CONTENT_TYPE, "payload": payload})
         for service in declared.by:
             made.operate("send", service, cls.__name__)

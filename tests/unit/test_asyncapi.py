@@ -8,9 +8,11 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from faststream.specification.asyncapi.v3_0_0.schema.schema import ApplicationSchema
 
 from shared import asyncapi
+from shared.envelope import CONTENT_TYPE, open_envelope
 from shared.messages import DECLARATIONS
 from shared.messages.declaration import class_of
 from shared.questions import ASKED
@@ -47,6 +49,7 @@ def test_every_message_is_there_with_its_subject_schema_and_writers() -> None:
         channel, message = DOCUMENT["channels"][cls.__name__], DOCUMENT["components"]["messages"][cls.__name__]
         assert re.sub(r"\{\w+\}", "*", channel["address"]).startswith(declared.pattern().removesuffix(">").removesuffix(".*"))
         assert set(re.findall(r"\{(\w+)\}", channel["address"])) == channel["parameters"].keys() <= set(cls.__struct_fields__)
+        assert channel.get("x-told-as") == (None if declared.noun == "timer" else f"org.{{org}}.{channel['address']}")
         assert message["name"] == declared.type
         schema = DOCUMENT["components"]["schemas"][cls.__name__]
         assert schema["properties"].keys() == set(cls.__struct_encode_fields__)
@@ -74,3 +77,13 @@ def test_what_is_on_the_bus_fits_its_description(type_: str) -> None:
     fits.validate(stored)
     assert not fits.is_valid(stored | {"type": "other.thing"})
     assert not fits.is_valid(stored | {"data": {}})
+
+
+@pytest.mark.parametrize(("type_", "document"), [(type_, document) for type_, (_, document) in DOCUMENTS.items()])
+def test_every_message_is_a_cloud_event_to_the_sdk_of_that_project(type_: str, document: bytes) -> None:
+    read = from_structured_event(HTTPMessage({"Content-Type": CONTENT_TYPE}, document))
+    ours = open_envelope(document)
+    assert re.fullmatch(type_.replace(".*", r"\..+"), read.get_type())
+    assert (read.get_id(), read.get_source(), read.get_subject()) == (ours.id, ours.source, ours.subject)
+    assert (read.get_time(), read.get_attributes()["org"]) == (ours.time, ours.org)
+    assert read.get_data() == json.loads(bytes(ours.data))
