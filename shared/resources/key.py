@@ -23,7 +23,8 @@ class KeyAdds(msgspec.Struct, frozen=True):
 
     `key` is the key itself, in the answer to its creation and to its rotation, and null in every other. The value before the last
     rotation counts until `previous_until`. `login` is the machine that it was given to by a sign-in of the command,
-    `user` who signed in there: the key may do no more than that user may. `nats_url` is where a key for NATS counts, without the key.
+    `user` who signed in there: the key may do no more than that user may. `nats_url` is where a key for NATS counts,
+    without the key.
     """
 
     prefix: str

@@ -160,7 +160,6 @@ async def keys(maker: Client, place: Place) -> dict[str, str | None]:
     for name, kind in KINDS.items():
         if name in found or kind.roles:
             continue
-        soon = rfc3339(utc_now() + timedelta(seconds=1))
         body = {"name": name, "role": kind.role or "admin", "scopes": kind.scopes, "nats": kind.nats}
         if name == "expired":
             # Time enough to be made first.
