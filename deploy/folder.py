@@ -59,6 +59,11 @@ class DataFolder(msgspec.Struct, frozen=True):
         return self.own("run")
 
     @property
+    def last_backup(self) -> Path:
+        """Was touched when a backup was made last, or, while there is none, when the installation began."""
+        return self.pidfiles / "last-backup"
+
+    @property
     def states(self) -> Path:
         """The states of the processes: pid, restarts and last exit of each; there while `up` runs."""
         return self.pidfiles / "state.json"

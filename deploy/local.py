@@ -68,6 +68,8 @@ async def up(data: Path, host: str, port: int, options: Options) -> None:
         await end_orphans(folder)
         listening = held.enter_context(listen(host, port))
         credentials = _credentials(folder)
+        if not folder.last_backup.exists():
+            folder.last_backup.touch(0o600)
         sockets = held.enter_context(run_folder(folder))
 
         def changed() -> None:

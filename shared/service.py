@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -72,7 +74,7 @@ def main(service: str, read: Callable[[Environment], Any], app: App) -> int:
     """Run a service until SIGTERM or SIGINT; returns the exit code."""
     environment = Environment()
     settings = read(environment)
-    address = environment.optional("MILLRACE_HEALTH_ADDR")
+    address, data = environment.optional("MILLRACE_HEALTH_ADDR"), environment.optional("MILLRACE_DATA")
     traces = trace_settings.read(environment)
     try:
         environment.check()
@@ -80,16 +82,33 @@ def main(service: str, read: Callable[[Environment], Any], app: App) -> int:
         for problem in error.problems:
             sys.stderr.write(f"millrace {service}: {problem.path} {problem.message}\n")
         return EXIT_MISCONFIGURED
-    return uvloop.run(_serve(service, settings, app, HealthSettings(address), traces))
+    folder = None if data is None else Path(data)
+    return uvloop.run(_serve(service, settings, app, HealthSettings(address), traces, folder))
+
+
+def room(folder: Path) -> dict[str, int]:
+    """Return the room on the disk of a folder, in bytes; nothing where the folder is gone."""
+    try:
+        found = shutil.disk_usage(folder)
+    except OSError:
+        return {}
+    return {"size_bytes": found.total, "free_bytes": found.free}
 
 
 async def _serve(
-    service: str, settings: Any, app: App, health_settings: HealthSettings, traces: trace_settings.TraceSettings | None
+    service: str,
+    settings: Any,
+    app: App,
+    health_settings: HealthSettings,
+    traces: trace_settings.TraceSettings | None,
+    data: Path | None,
 ) -> int:
     sink = log.configure(service)
     health = Health(service)
     exporter = None if traces is None else _exporting(service, traces, health)
     health.state("log", lambda: {"dropped": sink.dropped, "level": log.level()}, counters=("dropped",))
+    if data is not None:
+        health.state("disk", lambda: room(data))
     stopping, begun = asyncio.Event(), asyncio.Event()
     failures: list[str] = []
     serving = asyncio.current_task()

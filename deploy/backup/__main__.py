@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import click
@@ -21,7 +22,7 @@ from deploy.commands import run
 from deploy.credentials import load_or_create
 from deploy.errors import StartError
 from deploy.files import write_private
-from deploy.folder import claim, end_orphans, is_claimed, run_folder
+from deploy.folder import DataFolder, claim, end_orphans, is_claimed, run_folder
 from deploy.local import Ready
 from deploy.positions import administrator
 from deploy.rebuild.display import Display
@@ -53,10 +54,18 @@ def main(
         run("millrace backup", _verify(place))
     elif is_remote(place):
         folder = staging or data.absolute().with_name(f"{data.absolute().name}.staging")
-        run("millrace backup", _upload(place, folder, data, keys, nats, postgres))
+        run("millrace backup", _noted(_upload(place, folder, data, keys, nats, postgres), data))
     else:
         folder = Path(place).expanduser().absolute()
-        run("millrace backup", _backup(folder, data, keys or folder.with_name(f"{folder.name}.keys.json"), nats, postgres))
+        named = keys or folder.with_name(f"{folder.name}.keys.json")
+        run("millrace backup", _noted(_backup(folder, data, named, nats, postgres), data))
+
+
+async def _noted(making: Coroutine[Any, Any, bool], data: Path) -> bool:
+    """Make a backup, and leave in the data folder that there is one: its age is watched."""
+    made = await making
+    DataFolder(data).last_backup.touch(0o600)
+    return made
 
 
 async def _verify(target: str) -> bool:

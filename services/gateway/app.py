@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import structlog
@@ -37,6 +38,7 @@ from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.sessions import Sessions
+from services.gateway.supervisor import backup
 from services.gateway.trail import Trail
 from services.gateway.users import Users
 from services.gateway.visitors import Strangers, Visitors
@@ -110,6 +112,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         bounds = Bounds(messages=settings.max_backlog, bytes=settings.max_backlog_bytes, seconds=settings.max_backlog_age)
         backlog = WebhookBacklog(bounds)
         runtime.health.state("backlog", backlog.fact, counters=("refused",), labels={"work": "consumer"})
+        runtime.health.state("backup", lambda: backup(settings.supervisor, time.time()))
         lanes = Lanes(settings.most_queued)
         buckets = SharedBuckets(bus.client)
         limits = RateLimits(buckets, keys, organizations, settings.rates)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+LAST_BACKUP = "last-backup"
+
 
 class ServiceExit(msgspec.Struct, frozen=True):
     """The end of a process: its exit code, or minus the number of the signal; `hung` if it had to be ended."""
@@ -38,6 +40,20 @@ class _Told(msgspec.Struct, frozen=True):
 
     processes: dict[str, ServiceProcess]
     failing: list[str]
+
+
+def backup(file: Path | None, now: float) -> dict[str, float]:
+    """Return the seconds since the last backup of an installation, or since its beginning; nothing where nobody notes it.
+
+    The note is beside the supervisor's `file`.
+    """
+    if file is None:
+        return {}
+    try:
+        made = file.with_name(LAST_BACKUP).stat().st_mtime
+    except OSError:
+        return {}
+    return {"age_s": round(max(0.0, now - made), 1)}
 
 
 def told(file: Path | None) -> tuple[dict[str, ServiceProcess], list[str]]:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.oauth.announce import Announcer
 from services.oauth.authorization import Authorizations
 from services.oauth.authorization_store import AuthorizationStore
+from services.oauth.broken import BrokenTokens
 from services.oauth.config import OAuthSettings, read
 from services.oauth.connection_tests import ConnectionTests
 from services.oauth.credential_cache import CredentialCache
@@ -155,6 +156,9 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
             oauth.refresher,
         )
         runtime.health.state("quarantined", oauth.rotation.fact)
+        broken = BrokenTokens(engine)
+        runtime.health.state("tokens", broken.fact)
+        runtime.background.start(broken.watch(), "counting broken tokens")
         runtime.background.start(oauth.announcer.sweep(settings.database_url), "announcing")
         runtime.background.start(oauth.housekeeping.sweep(settings.database_url), "housekeeping")
         runtime.background.start(oauth.outbox.sweep(settings.database_url), "publishing what is left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ class Selected(msgspec.Struct, frozen=True):
 
 def alerts() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+
+
+def explained() -> dict[str, str]:
+    """Return what the document says of each alert, as text without links."""
+    document = (ROOT / "docs" / "observability.md").read_text()
+    sections = re.findall(r"^### (Millrace\w+)\n(.*?)(?=^#|\Z)", document, re.DOTALL | re.MULTILINE)
+    return {name: " ".join(re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text).split()) for name, text in sections}
 
 
 def dashboard() -> dict[str, Any]:
