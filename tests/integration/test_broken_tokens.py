@@ -11,12 +11,13 @@ from shared.errors import Unavailable
 from tests.support.servers import Place
 
 _VAULT = """
-INSERT INTO vault (id, noun, org, name, spec, sealed, version, revoking, announced, actor, first_command, last_command, created_at, updated_at)
-VALUES (:id, 'connection', 'acme', :id, '{}', '', 1, false, true, 't', 'a', 'b', now(), now())
+INSERT INTO vault (
+    id, noun, org, name, spec, sealed, version, revoking, announced, actor, first_command, last_command, created_at, updated_at
+) VALUES (:id, 'connection', 'acme', :id, '{}', '', 1, false, true, 't', 'a', 'b', now(), now())
 """
 _TOKEN = """
-INSERT INTO token (connection, org, provider, version, status, failures, forced, fence, created_at, updated_at)
-VALUES (:id, 'acme', 'p', 1, :status, 0, 0, 0, now(), now())
+INSERT INTO token (connection, org, provider, version, status, failures, forced, attempting, doubted, configured, fence)
+VALUES (:id, 'acme', 'p', 1, :status, 0, 0, false, false, '', 0)
 """
 
 

@@ -1,4 +1,4 @@
-"""The tools that docs/internal-tools.md shows, as programs of somebody's, beside a running stack."""
+"""The tools that docs/internal-tools.md shows, as programs of somebody's."""
 
 from __future__ import annotations
 
@@ -13,25 +13,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import nats
 from aiohttp import web
 
-from tests.support.client import Client
-from tests.support.command import Command
+from shared.envelope import new_id
+from shared.messages import RunFailed
+from shared.messages.run import RunError, RunUsage
+from tests.integration.test_subscribers import House, admitting, home
 from tests.support.golden import DOCUMENTS
-from tests.support.stack import ROOT, Up
+from tests.support.inside import bus_of
+from tests.support.stack import ROOT
+
+__all__ = ["admitting", "home"]  # fixtures
 
 TOOLS = dict(
     re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```$", (ROOT / "docs" / "internal-tools.md").read_text(), re.DOTALL | re.MULTILINE)
 )
-FLOW = b"""
-from millrace import workflow
-
-
-@workflow(name="breaks")
-def breaks() -> None:
-    raise ValueError("no paper")
-"""
 
 
 @asynccontextmanager
@@ -76,24 +72,22 @@ async def chat() -> AsyncIterator[tuple[str, asyncio.Queue[Any]]]:
         await runner.cleanup()
 
 
-async def test_failed_runs_are_posted_to_a_chat(client: Client, millrace: Command, tmp_path: Path) -> None:
-    key = await millrace.json("keys", "create", "--nats", "pager", "--subjects", '["run.*.failed"]')
-    await client.put_file("flows/breaks.py", FLOW)
+async def test_failed_runs_are_posted_to_a_chat(home: House, tmp_path: Path) -> None:
+    key = await home.key("pager", subjects=["run.*.failed"])
     async with chat() as (address, posted), tool(tmp_path, "tools/failed_runs.py", key, address) as said:
-        run = await client.call("POST", "/api/v1/workflows/breaks/runs?wait=60", body={"input": {}})
+        run = new_id()
+        error = RunError(type="ValueError", message="no paper")
+        failed = RunFailed(run=run, attempt=1, reason="error", error=error, duration_ms=1.0, usage=RunUsage())
+        await home.bus.publish(home.bus.seal(failed, org="acme"))
         async with asyncio.timeout(60):
             text = (await posted.get())["text"]
             assert (await said.readline()).decode() == f"{text}\n"
-        assert text == f"run {run['id']} failed: no paper"
+        assert text == f"run {run} failed: no paper"
 
 
-async def test_dead_letters_of_all_organizations_are_watched(up: Up, millrace: Command, tmp_path: Path) -> None:
-    key = await millrace.json("keys", "create", "--nats", "letters", "--org", "global", "--subjects", '["dead.>"]')
-    async with tool(tmp_path, "tools/dead_letters.py", key) as said:
-        broker = await nats.connect(up.ready["nats_url"])
-        try:
-            await broker.jetstream().publish("dead.service-1.verb-1", DOCUMENTS["dead.*"][1])
-        finally:
-            await broker.close()
+async def test_dead_letters_of_all_organizations_are_watched(home: House, tmp_path: Path) -> None:
+    key = await home.key("letters", org="global", subjects=["dead.>"])
+    async with tool(tmp_path, "tools/dead_letters.py", key) as said, bus_of(home.place, "admin") as admin:
+        await admin.client.request("dead.service-1.verb-1", DOCUMENTS["dead.*"][1], timeout=10)
         async with asyncio.timeout(60):
             assert (await said.readline()).decode() == "default consumer-1 reason-1 error-1\n"
