@@ -180,9 +180,10 @@ async def measure(folder: Path, seconds: float) -> Outcome:
         gateway = stack.ready["services"]["gateway"]
         before = _memory(gateway, "VmRSS")
         say(f"alone {alone}, {before:.0f} MiB")
+        followers = await _followers(stack, runs, keys)
+        say(f"{len(followers)} followers")
         crowd = UploadCrowd(source["url"], UPLOADS)
         uploading = asyncio.create_task(crowd.run())
-        followers = await _followers(stack, runs, keys)
         await _come(crowd)
         open_uploads = len(crowd.sending)
         say(f"{Counter(one.status for _, one in followers)} of followers, {open_uploads} uploads")
