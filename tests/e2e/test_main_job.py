@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest_asyncio
 
 from tests.support.client import Client
-from tests.support.collector import Collector, check_whole, collecting, written
+from tests.support.collector import Collector, check_whole, collecting, is_complete, written
 from tests.support.inside import eventually
 from tests.support.places import open_folder
 from tests.support.sandbox import TIERS
@@ -80,7 +80,7 @@ async def test_a_killed_executors_run_ends_on_its_second_attempt_in_the_same_tra
     ended = await client.run(run["id"], "succeeded")
     assert (ended["attempt"], ended["result"]) == (2, "rested")
     assert up.read()["services"]["executor"] not in {None, before}
-    await collector.until(lambda: written(collector.of(run["id"]), "run.succeeded", 1))
+    await collector.until(lambda: written(found := collector.of(run["id"]), "run.succeeded", 1) and is_complete(found))
     spans = collector.of(run["id"])
     check_whole(spans, "POST /api/v1/workflows/{name}/runs")
     first, second = (one for one in spans if one.name == "attempt nap")

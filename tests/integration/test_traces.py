@@ -19,7 +19,7 @@ from shared.metrics import exposition
 from shared.traceparent import SpanContext
 from tests.integration.test_egress_clients import Closed
 from tests.support.client import Client
-from tests.support.collector import Collected, Collector, check_whole, collecting, written
+from tests.support.collector import Collected, Collector, check_whole, collecting, is_complete, written
 from tests.support.inside import running
 from tests.support.places import open_folder
 from tests.support.river import sandbox_settings
@@ -133,7 +133,7 @@ async def test_one_webhook_is_one_trace_to_its_last_row(client: Client, collecto
     status, answer = await client.github(f"{source['url']}?token=unseen-query", SECRET, b'{"ref": "unseen-body"}')
     assert status == 202
     chain = answer["id"]
-    await collector.until(lambda: written(collector.of(chain), "run.succeeded", 2))
+    await collector.until(lambda: written(found := collector.of(chain), "run.succeeded", 2) and is_complete(found))
     spans = collector.of(chain)
     check_whole(spans, "POST /hooks/{id}")
     paths = {one.name: path_to(spans, one) for one in spans}
@@ -185,8 +185,7 @@ async def test_a_caller_with_a_key_is_the_parent_and_the_chain_points_there(trac
         told = answer.headers["traceresponse"].split("-")
     assert (run["result"], told[1], told[3]) == ("1" * 32, "1" * 32, "01")
     await collector.until(lambda: written(collector.of("1" * 32), "run.succeeded", 1))
-    spans = collector.of("1" * 32)
-    (request,) = (one for one in spans if one.parent == "2" * 16)
+    (request,) = await collector.until(lambda: [one for one in collector.of("1" * 32) if one.parent == "2" * 16])
     assert (request.id, request.kind) == (told[2], "server")
     await collector.until(lambda: collector.of(run["id"]))
     (pointer,) = collector.of(run["id"])
@@ -202,8 +201,7 @@ async def test_a_stranger_is_linked_to_and_decides_nothing(client: Client, colle
             assert trace == answer.headers["X-Request-Id"].replace("-", "")
         async with session.get(f"{client.url}/api/v1/runs", headers={"traceparent": theirs}) as answer:
             assert answer.status == 401
-    await collector.until(lambda: collector.of(trace))
-    root = next(one for one in collector.of(trace) if not one.parent)
+    (root,) = await collector.until(lambda: [one for one in collector.of(trace) if not one.parent])
     assert root.links == [("3" * 32, "4" * 16)]
     assert not collector.of("3" * 32)
 
@@ -236,7 +234,9 @@ async def test_what_is_no_traceparent_is_as_good_as_none(traced: Traced, collect
 async def test_a_flood_of_an_authors_spans_is_bounded_and_harms_no_others(client: Client, collector: Collector) -> None:
     run = await client.call("POST", "/api/v1/workflows/floods/runs?wait=60", body={"input": {}}, status=200)
     assert run["status"] == "succeeded", run
-    spans = await collector.until(lambda: [one for one in collector.of(run["id"]) if one.name.startswith("number ")])
+    # The attempt ends after what it is made of, and is sent after it.
+    await collector.until(lambda: "attempt floods" in {one.name for one in collector.of(run["id"])})
+    spans = [one for one in collector.of(run["id"]) if one.name.startswith("number ")]
     assert len(spans) == 200
     assert all(len(one.attributes) == 32 for one in spans)
 
