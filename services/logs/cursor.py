@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from services.logs import times
 from shared.errors import Malformed, Problem
 
 Order = Literal["asc", "desc"]
@@ -32,6 +33,14 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     query: str
 
 
+class After(msgspec.Struct, frozen=True):
+    """The position that a page begins after."""
+
+    time: datetime
+    stream: str
+    seq: int
+
+
 def fingerprint(*asked: str) -> str:
     """Return the identity of a search: 96 bits of SHA-256."""
     return hashlib.sha256("\0".join(asked).encode("utf-8", "surrogatepass")).hexdigest()[:24]
@@ -46,6 +55,19 @@ def behind(row: Any, *, since: datetime, until: datetime, order: Order, query: s
     """Return as text the cursor behind a row of a search within these times."""
     times = microseconds(row["time"]), microseconds(since), microseconds(until)
     return written(Cursor(times[0], row["stream"], row["seq"], times[1], times[2], order, query))
+
+
+def begun(
+    text: str | None, query: str, *, since: str | None, until: str | None, now: datetime
+) -> tuple[datetime, datetime, After | None]:
+    """Return the range of times of a search, and what its page begins after: by the cursor, if it has one.
+
+    Raises `Invalid` for the range, `Malformed` for the cursor.
+    """
+    if text is None:
+        return *times.span(since, until, now), None
+    last = read(text, query)
+    return moment(last.since), moment(last.until), After(moment(last.time), last.stream, last.seq)
 
 
 def read(text: str, query: str) -> Cursor:

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.logs import cursor, erasures, selecting, times
+from services.logs import cursor, erasures
 from services.logs.digests.keeping import Digests
 from services.logs.digests.salts import EntryFinder, forget, forget_in_copies
 from services.logs.domain import CATEGORY, ERASED
@@ -61,7 +61,7 @@ class Erasing:
         self._digests = digests
 
     async def matching(
-        self, selection: Selection, since: datetime, until: datetime, after: selecting.After | None
+        self, selection: Selection, since: datetime, until: datetime, after: cursor.After | None
     ) -> list[RowMapping]:
         """Return the places of at most `TOGETHER` rows that a search selects and that are not erased, oldest first."""
         async with transaction(self._engine) as connection:
@@ -181,13 +181,7 @@ async def erase(command: EraseMessages, deps: ErasingDeps) -> Erased:
         raise Invalid("q is needed: what is to be erased?", errors=(Problem("q", "is empty"),))
     asked = Search(org=command.org, q=command.q, everything=command.everything)
     query = cursor.fingerprint("erase", command.q, command.org, str(command.everything), command.since or "", command.until or "")
-    if command.cursor is None:
-        since, until = times.span(command.since, command.until, deps.now())
-        after = None
-    else:
-        last = cursor.read(command.cursor, query)
-        since, until = cursor.moment(last.since), cursor.moment(last.until)
-        after = selecting.After(cursor.moment(last.time), last.stream, last.seq)
+    since, until, after = cursor.begun(command.cursor, query, since=command.since, until=command.until, now=deps.now())
     async with looking(deps, command.org) as connection:
         selection = await selected(asked, connection, deps)
     found = await deps.erasing.matching(selection, since, until, after)

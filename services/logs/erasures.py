@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs import selecting
+from services.logs.cursor import After
 from services.logs.lines import APART
 from services.logs.selection import Selection
 from services.logs.tables import erasure, message
@@ -31,7 +32,7 @@ def _text(name: str) -> Any:
 
 
 async def matching(
-    connection: AsyncConnection, selection: Selection, since: datetime, until: datetime, after: selecting.After | None, limit: int
+    connection: AsyncConnection, selection: Selection, since: datetime, until: datetime, after: After | None, limit: int
 ) -> list[RowMapping]:
     """Return the place and time of rows, lines among them, that a search selects, oldest first, and that are not erased."""
     wanted, given = selecting.within(selection, since, until)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from services.logs import cursor, erasing, selecting, times
+from services.logs import cursor, erasing, selecting
 from services.logs.counts import count_by_time, count_by_value
 from services.logs.cursor import Order
 from services.logs.digests import answers
@@ -82,13 +82,7 @@ async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
         order,
         *(text or "" for text in (asked.since, asked.until, asked.stream, asked.saved)),
     )
-    if asked.page.cursor is None:
-        since, until = times.span(asked.since, asked.until, deps.now())
-        after = None
-    else:
-        last = cursor.read(asked.page.cursor, query)
-        since, until = cursor.moment(last.since), cursor.moment(last.until)
-        after = selecting.After(cursor.moment(last.time), last.stream, last.seq)
+    since, until, after = cursor.begun(asked.page.cursor, query, since=asked.since, until=asked.until, now=deps.now())
     page = _Page(limit)
     async with looking(deps, asked.org) as connection:
         selection = await selected(asked, connection, deps)

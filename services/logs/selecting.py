@@ -7,10 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
-import msgspec
 
 from services.logs.conditions import texts_of
-from services.logs.cursor import Order
+from services.logs.cursor import After, Order
 from services.logs.items import COLUMNS
 from services.logs.limits import Limit, hiding
 from services.logs.places import At
@@ -25,14 +24,6 @@ _SHOWN = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if n
 _FETCHED = 128
 # Characters of a message's line that are shown in a tree of many.
 SHOWN = 300
-
-
-class After(msgspec.Struct, frozen=True):
-    """The position that a page begins after."""
-
-    time: datetime
-    stream: str
-    seq: int
 
 
 async def search(
