@@ -9,7 +9,7 @@ import msgspec
 from shared.questions.declaration import Command, Page, Question, command, question
 from shared.values import Instant, Key, Name
 
-DeliveryStatus = Literal["accepted", "deferred", "routed", "filtered", "unroutable", "dead"]
+DeliveryStatus = Literal["accepted", "deferred", "held", "routed", "filtered", "unroutable", "dead"]
 Pace = Annotated[float, msgspec.Meta(ge=0.01, le=500)]
 
 

@@ -110,6 +110,7 @@ async def test_a_replay_is_narrowed_by_time_source_status_and_type(place: Place)
             ({"source": one.id, "type": "push"}, first),
             ({"type": "pull"}, []),
             ({"status": "routed"}, []),
+            ({"status": "held"}, []),
             ({}, first + second),
         ):
             before = await accepted(place)

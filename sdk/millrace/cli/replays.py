@@ -33,7 +33,7 @@ def replays() -> None:
 @click.option("--since", required=True, metavar="TIME", help="Those received from then on: `1h`, or a time.")
 @click.option("--until", metavar="TIME", help="Those received before then, else before now.")
 @click.option("--source", help="A source's name or id.")
-@click.option("--status", help="accepted, deferred, routed, filtered, unroutable, dead")
+@click.option("--status", help="accepted, deferred, held, routed, filtered, unroutable, dead")
 @click.option("--type", "type_", metavar="TYPE", help="The type of the event.")
 @click.option("--all", "everything", is_flag=True, help="Also to the subscriptions whose run has succeeded or goes on.")
 @click.option("--rate", type=click.FloatRange(0.01, 500), default=10.0, show_default=True, help="Deliveries a second.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
@@ -11,12 +11,13 @@ from services.gateway.api.lists import Paged
 from shared.envelope import new_id
 from shared.errors import Conflict, Malformed, NotFound
 from shared.questions.events import DeliveryList, DeliveryView, EventEdit, GetDelivery, ListDeliveries, RetryDelivery
+from shared.questions.replays import DeliveryStatus
 
 
 class DeliveriesQuery(Paged, frozen=True, kw_only=True):
     """Filters for a list of deliveries."""
 
-    status: Literal["accepted", "deferred", "held", "routed", "filtered", "unroutable", "dead"] | None = None
+    status: DeliveryStatus | None = None
     source: Annotated[str, msgspec.Meta(description="A source's name or id.")] | None = None
     id: Annotated[str, msgspec.Meta(description="How the id begins.")] | None = None
     overdue: Annotated[bool, msgspec.Meta(description="Only those that should have an end by now and have none.")] = False
