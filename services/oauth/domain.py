@@ -44,7 +44,12 @@ _MESSAGES: dict[str, tuple[type[Message], type[Message]]] = {
     "secret": (SecretChanged, SecretRemoved),
 }
 
-_OWN_HEADERS = {"accept", "authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
+# Headers that say how a request is sent, and what it is: a credential in one would break the request, or be dropped on its way.
+_SENDING = {
+    *("accept", "connection", "content-length", "content-type", "expect", "host", "keep-alive", "proxy-authenticate"),
+    *("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+}
+_OWN_HEADERS = _SENDING | {"authorization"}
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _ADDRESS = re.compile(r"https?://[^\s@/?#]+(?:[/?][^\s#]*)?")
 
@@ -199,6 +204,8 @@ def _unsendable(spec: Connection | Provider) -> list[Problem]:
     problems = []
     if spec.header is not None and not _HEADER.fullmatch(spec.header):
         problems.append(Problem("header", "is no name of a header"))
+    elif spec.header is not None and spec.header.lower() in _SENDING:
+        problems.append(Problem("header", "says how a request is sent, and carries no credential"))
     if spec.prefix is not None and not _is_plain(spec.prefix):
         problems.append(Problem("prefix", "cannot stand in a header"))
     return problems

@@ -381,6 +381,6 @@ def test_tokens_and_keys_are_sent_as_the_documents_show() -> None:
     assert headers("klaviyo-key", grant="api_key") == {"Authorization": "Klaviyo-API-Key key"}
     pair = base64.b64encode(b"acme+public:key").decode()
     assert headers("connectwise-psa", grant="basic", username="acme+public") == {"Authorization": f"Basic {pair}"}
-    for wrong in ({"header": "a b"}, {"prefix": "a\n"}):
+    for wrong in ({"header": "a b"}, {"header": "Host"}, {"header": "transfer-encoding"}, {"prefix": "a\n"}):
         with pytest.raises(Invalid, match=next(iter(wrong))):
             check_headers(Provider(**wrong))
