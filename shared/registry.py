@@ -150,12 +150,17 @@ class RegistryView(Generic[V]):
             self._learned.set()
             self._learned = asyncio.Event()
 
-    async def reflect(self, key: str, version: int | None) -> None:
-        """Wait until a version of an entry is known here, None: that it was removed; at most for some seconds."""
+    async def reflect(self, key: str, version: int | None) -> bool:
+        """Wait until a version of an entry is known here, None: that it was removed; False where that takes some seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_WITHIN):
                 while not self._reflects(key, version):
-                    await self._learned.wait()
+                    await self.changed()
+        return self._reflects(key, version)
+
+    async def changed(self) -> None:
+        """Wait until another entry is known than now."""
+        await self._learned.wait()
 
     def _reflects(self, key: str, version: int | None) -> bool:
         found = self.get(key)

@@ -17,6 +17,7 @@ import pytest
 
 from services.gateway.identity import Keys, digest_of
 from services.gateway.users import Users
+from shared import registry
 from shared.bus import Bus
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Unavailable
@@ -395,3 +396,19 @@ async def test_keys_count_while_the_database_is_away(client: Client, place: Plac
         await eventually(said)
         # Webhooks need no table.
         assert (await client("GET", "/readyz")).json["accepting"]["webhooks"] is True
+
+
+async def test_what_this_gateway_has_not_heard_of_is_told_and_a_new_value_is_shown_all_the_same(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await made(client)
+    monkeypatch.setattr(registry, "KNOWN_WITHIN", 0.05)
+    # As where the broker's message is late.
+    monkeypatch.setattr(Keys, "learn", lambda *_: None)
+    one = "/api/v1/keys/ci?org=acme"
+    for method, body, after in (("PATCH", {"role": "operator"}, (200, "operator")), ("DELETE", None, (404, None))):
+        got = await client(method, one, json=body)
+        assert (got.status, got.json["detail"].partition(",")[0]) == (503, "it is recorded"), method
+        found = await client("GET", one)
+        assert (found.status, found.json.get("role")) == after
+    assert (await made(client, "other"))["key"] is not None

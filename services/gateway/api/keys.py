@@ -9,7 +9,7 @@ import msgspec
 
 from services.gateway.api.endpoint import CHANGE, ETAG, Answer, Audit, Call, Endpoint, Example, Reply, endpoint
 from services.gateway.api.lists import Object
-from services.gateway.api.resources import Applying, Resources, endpoints_of
+from services.gateway.api.resources import Applying, Resources, check_known, endpoints_of
 from services.gateway.identity import NewKey, new_key
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Conflict, NotFound
@@ -40,7 +40,7 @@ class KeyResources(Resources):
         """Revoke a key; here it counts no more when this returns."""
         id_ = (await self._present(call)).fields["id"]
         answer = await super().delete(call)
-        await call.gateway.keys.reflect(id_, None)
+        check_known(call, is_known=await call.gateway.keys.reflect(id_, None))
         return answer
 
     async def _put(
@@ -69,11 +69,15 @@ class KeyResources(Resources):
 
 
 async def _known(call: Call[Any, Any], answer: Answer, key: NewKey | None = None) -> Answer:
-    """Return an answer once this gateway knows what it says of a key; with the key's value, if it is new."""
+    """Return an answer once this gateway knows what it says of a key; with the key's value, if it is new. Raises `Unavailable`."""
     if call.query.dry_run:
         return answer
-    await call.gateway.keys.reflect(answer.body["id"], answer.body["version"])
-    return answer if key is None else msgspec.structs.replace(answer, body=answer.body | {"key": key.text})
+    is_known = await call.gateway.keys.reflect(answer.body["id"], answer.body["version"])
+    if key is None:
+        check_known(call, is_known=is_known)
+        return answer
+    # Its value is shown only here, and counts a moment later at the latest.
+    return msgspec.structs.replace(answer, body=answer.body | {"key": key.text})
 
 
 def _kept(key: NewKey) -> Object:

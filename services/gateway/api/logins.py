@@ -11,6 +11,7 @@ from aiohttp import web
 
 from services.gateway.api.access import address, remote
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, Header, Reply, Role, endpoint
+from services.gateway.api.resources import check_known
 from services.gateway.domain import org_of
 from services.gateway.logins import PACE, SECONDS, Login, Polled
 from services.gateway.parts import Gateway
@@ -206,7 +207,7 @@ async def end_login(call: Call[None, None]) -> None:
     call.note(target=entry.value.name)
     removing = of(RemoveResource, "key", id=new_id(), org=principal.org, actor=principal.actor, name=entry.value.id, expected=None)
     await call.ask(removing)
-    await call.gateway.keys.reflect(entry.value.id, None)
+    check_known(call, is_known=await call.gateway.keys.reflect(entry.value.id, None))
 
 
 class SeenLogin(msgspec.Struct, frozen=True):

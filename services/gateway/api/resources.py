@@ -22,7 +22,7 @@ from services.gateway.api.endpoint import (
 )
 from services.gateway.api.lists import Object, Paged, creating, expected_of
 from shared.envelope import new_id
-from shared.errors import Conflict, NotFound, PreconditionFailed
+from shared.errors import Conflict, NotFound, PreconditionFailed, Unavailable
 from shared.organizations import PLATFORM
 from shared.questions.resources import GetResource, ListResources, PutResource, RemoveResource, Shown, of
 from shared.resources import KINDS, Kind
@@ -152,6 +152,13 @@ class Resources:
         """Return a resource as it is answered: a link within this gateway begins with its public address."""
         links = {name: call.gateway.public_url + fields[name] for name in self._kind.links if fields[name] is not None}
         return fields | links
+
+
+def check_known(call: Call[Any, Any], *, is_known: bool) -> None:
+    """Raise `Unavailable` for a change that is recorded, as the audit has it, and that this gateway has not heard of yet."""
+    if not is_known:
+        call.done()
+        raise Unavailable("it is recorded, and counts here in a moment: this gateway has not heard of it yet", retry_after=1.0)
 
 
 def _given(body: msgspec.Struct) -> Object:

@@ -6,7 +6,7 @@ from typing import Any
 
 from services.gateway.api.endpoint import Answer, Call, Endpoint
 from services.gateway.api.lists import Object
-from services.gateway.api.resources import Applying, Resources, endpoints_of
+from services.gateway.api.resources import Applying, Resources, check_known, endpoints_of
 from shared.resources import KINDS
 
 KIND = KINDS["user"]
@@ -19,9 +19,10 @@ class UserResources(Resources):
         """Remove a user, with its sessions and what it signs in with."""
         id_ = (await self._present(call)).fields["id"]
         answer = await super().delete(call)
-        await call.gateway.users.reflect(id_, None)
+        is_known = await call.gateway.users.reflect(id_, None)
         await call.gateway.sessions.end_all(id_)
         await call.gateway.credentials.forget(id_)
+        check_known(call, is_known=is_known)
         return answer
 
     async def _put(
@@ -36,7 +37,7 @@ class UserResources(Resources):
     ) -> Answer:
         answer = await super()._put(call, name, fields, expected=expected, patch=patch, internal=internal)
         if not call.query.dry_run:
-            await call.gateway.users.reflect(answer.body["id"], answer.body["version"])
+            check_known(call, is_known=await call.gateway.users.reflect(answer.body["id"], answer.body["version"]))
         return answer
 
 
