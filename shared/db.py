@@ -225,6 +225,22 @@ def naming_trouble() -> Any:
         raise Unavailable("the database did not answer in time") from error
 
 
+@contextlib.contextmanager
+def ending(connection: Connection) -> Iterator[asyncio.Event]:
+    """An event that is set when a connection of the driver ends within the block: what waits for the connection may never learn."""
+    ended = asyncio.Event()
+
+    def tell(_connection: object) -> None:
+        ended.set()
+
+    connection.add_termination_listener(tell)
+    try:
+        yield ended
+    finally:
+        if not connection.is_closed():
+            connection.remove_termination_listener(tell)
+
+
 class HeldLock(msgspec.Struct, frozen=True):
     """An advisory lock that is held: `lost` is set when `connection`, and with it the lock, is gone."""
 
@@ -248,16 +264,15 @@ async def held_lock(url: str, name: str, *, service: str, waits: Callable[[], No
             # Waiting for a lock is no slow statement: under the role's timeout a second replica would fail again and again.
             server_settings={"application_name": f"millrace-{service}-lock", "statement_timeout": "0"},
         )
-    lost = asyncio.Event()
     giving_way = asyncio.create_task(_give_way(connection.get_server_pid(), urlsplit(url).username or ""))
     try:
-        connection.add_termination_listener(lambda _connection: lost.set())
-        with naming_trouble():
-            if not await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", name):
-                waits()
-                await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
-            await connection.execute(f"SET statement_timeout = {int(STATEMENT_WAIT * 1000)}")
-        yield HeldLock(connection, lost)
+        with ending(connection) as lost:
+            with naming_trouble():
+                if not await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", name):
+                    waits()
+                    await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
+                await connection.execute(f"SET statement_timeout = {int(STATEMENT_WAIT * 1000)}")
+            yield HeldLock(connection, lost)
     finally:
         giving_way.cancel()
         connection.terminate()

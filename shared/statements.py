@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.base import Executable
 
-from shared.db import Connection, reading
+from shared.db import Connection, ending, reading
 
 _DIALECT = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
 _NAMED = re.compile(r"(?<!:):([a-z_][a-z0-9_]*)")
@@ -67,29 +67,23 @@ class Copy(NamedTuple):
 
         The driver waits for ever to write more into a connection that was full when it was lost: its end is watched here.
         """
-        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def ended(_connection: object) -> None:
-            if not lost.done():
-                lost.set_result(None)
-
-        connection.add_termination_listener(ended)
-        copying = asyncio.ensure_future(
-            connection.copy_to_table(self.table, columns=self.columns, source=self.source(), format="binary")
-        )
-        # What it ends by is told once it is awaited, or nobody waits for it any more.
-        copying.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            await asyncio.wait({copying, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if not copying.done():
-                raise asyncpg.ConnectionDoesNotExistError("the connection was lost in the middle of a COPY")
-            await copying
-        finally:
-            if not copying.done():
-                copying.cancel()
+        with ending(connection) as ended:
+            lost = asyncio.ensure_future(ended.wait())
+            copying = asyncio.ensure_future(
+                connection.copy_to_table(self.table, columns=self.columns, source=self.source(), format="binary")
+            )
+            # What it ends by is told once it is awaited, or nobody waits for it any more.
+            copying.add_done_callback(lambda done: done.cancelled() or done.exception())
+            try:
                 await asyncio.wait({copying, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if not connection.is_closed():
-                connection.remove_termination_listener(ended)
+                if not copying.done():
+                    raise asyncpg.ConnectionDoesNotExistError("the connection was lost in the middle of a COPY")
+                await copying
+            finally:
+                if not copying.done():
+                    copying.cancel()
+                    await asyncio.wait({copying, lost}, return_when=asyncio.FIRST_COMPLETED)
+                lost.cancel()
 
 
 class Compiled:
