@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
@@ -24,14 +25,30 @@ _MODULE = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```$", re.DOTALL | re.MULT
 _CODE = re.compile(r"\s+# exit (\d+)$")
 
 
-def examples(document: Path) -> list[tuple[str, int]]:
-    """Return the commands of a document's consoles, each with the exit code that it is said to have."""
-    found = []
+class Shown(NamedTuple):
+    """A command of a document's console: the exit code that it is said to have, and what it is shown to print, if that is."""
+
+    command: str
+    code: int
+    lines: list[str]
+
+    def prints(self, said: str) -> bool:
+        """Return whether it printed what is shown, in which … stands for what is another in every place."""
+        shown = ".+".join(map(re.escape, "\n".join(self.lines).split("…")))
+        return not self.lines or re.fullmatch(shown, said.rstrip("\n")) is not None
+
+
+def examples(document: Path) -> list[Shown]:
+    """Return the commands of a document's consoles."""
+    found: list[Shown] = []
     for block in _EXAMPLES.findall(document.read_text()):
+        assert block.startswith("$ "), f"{document.name} shows a console that begins with no command: {block}"
         for line in block.splitlines():
-            assert line.startswith("$ "), f"{document.name} shows a console with something else than commands: {line}"
-            code = _CODE.search(line)
-            found.append((_CODE.sub("", line[2:]), int(code[1]) if code else 0))
+            if line.startswith("$ "):
+                code = _CODE.search(line)
+                found.append(Shown(_CODE.sub("", line[2:]), int(code[1]) if code else 0, []))
+            else:
+                found[-1].lines.append(line)
     return found
 
 
@@ -71,9 +88,19 @@ async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, 
     }
     shown = examples(ROOT / name)
     assert shown
-    for command, expected in shown:
-        found, said = await output("/bin/bash", "-o", "pipefail", "-c", command, cwd=place, environment=environment)
-        assert found == expected, (command, said)
+    for one in shown:
+        found, said = await output("/bin/bash", "-o", "pipefail", "-c", one.command, cwd=place, environment=environment)
+        assert (found, one.prints(said)) == (one.code, True), (one.command, said)
+
+
+async def test_the_command_speaks_to_a_stack_elsewhere_by_what_the_front_page_sets(up: Up, place: Path, tmp_path: Path) -> None:
+    """Beside no stack the command finds none, until both are set."""
+    lines = re.findall(r"^export MILLRACE_.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) == 2
+    environment = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path)}
+    for first, expected in (("", False), ("\n".join(lines).replace("DIR", shlex.quote(str(up.data))), True)):
+        code, said = await output("/bin/bash", "-e", "-c", f"{first}\nmillrace sources list", cwd=tmp_path, environment=environment)
+        assert (code == 0) == expected, said
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
