@@ -55,4 +55,4 @@ async def follow_level(bus: Bus, health: Health, now: Callable[[], datetime] = u
                 _log.warning("log.level_changed", before=before, after=wanted)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(LONGEST, _ends(moment, view.values(), bus.service))):
-                    await view.changed()
+                    await view.has_changed()

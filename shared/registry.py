@@ -155,10 +155,10 @@ class RegistryView(Generic[V]):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_WITHIN):
                 while not self._reflects(key, version):
-                    await self.changed()
+                    await self.has_changed()
         return self._reflects(key, version)
 
-    async def changed(self) -> None:
+    async def has_changed(self) -> None:
         """Wait until another entry is known than now."""
         await self._learned.wait()
 
