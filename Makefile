@@ -55,7 +55,8 @@ chaos: install  ## Kill and pause every part under load, and count what was lost
 	@exec "$(BIN)/python" -m tests.chaos.runs $(ARGS)
 
 fuzz: install  ## Send hostile values through every door, and count what did harm (ARGS="--values 200000 --seed 7", ARGS=--write)
-	@exec "$(BIN)/python" -m tests.fuzz $(ARGS)
+	@"$(BIN)/python" -m tests.fuzz $(ARGS)
+	@exec "$(BIN)/python" -m tests.fuzz.roles
 
 lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \

@@ -18,7 +18,8 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession, ready: dict[str, Any]) -> None:
         self._session = session
         self.url: str = ready["url"]
-        self._headers = {"Authorization": f"Bearer {ready['admin_key']}"}
+        self.key: str = ready["admin_key"]
+        self._headers = {"Authorization": f"Bearer {self.key}"}
 
     async def call(self, method: str, path: str, *, body: Any = None, data: Any = None, status: int | None = None) -> Any:
         """Return the JSON answer; AssertionError unless it is `status`, or any success."""
