@@ -31,6 +31,9 @@ CHECKS = (
     "response_headers_conformance",
     "response_schema_conformance",
 )
+# Any query is good for a tail, which has no end. A sign-in is 503 where the provider that an earlier request named is away, as
+# those of examples are.
+LEFT_OUT = ("--exclude-path", "/api/v1/logs/tail", "--exclude-operation-id", "begin_sign_in")
 # Seconds until the key is over that is to be.
 EXPIRES_AFTER = 1.0
 
@@ -60,8 +63,7 @@ async def complaints(url: str, key_of: Mapping[str, str | None], folder: Path, *
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
         *("--phases", "fuzzing", "--generation-deterministic", "--max-examples", str(each * len(key_of))),
         *("--request-timeout", "70", "--no-color", "--checks", ",".join(CHECKS)),
-        # Any query is good for a tail, which has no end.
-        *("--exclude-path", "/api/v1/logs/tail"),
+        *LEFT_OUT,
         cwd=folder,
         environment={
             **os.environ,
