@@ -203,6 +203,7 @@ class Http:
             "org": ORG,
             "path": "checkpoint" if "digests" in route.path else "spare.txt",
             "stream": "CONNECTIONS",
+            "code": "BCDF-GHJK",
         }
         if route.path.startswith("/api/v1/workflows"):
             known["name"] = "take"
