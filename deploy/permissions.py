@@ -54,7 +54,7 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish |= _reading_own(stream, service)
         if service == stream.purged_by:
             publish.add(f"$JS.API.STREAM.PURGE.{stream.name}")
-        if service == stream.erased_by:
+        if service in {stream.erased_by, stream.removed_by}:
             publish.add(f"$JS.API.STREAM.MSG.DELETE.{stream.name}")
     for work in WORK:
         if work.service == service:

@@ -37,6 +37,7 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
 KEYS = ("MILLRACE_KEYS", "MILLRACE_KEYS_FILE", "MILLRACE_KEYS_COMMAND")
 _POOL = ("MILLRACE_POOL_SIZE", "MILLRACE_POOL_WAIT_MS", "MILLRACE_STATEMENT_MS")
 _EGRESS = ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")
+_QUOTAS = tuple(f"MILLRACE_QUOTA_{name}" for name in ("RUNS_IN_FLIGHT", "RUNS_A_DAY", "STORED_BYTES", "SOURCES"))
 # Of the settings of services those that an operator of this stack may choose in its environment.
 CHOSEN = {
     "gateway": (
@@ -54,9 +55,18 @@ CHOSEN = {
         "MILLRACE_ORG_RATE",
         "MILLRACE_ORG_WEBHOOK_RATE",
         "MILLRACE_TRACE_PARENTS",
+        *_QUOTAS,
         *_EGRESS,
     ),
-    "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS", "MILLRACE_OVERDUE", *_POOL, *_EGRESS),
+    "events": (
+        "MILLRACE_MAX_BACKLOG",
+        "MILLRACE_MAX_CHAIN",
+        "MILLRACE_MAX_QUEUED_RUNS",
+        "MILLRACE_OVERDUE",
+        *_QUOTAS,
+        *_POOL,
+        *_EGRESS,
+    ),
     "oauth": (*_POOL, *_EGRESS),
     # An object store's credentials, region and endpoint.
     "logs": (

@@ -92,9 +92,9 @@ async def last(client: Client, noun: str, key: str, verbed: str = ">") -> Stored
     return await _get(client, STREAM_OF_NOUN[noun], {"last_by_subj": f"{noun}.{checked_key(key)}.{verbed}"})
 
 
-async def newest(client: Client, *nouns: str) -> int:
-    """Return the sequence of the last message of any aggregate of these nouns, which share a stream; 0 when there is none."""
-    found = [await _get(client, STREAM_OF_NOUN[noun], {"last_by_subj": f"{noun}.>"}) for noun in nouns]
+async def newest(client: Client, *nouns: str, verbed: str = ">") -> int:
+    """Return the sequence of the last message, of one type if it is named, of these nouns, which share a stream; 0 for none."""
+    found = [await _get(client, STREAM_OF_NOUN[noun], {"last_by_subj": f"{noun}.*.{verbed}"}) for noun in nouns]
     return max((stored.sequence for stored in found if stored is not None), default=0)
 
 

@@ -24,6 +24,7 @@ from shared.health import Health
 from shared.messages import Logged, Message
 from shared.messages.declaration import declaration_of
 from shared.metrics import exposition
+from shared.projected import IsPast
 from shared.puller import Puller
 from shared.questions import ASKED, Command, Question, asked_of
 from shared.questions.health import HEALTH, METRICS, Exposition
@@ -52,6 +53,8 @@ class Bus:
         self._health = health
         self._taking: list[Puller | Answering] = []
         self._circuits: Circuits | None = None
+        # Whether a document is of an organization that is being removed, or was: no work is done for one.
+        self.is_gone: IsPast | None = None
 
     # -- publishing -----------------------------------------------------------------------------------------------
 

@@ -255,6 +255,18 @@ def max_backlog(environment: Environment) -> int:
     return environment.integer("MILLRACE_MAX_BACKLOG", MAX_BACKLOG, minimum=1)
 
 
+def quotas(environment: Environment) -> dict[str, int | None]:
+    """Return the quotas of organizations that have none of their own, by name; wherever they count they are the same."""
+    names = {
+        "runs_in_flight": "MILLRACE_QUOTA_RUNS_IN_FLIGHT",
+        "runs_a_day": "MILLRACE_QUOTA_RUNS_A_DAY",
+        "stored_bytes": "MILLRACE_QUOTA_STORED_BYTES",
+        "sources": "MILLRACE_QUOTA_SOURCES",
+    }
+    # Nobody is to have nothing by default: 0 is none.
+    return {quota: environment.integer(name, 0, minimum=0, maximum=2**53) or None for quota, name in names.items()}
+
+
 def public_url(environment: Environment) -> str | None:
     """Return the address at which the gateway is reached from outside, without a slash at its end; None where it is not set."""
     given = environment.optional("MILLRACE_PUBLIC_URL")

@@ -23,6 +23,7 @@ from shared.health import Health
 from shared.letters import GivenUp, bury
 from shared.messages import Message
 from shared.metrics import DURATIONS
+from shared.projected import IsPast
 from shared.pull import deliveries_of, sequence_of
 from shared.streams import Work
 from shared.suspects import Deadly, Suspects
@@ -51,6 +52,7 @@ class Speaker(Protocol):
     service: str
     client: Client
     journal: Journal
+    is_gone: IsPast | None
 
     def seal(self, message: Message, *, org: str, id: str | None = None, cause: Envelope | None = None) -> Sealed[Any]:  # noqa: A002
         """Put a message into its envelope."""
@@ -192,6 +194,8 @@ class Consumer:
         _log.error("consumer.stopped", consumer=self._work.name, reason=reason)
 
     async def _follow(self, document: bytes) -> None:
+        if self._bus.is_gone is not None and await self._bus.is_gone(document):
+            return
         envelope = open_envelope(document)
         structlog.contextvars.bind_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id)
         if envelope.traceparent is msgspec.UNSET:

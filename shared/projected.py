@@ -30,6 +30,8 @@ class Recorded(msgspec.Struct, frozen=True):
 Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement | Copy]]]
 # Keeps the bytes of a message, as the stream holds it, of which nothing else can be made, in the transaction of the checkpoint.
 Keep = Callable[[Delivered, str, Connection], Awaitable[None]]
+# Whether a document is of an organization that was removed, and was written before that.
+IsPast = Callable[[bytes], Awaitable[bool]]
 # An item of a service's PROJECTIONS map: a message class and the statements for one message.
 PerMessage = Callable[[Any, Recorded], Awaitable[Statement]]
 Projections = Mapping[type[Message], PerMessage]
@@ -81,6 +83,16 @@ def in_batches(function: Callable[[Sequence[Recorded], Connection], Awaitable[Se
         return await function([one for one in recorded if one.message is not None], connection)
 
     return apply
+
+
+def without(apply: Apply, is_past: IsPast) -> Apply:
+    """Return an `Apply` that passes over what is past; bytes that are no envelope are not, and met by what follows."""
+
+    async def present(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> Sequence[Statement | Copy]:
+        kept = [one for one in batch if not await is_past(one.data)]
+        return await apply(kept, incarnation, connection) if kept else ()
+
+    return present
 
 
 def recorded_of(delivered: Delivered, incarnation: str) -> Recorded:

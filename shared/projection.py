@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 import structlog
 from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,8 +25,8 @@ from shared.health import Health
 from shared.letters import GivenUp, bury_in_place
 from shared.lingering import Lingering
 from shared.observing import Observer
-from shared.projected import Projected, traces_of
-from shared.pull import Delivered, OrderedReader, StreamError, api_request
+from shared.projected import IsPast, Projected, traces_of, without
+from shared.pull import NO_MESSAGE, Delivered, OrderedReader, StreamError, api_request
 from shared.salvage import Tally, clean, is_passing
 from shared.statements import Copy, Statement
 
@@ -128,6 +129,20 @@ class Projection:
                 if self._last < sequence and await self._stored() >= sequence:
                     return True
             return True
+
+    async def is_level(self, *, timeout: float = 10.0) -> bool:
+        """Return whether the rows reflect, within so many seconds, all that is there now. Raises `Unavailable`."""
+        newest = 0
+        for subjects in self._projected.filters or (">",):
+            try:
+                request = {"last_by_subj": subjects}
+                found = await api_request(self._client, f"$JS.API.STREAM.MSG.GET.{self.stream}", request)
+            except StreamError as error:
+                if error.code != NO_MESSAGE:
+                    raise
+            else:
+                newest = max(newest, int(found["message"]["seq"]))
+        return await self.caught_up(newest, timeout=timeout)
 
     async def _stored(self) -> int:
         async with db.transaction(self._engine) as connection:
@@ -288,9 +303,15 @@ def started(
     engine: AsyncEngine,
     url: str,
     health: Health,
+    is_past: IsPast | None = None,
 ) -> dict[str, Projection]:
-    """Have a service's projections run by `start`, which takes a coroutine and its name; return them by their own names."""
+    """Have a service's projections run by `start`, which takes a coroutine and its name; return them by their own names.
+
+    No row is made of what `is_past`.
+    """
     every, tally = list(every), Tally(health)
+    if is_past is not None:
+        every = [msgspec.structs.replace(one, apply=without(one.apply, is_past)) for one in every]
     filters = {one.name: one.filters for one in every}
     made = {
         one.name: Projection(

@@ -38,8 +38,9 @@ INLINE_BYTES = 256 * 1024
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """A stream: for how many seconds it is kept on the bus (None: for ever), and the services that read it besides `logs`.
 
-    `purged_by` names the one service that may remove messages from it, `erased_by` the one that may erase single ones for good. Of
-    an `owned` one each service reads its own messages only.
+    `purged_by` names the one service that may remove messages from it, `erased_by` the one that may erase single ones for good,
+    `removed_by` the one that may do so for an organization that is removed, where that is another one. Of an `owned` one each
+    service reads its own messages only.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     owned: bool = False
     purged_by: str | None = None
     erased_by: str | None = None
+    removed_by: str | None = None
 
     @property
     def nouns(self) -> list[str]:
@@ -113,13 +115,14 @@ STREAMS = (
     Stream(name="RUNS", max_age=None, readers=("executor", "events", "gateway"), purged_by="executor", erased_by="executor"),
     Stream(name="LINES", max_age=3 * DAY, readers=("executor", "gateway"), erased_by="executor"),
     # No age limit: a schedule dies silently with its stream's.
-    Stream(name="TIMERS", max_age=None, readers=("executor", "events"), schedules=True, owned=True),
+    Stream(name="TIMERS", max_age=None, readers=("executor", "events"), schedules=True, owned=True, removed_by="executor"),
     Stream(
         name="CATALOG",
         max_age=None,
         readers=("gateway", "events", "executor", "oauth"),
+        removed_by="gateway",
     ),
-    Stream(name="CONNECTIONS", max_age=None, readers=("oauth", "events")),
+    Stream(name="CONNECTIONS", max_age=None, readers=("oauth", "events"), removed_by="oauth"),
     Stream(name="LOGS", max_age=3 * DAY, erased_by="logs"),
     Stream(name="AUDIT", max_age=30 * DAY),
     Stream(name="DEAD", max_age=None, readers=("events",), erased_by="events"),
@@ -171,6 +174,8 @@ REGISTRIES = (
     *(Registry(bucket=one.plural, writer=one.owner, readers=one.registered) for one in KINDS.values() if one.registered),
     Registry(bucket="workflows", writer="executor", readers=("gateway", "events", "executor")),
     Registry(bucket="adapters", writer="executor", readers=("gateway", "events", "executor")),
+    Registry(bucket="usage", writer="executor", readers=("gateway", "events")),
+    Registry(bucket="removals", writer="gateway", readers=("gateway", "events", "executor", "logs")),
 )
 
 # A KV bucket of its own kind: each service that consumes work writes below the names of its consumers (`shared.suspects`).

@@ -58,7 +58,9 @@ from shared.projection import Projection, started
 from shared.questions.adapters import AdapterEntry
 from shared.questions.events import MappingView
 from shared.questions.executor import FindWorkflow, WorkflowEntry
+from shared.quotas import Limits, Quotas
 from shared.registry import Entry, RegistryView, RegistryWriter
+from shared.removals import RemovedOrganizations
 from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
 from shared.service import Runtime
@@ -89,6 +91,7 @@ class Events:
         self.keepers: Mapping[str, Keeper[Any]]
         self.keyring = Keyring(settings.keys)
         self.longest_chain = settings.longest_chain
+        self.quotas = Quotas(bus.client, runtime.health, Limits(**settings.quotas))
         self.expressions = expressions
         self.bodies = Blobs(bus.client, "bodies")
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
@@ -98,6 +101,7 @@ class Events:
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         self.adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
         self.adapters = CustomAdapters(self.adapters_view, bus.ask, most_of_org=ASKED_OF_ORG, most=ASKED)
+        self.views = (self.sources_view, self.subscriptions_view, self.workflows_view, self.adapters_view)
         self.deferred = DeferredWebhooks(self, CustomAdapters(self.adapters_view, bus.ask))
         self._by_source: dict[str, list[SubscriptionEntry]] = {}
         self._holds_events = False
@@ -208,6 +212,9 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         events = Events(settings, bus, engine, expressions, runtime)
         stack.callback(events.fetcher.close)
 
+        removals = RemovedOrganizations(bus.client, runtime.health)
+        runtime.background.start(removals.run(), "registry removals")
+        bus.is_gone = removals.is_gone
         projections = started(
             [
                 *projected(bus.client),
@@ -220,13 +227,14 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
             engine,
             settings.database_url,
             runtime.health,
+            removals.is_past,
         )
         events.projections, events.catalog, events.registered = projections, projections["catalog"], projections["registrations"]
         events.keepers = keepers(bus, events.resources, events.keyring, events.catalog, expressions, events, engine)
         events.rotation = Rotation("events", events.keyring, {"resource": SealedResources(events.resources, events.keepers)})
         runtime.health.state("quarantined", events.rotation.fact)
         events.followed = [projections[name] for name in DELIVERIES]
-        for view in (events.sources_view, events.subscriptions_view, events.workflows_view, events.adapters_view):
+        for view in (*events.views, events.quotas.organizations, events.quotas.used):
             runtime.background.start(view.run(), "registry view")
             await view.complete()
         runtime.background.start(

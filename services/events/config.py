@@ -14,12 +14,15 @@ OVERDUE = 300
 class EventsSettings(config.Settings, frozen=True, kw_only=True):
     """Read once at start. `longest_chain` bounds the runs of one chain, and the events that they emit.
 
+    `quotas` are those of organizations that have none of their own.
+
     From `most_queued` queued runs on floods of webhooks are not routed. `max_backlog` is the gateway's bound, in messages. A
     delivery without an end is overdue after `overdue` seconds. `public_url` is where senders reach the gateway; `egress` judges
     the hosts at which sources are registered.
     """
 
     longest_chain: int
+    quotas: dict[str, int | None]
     most_queued: int
     max_backlog: int
     overdue: int
@@ -32,6 +35,7 @@ def read(environment: Environment) -> EventsSettings:
     return EventsSettings(
         **config.common(environment),
         longest_chain=config.longest_chain(environment),
+        quotas=config.quotas(environment),
         most_queued=config.most_queued(environment),
         max_backlog=config.max_backlog(environment),
         overdue=environment.integer("MILLRACE_OVERDUE", OVERDUE, minimum=1),

@@ -30,6 +30,7 @@ from shared.messages import (
 from shared.messages.declaration import hashed_key
 from shared.questions.events import MappingView
 from shared.questions.executor import WorkflowEntry
+from shared.quotas import OverQuota, Quotas
 from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
 from shared.streams import INLINE_BYTES
@@ -47,6 +48,7 @@ class RoutingDeps(ParsingDeps, Protocol):
 
     expressions: Expressions
     held_room: HeldRoom
+    quotas: Quotas
 
     def subscriptions(self, source: str) -> list[SubscriptionEntry]:
         """Return the subscriptions of a source that there are now."""
@@ -200,6 +202,12 @@ async def _routed(
         key = await _key(subscription, evaluate)
         if holds(subscription.spec):
             await deps.held_room.take(org)
+        deps.quotas.admit_run(org)
+    except OverQuota as error:
+        # It is tried again by itself, whatever the policy: nothing is lost, and the story says why.
+        held_up = _unroutable(event, subscription, Invalid(error.detail))
+        yield msgspec.structs.replace(held_up, retry_at=rfc3339(error.again_at))
+        return
     except (NotFound, Invalid) as error:
         yield _unroutable(event, subscription, error)
         return

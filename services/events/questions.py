@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from services.events import dead_letters, deliveries, erasing, replays, retries
+from services.events import dead_letters, deliveries, erasing, removing, replays, retries
 from services.events.adapters import DESCRIPTIONS, custom
 from services.events.holding import questions as holding
 from services.events.mappings import MappingDeps, get_mapping
 from services.events.previews import preview_subscription, preview_webhook
 from services.events.schedules import questions as schedules
 from shared.asking import Questions
-from shared.owners.answering import Keepers, Rotates, questions_of, rotate_keys
+from shared.owners.answering import Rotates, questions_of, rotate_keys
 from shared.questions.events import AdapterView, GetMapping, ListAdapters, PreviewSubscription, PreviewWebhook
 from shared.questions.rotation import RotateSettings
 
 
-class EventsDeps(replays.ReplayDeps, schedules.ScheduleDeps, MappingDeps, Keepers, Rotates, Protocol):
+class EventsDeps(removing.EventsRemovingDeps, schedules.ScheduleDeps, MappingDeps, Rotates, Protocol):
     """Dependencies of questions and commands."""
 
 
@@ -33,6 +33,7 @@ QUESTIONS: Questions = {
     **replays.QUESTIONS,
     **retries.QUESTIONS,
     **erasing.QUESTIONS,
+    **removing.QUESTIONS,
     **schedules.QUESTIONS,
     **holding.QUESTIONS,
     GetMapping: get_mapping,

@@ -30,6 +30,7 @@ from shared.owners.rows import ResourceRows
 from shared.owners.rules import Derive, Draft, Rules
 from shared.projection import Projection
 from shared.questions.resources import PutResource, RemoveResource
+from shared.quotas import Quotas
 from shared.resources import Resource
 from shared.resources.integration import Integration
 from shared.resources.mapping import Mapping as MappingSpec
@@ -47,8 +48,9 @@ MOST_ALERTS = 5
 class Sources(Rules[Source]):
     """The settings of a source fit its adapter, Millrace's or the workspace's; one that has subscriptions is not removed."""
 
-    def __init__(self, rows: ResourceRows, adapters: CustomAdapters, registrations: RegistrationRules) -> None:
+    def __init__(self, rows: ResourceRows, adapters: CustomAdapters, registrations: RegistrationRules, quotas: Quotas) -> None:
         self._rows = rows
+        self._quotas = quotas
         self._adapters = adapters
         self._registrations = registrations
 
@@ -94,8 +96,16 @@ class Sources(Rules[Source]):
         _check_opened(adapter, draft.secrets)
         _check_entity(draft, adapter)
         await self._check_alerts(draft)
+        await self._check_quota(draft)
         self._registrations.check(draft, adapter)
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
+
+    async def _check_quota(self, draft: Draft[Source]) -> None:
+        """Raise `Invalid` for one more source than the organization's quota."""
+        most = self._quotas.of(draft.org).sources
+        if draft.before is None and most is not None and await self._rows.count("source", draft.org) >= most:
+            detail = f"the organization {draft.org} has {most:,} sources, which is its quota sources"
+            raise Invalid(detail, errors=(Problem("sources", detail),))
 
     async def _check_alerts(self, draft: Draft[Source]) -> None:
         """Raise `Invalid` for one more topic of alerts than an organization may have."""
@@ -252,6 +262,7 @@ class Known(Workflows, Protocol):
 
     adapters: CustomAdapters
     registrations: RegistrationRules
+    quotas: Quotas
 
 
 def keepers(
@@ -266,7 +277,7 @@ def keepers(
     """Return the keepers of this service's resources."""
     subscriptions, claims = Subscriptions(rows, expressions, known), Claims(rows, engine, bus, catalog)
     rules: dict[str, Rules[Any]] = {
-        "source": Sources(rows, known.adapters, known.registrations),
+        "source": Sources(rows, known.adapters, known.registrations, known.quotas),
         "subscription": subscriptions,
         "integration": Integrations(claims),
         "schedule": Schedules(rows, engine, known),

@@ -34,6 +34,7 @@ from services.executor.runs.recent import Recent
 from services.executor.runs.resumer import Resumer
 from services.executor.runs.shares import Shares
 from services.executor.runs.supervisor import Runs
+from services.executor.runs.usage import RunCounts
 from services.executor.runs.worker import Worker
 from services.executor.sandbox.builder import Builder
 from services.executor.sandbox.children import Children
@@ -60,7 +61,9 @@ from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
+from shared.quotas import Limits, Quotas, RunsUsed
 from shared.registry import RegistryWriter
+from shared.removals import RemovedOrganizations
 from shared.service import Runtime
 
 _log = structlog.get_logger()
@@ -78,6 +81,7 @@ class Executor:
         expressions: Expressions,
         environments: Environments,
         resolver: Resolver,
+        health: Health,
     ) -> None:
         self.bus = bus
         self.engine = engine
@@ -88,6 +92,7 @@ class Executor:
         self.poison = Poison(bus)
         self.shares = Shares(settings.slots)
         self.longest_chain = settings.longest_chain
+        self.quotas = Quotas(bus.client, health, Limits(**settings.quotas))
         self.slow = Slow()
         self.sandbox = sandbox
         self.expressions = expressions
@@ -196,13 +201,15 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         stack.callback(resolver.close)
         packages = _packages(settings, bus, sandbox.tier if is_able else None, resolver, runtime.health)
         environments, housekeeping = await stack.enter_async_context(packages)
-        executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver)
+        executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver, runtime.health)
         stack.push_async_callback(executor.builds.close)
         stack.push_async_callback(executor.adapter_jobs.close)
         await executor.bundles.start()
         stack.push_async_callback(executor.bundles.close)
 
         resumer = Resumer(executor)
+        removals = RemovedOrganizations(bus.client, runtime.health)
+        runtime.background.start(removals.run(), "registry removals")
         projections = started(
             [*projected(bus.client, RunMetrics(runtime.health, utc_now()).ended), *resumer.followers()],
             runtime.background.start,
@@ -210,6 +217,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
             engine,
             settings.database_url,
             runtime.health,
+            removals.is_past,
         )
         executor.catalog = projections["catalog"]
         executor.rows = projections["runs"]
@@ -233,6 +241,9 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         if is_able:
             runtime.background.start(worker.run(), "worker")
             runtime.background.start(commits.resume(executor), "resuming")
+        runtime.background.start(executor.quotas.organizations.run(), "registry orgs")
+        usage = RunCounts(engine, RegistryWriter(bus.client, "usage", RunsUsed), executor.quotas)
+        runtime.background.start(usage.run(settings.database_url), "usage")
         runtime.background.start(housekeeping.run(), "environments")
         runtime.background.start(Parking(executor, resumer).run(), "parking")
         runtime.background.start(resumer.sweep(), "sweep")

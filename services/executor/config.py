@@ -29,7 +29,7 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
 
     `cores` and `processes` bound one run's share of the processor, and its processes. `egress` lists the names that runs may reach.
     `runs_kept` is how long the messages of a run stay on the bus after its end; its row and its archive stay longer.
-    `longest_chain` bounds the runs that start each other.
+    `longest_chain` bounds the runs that start each other. `quotas` are those of organizations that have none of their own.
     """
 
     data: Path
@@ -40,6 +40,7 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     sandbox_uid: int | None
     runs_kept: timedelta
     longest_chain: int
+    quotas: dict[str, int | None]
     egress: EgressRules
     unsafe: bool
     """Whether runs may go on without isolation where no sandbox is available."""
@@ -71,6 +72,7 @@ def read(environment: Environment) -> ExecutorSettings:
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
         longest_chain=config.longest_chain(environment),
+        quotas=config.quotas(environment),
         egress=egress_of(environment),
         unsafe=environment.flag("MILLRACE_UNSAFE"),
         preloads=environment.choice("MILLRACE_PRELOAD", ("on", "off")) != "off",

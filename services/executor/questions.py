@@ -7,7 +7,8 @@ from typing import Protocol
 
 import msgspec
 
-from services.executor.runs import run_state, steps
+from services.executor import removing
+from services.executor.runs import run_state, steps, usage
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.erasing import erase
 from services.executor.runs.looks import Looks
@@ -17,11 +18,13 @@ from services.executor.runs.signals import signal_run
 from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import ExecutorStore
-from services.executor.workspaces import adapters, commits, installed, registration
+from services.executor.workspaces import adapters, commits, installed
 from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
 from shared.asking import Questions
+from shared.db import transaction
+from shared.envelope import utc_now
 from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.messages.line import Lines
 from shared.organizations import first_seen, seen_by
@@ -34,6 +37,7 @@ from shared.questions.executor import (
     BuildEnvironments,
     CommitFiles,
     CountParkedRuns,
+    CountUsed,
     EnvironmentList,
     FileList,
     FileView,
@@ -59,6 +63,7 @@ from shared.questions.executor import (
     RunView,
     SignalRun,
     StepList,
+    Used,
     WorkflowFound,
     WorkflowList,
 )
@@ -66,10 +71,12 @@ from shared.values import moment_at
 
 # A run with more messages than this, or more bytes of them, is followed from its row: each is a look into the broker.
 MOST_FOLDED = 200
+# Runs are counted up to so many for a person.
+MOST_COUNTED = 10_000_000
 MOST_READ = 4 * 1024 * 1024
 
 
-class QuestionDeps(registration.RegistrationDeps, adapters.AdapterDeps, Protocol):
+class QuestionDeps(removing.ExecutorRemovingDeps, adapters.AdapterDeps, Protocol):
     """Dependencies of questions and commands."""
 
     store: ExecutorStore
@@ -281,6 +288,14 @@ async def list_environments(question: ListEnvironments, deps: QuestionDeps) -> E
     return EnvironmentList(await installed.environments(question.org, deps, has_locks=question.locks), None)
 
 
+async def count_used(question: CountUsed, deps: QuestionDeps) -> Used:
+    """Return how much of its quotas an organization uses."""
+    async with transaction(deps.engine) as connection:
+        going = await usage.unended(connection, question.org, MOST_COUNTED)
+        today = await usage.since_midnight(connection, question.org, utc_now(), MOST_COUNTED)
+    return Used(going, today, await usage.stored(deps.engine, question.org))
+
+
 QUESTIONS: Questions = {
     AskAdapter: adapters.ask_adapter,
     FindAdapter: find_adapter,
@@ -300,6 +315,8 @@ QUESTIONS: Questions = {
     ListRuns: list_runs,
     ListLines: list_lines,
     CountParkedRuns: count_parked_runs,
+    CountUsed: count_used,
     SignalRun: signal_run,
     EraseInExecutor: erase,
+    **removing.QUESTIONS,
 }

@@ -228,6 +228,10 @@ class Admission:
         self._asking = asyncio.Semaphore(ASKING)
         self._endpoints: dict[str, _Known] = {}
 
+    def count(self, org: str) -> int:
+        """Return how many sources an organization has."""
+        return sum(one.org == org for one in self._sources.values())
+
     async def endpoint(self, source: str) -> WebhookEndpoint:
         """Return the endpoint of a source.
 

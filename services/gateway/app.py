@@ -36,6 +36,7 @@ from services.gateway.questions import QUESTIONS
 from services.gateway.rates import SharedBuckets
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
+from services.gateway.removing.remover import Remover
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.sessions import Sessions
 from services.gateway.supervisor import backup
@@ -57,7 +58,9 @@ from shared.owners.rotation import Rotation, renewing
 from shared.projection import started
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
+from shared.quotas import Limits, Quotas
 from shared.registry import RegistryView
+from shared.removals import RemovedOrganizations
 from shared.resources.source import SourceEntry
 from shared.service import Runtime
 from shared.service import main as run_service
@@ -101,8 +104,17 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         keys = Keys(bus.client, runtime.health, settings.admin_key, users)
         use = KeyUse(engine, keys)
         sessions = Sessions(engine, users, idle=settings.session_idle, longest=settings.session_longest)
+        # Who knows of no removal refuses what its owners refuse.
+        removals = RemovedOrganizations(bus.client, runtime.health)
+        runtime.health.spare("projection removals")
         projections = started(
-            projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
+            projected(bus.client),
+            runtime.background.start,
+            bus.client,
+            engine,
+            settings.database_url,
+            runtime.health,
+            removals.is_past,
         )
         most = descriptors_for(settings.max_connections)
         tags = {one.tag for one in ENDPOINTS if one.role is not None}
@@ -126,6 +138,9 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         stack.push_async_callback(refusals.finish)
         fetcher = Fetcher(settings.egress)
         stack.callback(fetcher.close)
+        kept = keepers(bus, engine, projections["catalog"], use, users, tags, removals, nats_url=settings.nats_public_url)
+        remover = Remover(bus, engine, removals, kept, projections)
+        quotas = Quotas(bus.client, runtime.health, Limits(**settings.quotas), organizations)
         fetched = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         stack.push_async_callback(fetched.close)
         gateway = Gateway(
@@ -160,7 +175,9 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             passkeys=Passkeys(engine, keyring, url, origins_of(url)),
             invitations=invitations,
             rotation=Rotation("gateway", keyring, {"credential": credentials}),
-            keepers=keepers(bus, engine, projections["catalog"], use, users, tags, nats_url=settings.nats_public_url),
+            keepers=kept,
+            removing=remover,
+            quotas=quotas,
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
             cors_origins=settings.cors_origins,
@@ -178,6 +195,9 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(keys.run(), "registry keys")
         runtime.background.start(organizations.run(), "registry orgs")
         runtime.background.start(buckets.run(), "rates")
+        runtime.background.start(removals.run(), "registry removals")
+        runtime.background.start(quotas.used.run(), "registry usage")
+        runtime.background.start(remover.run(settings.database_url), "removing")
         runtime.background.start(use.run(), "use of keys")
         runtime.background.start(users.run(), "registry users")
         runtime.background.start(renewing(gateway.rotation, settings.database_url, "gateway"), "renewing what is sealed")
@@ -188,7 +208,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(watch(bus.client, backlog, lanes), "backlog")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_WITHIN):
-                views = (view.complete() for view in (sources, workflows, adapters_view, keys, organizations, users))
+                views = (view.complete() for view in (sources, workflows, adapters_view, keys, organizations, users, removals))
                 await asyncio.gather(*views, backlog.known.wait())
         always = always_of(url)
         await stack.enter_async_context(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from services.gateway.rates import DefaultRates, Rate, checked
-from shared.config import Environment, max_backlog, most_queued, public_url
+from shared.config import Environment, max_backlog, most_queued, public_url, quotas
 from shared.egress.configured import egress_of
 from shared.egress.policy import EgressRules
 from shared.trace_settings import PARENTS
@@ -45,7 +45,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     end, from which on it is not ready, and the last request that it takes. `cors_origins` are exact.
     `session_idle` and `session_longest`: seconds without use, and since the sign-in, after which a session is over.
     `trace_parents`: whose `traceparent` is the parent of its request, of `PARENTS`.
-    `rates` count for those that have none of their own. `egress` judges the hosts from which keys are fetched.
+    `rates` and `quotas` count for those that have none of their own. `egress` judges the hosts from which keys are fetched.
     """
 
     nats_url: str
@@ -67,6 +67,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog_bytes: int
     max_backlog_age: int
     most_queued: int
+    quotas: dict[str, int | None]
     supervisor: Path | None
     stop_delay: int
     session_idle: int
@@ -109,6 +110,7 @@ def read(environment: Environment) -> GatewaySettings:
         max_backlog_bytes=environment.integer("MILLRACE_MAX_BACKLOG_BYTES", MAX_BACKLOG_BYTES, minimum=1, maximum=2**50),
         max_backlog_age=environment.integer("MILLRACE_MAX_BACKLOG_AGE", MAX_BACKLOG_AGE, minimum=1),
         most_queued=most_queued(environment),
+        quotas=quotas(environment),
         supervisor=None if supervisor is None else Path(supervisor),
         stop_delay=environment.integer("MILLRACE_STOP_DELAY", 0, maximum=MOST_STOP_DELAY),
         session_idle=environment.integer("MILLRACE_SESSION_IDLE", SESSION_IDLE, minimum=1),

@@ -21,6 +21,7 @@ from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Draft, Rules
 from shared.projection import Projection
+from shared.removals import RemovedOrganizations
 from shared.resources.declaration import Resource
 from shared.resources.key import ApiKey
 from shared.resources.organization import Organization
@@ -102,13 +103,16 @@ def _check_reading(spec: ApiKey) -> None:
 
 
 class OrganizationRules(Rules[Organization]):
-    """An organization that has keys stays; a burst is part of a rate."""
+    """An organization that has keys stays, and is not changed while it is removed; a burst is part of a rate."""
 
-    def __init__(self, rows: ResourceRows) -> None:
+    def __init__(self, rows: ResourceRows, removals: RemovedOrganizations) -> None:
         self._rows = rows
+        self._removals = removals
 
     async def check(self, draft: Draft[Organization]) -> Organization:
-        """Return the spec."""
+        """Return the spec. Raises `Conflict` where what the organization had is being removed."""
+        if self._removals.under_way(draft.name) is not None:
+            raise Conflict(f"the organization {draft.name!r} is being removed: its name is free once that has ended")
         spec = draft.spec
         _check_rate(spec.rate, spec.burst, "burst", "rate")
         _check_rate(spec.webhook_rate, spec.webhook_burst, "webhook_burst", "webhook_rate")
@@ -130,13 +134,21 @@ def _is_over(text: str | None, now: Any) -> bool:
 
 
 def keepers(
-    bus: Bus, engine: AsyncEngine, catalog: Projection, use: KeyUse, users: Users, tags: Collection[str], *, nats_url: str
+    bus: Bus,
+    engine: AsyncEngine,
+    catalog: Projection,
+    use: KeyUse,
+    users: Users,
+    tags: Collection[str],
+    removals: RemovedOrganizations,
+    *,
+    nats_url: str,
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of the gateway's resources. None has a secret: of a key its digest alone is kept."""
     nothing, rows = Keyring((os.urandom(32),)), ResourceRows(engine)
     rules: dict[str, Rules[Any]] = {
         "key": KeyRules(use, users, tags, nats_url),
-        "organization": OrganizationRules(rows),
+        "organization": OrganizationRules(rows, removals),
         "user": UserRules(engine, rows),
     }
     return catalogued("gateway", rules, bus=bus, rows=rows, keyring=nothing, catalog=catalog)

@@ -24,6 +24,7 @@ from services.gateway.passkeys import Passkeys
 from services.gateway.proofs import Passwords
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
+from services.gateway.removing.remover import Remover
 from services.gateway.sessions import Sessions
 from services.gateway.trail import Trail
 from services.gateway.users import Users
@@ -38,6 +39,7 @@ from shared.encryption import Keyring
 from shared.health import Health
 from shared.owners.keeper import Keeper
 from shared.owners.rotation import Rotation
+from shared.quotas import Quotas
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     invitations: Invitations
     rotation: Rotation
     keepers: Mapping[str, Keeper[Any]]
+    removing: Remover
+    quotas: Quotas
     public_url: str
     trusted_proxies: tuple[Network, ...]
     cors_origins: frozenset[str]

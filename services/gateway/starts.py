@@ -116,6 +116,7 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedR
     sealed = gateway.bus.seal(message, org=asked.org, id=asked.run)
     if len(sealed.document) > MAX_INPUT:
         raise TooLarge(f"the input is larger than {MAX_INPUT} bytes")
+    gateway.quotas.admit_run(asked.org)
     ack = await aggregate.append(gateway.bus.client, gateway.bus.journal, sealed, 0)
     if not ack.duplicate:
         return RequestedRun(asked.run, sealed)

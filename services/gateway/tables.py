@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.tables import Moment, checkpoint_in, required, resource_in
 
@@ -10,7 +11,7 @@ metadata = MetaData()
 checkpoint = checkpoint_in(metadata)
 resource = resource_in(metadata)
 
-# None of those below is a projection: they are in no message, and with the database they are gone.
+# None of those below is a projection but `removal`: they are in no message, and with the database they are gone.
 
 # When each key was last used, to a minute or so.
 key_use = Table("key_use", metadata, Column("id", Text, primary_key=True), Column("used_at", Moment, nullable=False))
@@ -89,4 +90,25 @@ login = Table(
     Column("actor", Text),
     Column("decided_at", Moment),
     Column("user_id", Text),
+)
+
+# The last removal of each organization. What is left at each owner, and why the last look failed, is no projection.
+removal = Table(
+    "removal",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    *required(Text, "id", "actor"),
+    Column("began_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("until", Moment),
+)
+removal_part = Table(
+    "removal_part",
+    metadata,
+    Column("organization", Text, primary_key=True),
+    Column("owner", Text, primary_key=True),
+    *required(Text, "id", "step"),
+    Column("found", JSONB, nullable=False),
+    Column("error", Text),
+    Column("at", Moment, nullable=False),
 )

@@ -14,16 +14,17 @@ from services.logs.digests.sealing import seeds
 from services.logs.erasing import Erasing, follow_up
 from services.logs.feed import Feed
 from services.logs.gaps import Gaps, record_gaps
+from services.logs.limits import Limit, past
 from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS
+from services.logs.removing import LogsRemovingDeps, OrganizationRemoval
 from services.logs.retention import Removals, retain
 from services.logs.scope import ArchiveDeps, open_archive
 from services.logs.searches import keepers
 from services.logs.subscribers.connections import Subscribers
 from services.logs.subscribers.grants import Grants
 from services.logs.subscribers.telling import Telling
-from services.logs.tailing import LogsDeps
 from shared import service
 from shared.bus import Bus, connected
 from shared.db import engine_of
@@ -37,6 +38,7 @@ from shared.projection import started
 from shared.questions import asked_of
 from shared.questions.logs import TailLogs
 from shared.registry import RegistryView
+from shared.removals import RemovedOrganizations
 from shared.resources.retention import RetentionEntry
 from shared.service import Runtime
 
@@ -89,15 +91,23 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             runtime.background.start(alerting, "alerts")
             feed = Feed(archive)
             runtime.background.start(feed.run(), "feed")
-            deps = LogsDeps(
+            removed = RemovedOrganizations(bus.client, runtime.health)
+            runtime.background.start(removed.run(), "registry removals")
+            await removed.complete()
+
+            def limits() -> list[Limit]:
+                return [*retention.limits(), *past(removed.values())]
+
+            deps = LogsRemovingDeps(
                 archive,
                 utc_now,
-                retention.limits,
+                limits,
                 feed=feed,
                 numbers=OrderedDict(),
                 keepers=kept,
                 digests=digests,
                 erasing=erasing,
+                removing=OrganizationRemoval(engine, bus, projections, kept),
             )
             bus.answer(QUESTIONS, deps)
             await bus.start()

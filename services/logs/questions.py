@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from services.logs import cursor, erasing, selecting
+from services.logs import cursor, erasing, removing, selecting
 from services.logs.counts import count_by_time, count_by_value
 from services.logs.cursor import Order
 from services.logs.digests import answers
@@ -124,6 +124,7 @@ QUESTIONS: Questions = {
     **questions_of("logs"),
     **answers.QUESTIONS,
     **erasing.QUESTIONS,
+    **removing.QUESTIONS,
     Search: search,
     TailLogs: tail,
     CountByTime: count_by_time,

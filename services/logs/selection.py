@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from services.logs.conditions import Condition
-from services.logs.limits import Limit, hiding
+from services.logs.domain import Row
+from services.logs.limits import PAST, Limit, hiding
 from services.logs.matching import Seen, matches
 from services.logs.tree import Tree
 
@@ -47,4 +48,9 @@ class Selection:
     def holds(self, seen: Seen) -> bool:
         """Return whether a row is one of them."""
         row = seen.row
-        return row.line >= 0 and (self.org is None or row.org == self.org) and matches(self.tree, seen)
+        if row.line < 0 or (self.org is not None and row.org != self.org):
+            return False
+        return not self._is_past(row) and matches(self.tree, seen)
+
+    def _is_past(self, row: Row) -> bool:
+        return any(one.stream == PAST and one.org == self.org and row.said_at <= one.before for one in self.limits)

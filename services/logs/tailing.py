@@ -76,7 +76,7 @@ async def tail(asked: TailLogs, deps: LogsDeps) -> TailPage:
     await feed.wanted()
     place = None if asked.position is None else places.read(asked.position, feed.incarnations)
     page = _Page(feed.here if place is None else place)
-    selection = named(asked)
+    selection = named(asked, deps.limits())
     if _is_behind(page.place, feed) or asked.saved is not None or runs_asked_for(selection.tree):
         async with looking(deps, asked.org, SECONDS) as connection:
             selection = await selected(asked, connection, deps)

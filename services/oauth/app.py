@@ -46,7 +46,7 @@ from shared.levels import follow_level
 from shared.owners.keeper import Keeper
 from shared.owners.rotation import Rotation, SealedRows, renewing
 from shared.owners.rows import ResourceRows
-from shared.projection import started
+from shared.projection import Projection, started
 from shared.service import Runtime
 
 # Questions at a time. Most of them wait for a commit of the audit trail: half of them fill one while the other half's is under way.
@@ -64,11 +64,12 @@ class OAuth:
         self, bus: Bus, engine: AsyncEngine, asking: AsyncEngine, keyring: Keyring, fetcher: Fetcher, settings: OAuthSettings
     ) -> None:
         self.bus = bus
+        self.engine = engine
         self.vault = Vault(keyring)
         self.store = KeptStore(engine)
         self.resources = ResourceRows(engine)
         self.tokens = TokenStore(engine)
-        spool = Spool(None if settings.data is None else settings.data / "unstored", keyring)
+        self.spool = spool = Spool(None if settings.data is None else settings.data / "unstored", keyring)
         requests = AuthorizationStore(engine)
         kinds: dict[str, SealedRows] = {"vault": self.store, "token": self.tokens, "authorization": requests, "unstored": spool}
         self.rotation = Rotation("oauth", keyring, kinds)
@@ -119,6 +120,7 @@ class OAuth:
         self.waiting = WaitingPlaces(WAITING, WAITING_EACH)
         self.signing_in = WaitingPlaces(SIGNING_IN, SIGNING_IN)
         self.keepers: Mapping[str, Keeper[Any]]
+        self.catalog: Projection
 
 
 @asynccontextmanager
@@ -144,6 +146,7 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
+        oauth.catalog = projections["catalog"]
         oauth.keepers = keepers(
             bus,
             oauth.resources,

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
+from services.oauth import removing
 from services.oauth.authorization import Authorizations
 from services.oauth.catalogue import KNOWN
 from services.oauth.connection_tests import ConnectionTests
@@ -21,7 +22,7 @@ from services.oauth.waiting import WaitingPlaces
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.errors import Invalid, NotFound, Unavailable
-from shared.owners.answering import Keepers, questions_of, rotate_keys
+from shared.owners.answering import questions_of, rotate_keys
 from shared.owners.rotation import Rotation
 from shared.owners.rows import ResourceRows
 from shared.questions.declaration import Done
@@ -64,7 +65,7 @@ _log = structlog.get_logger()
 V = TypeVar("V")
 
 
-class OAuthDeps(Keepers, Protocol):
+class OAuthDeps(removing.OAuthRemovingDeps, Protocol):
     """Dependencies of the answers."""
 
     bus: Bus
@@ -262,4 +263,5 @@ QUESTIONS: Questions = {
     RefreshConnection: refresh_connection,
     RotateVault: rotate_keys,
     TryConnection: test_connection,
+    **removing.QUESTIONS,
 }

@@ -56,6 +56,12 @@ class Spool:
         if self._folder is not None:
             self._path(one).unlink(missing_ok=True)
 
+    def forget_all(self, org: str) -> None:
+        """Remove those of an organization, which is removed."""
+        for one in self._kept():
+            if one.claimed.before.org == org:
+                self.forget(one)
+
     async def stale(self, key: str, after: str, limit: int) -> list[StaleRow]:
         """Return those that another key than the one of this id seals, by the names of their files, those after `after`."""
         found = [(self._path(one).name, one) for one in self._kept() if not is_sealed_by(one.renewed.sealed, key)]

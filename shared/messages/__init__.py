@@ -52,6 +52,7 @@ from shared.messages.registration import (
     RegistrationRemoved,
     RegistrationState,
 )
+from shared.messages.removal import RemovalBegan, RemovalEnded
 from shared.messages.replay import ReplayEnded, ReplayProgressed, ReplayRequested
 from shared.messages.run import (
     ConcurrencySlot,

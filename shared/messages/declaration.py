@@ -22,6 +22,7 @@ STREAM_OF_NOUN = {
     "line": "LINES",
     "timer": "TIMERS",
     "organization": "CATALOG",
+    "removal": "CATALOG",
     "key": "CATALOG",
     "schedule": "CATALOG",
     "workflow": "CATALOG",

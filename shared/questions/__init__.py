@@ -16,6 +16,7 @@ from shared.questions import (
     letters,
     logs,
     oauth,
+    removing,
     replays,
     resources,
     rotation,

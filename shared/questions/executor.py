@@ -430,3 +430,16 @@ class ListLines(Question[LineList], frozen=True, kw_only=True):
     after: Sequence = 0
     limit: int = 1000
     settled: bool = False
+
+
+class Used(msgspec.Struct, frozen=True):
+    """What an organization has at the executor: runs that have not ended, runs of today (UTC), bytes of its files."""
+
+    runs_in_flight: int
+    runs_a_day: int
+    stored_bytes: int
+
+
+@question("executor.used", by="gateway")
+class CountUsed(Question[Used], frozen=True, kw_only=True):
+    """How much of its quotas an organization uses."""

@@ -354,9 +354,12 @@ async def test_organizations_are_the_platforms_and_stay_while_they_have_keys(cli
         assert (await by(client, key, method, path, json=body)).status == 403
         assert (await by(client, other, method, path, json=body)).status == (200 if method == "GET" else 403)
     refused = await client("DELETE", "/api/v1/orgs/acme")
-    assert (refused.status, "revoke them first" in refused.json["detail"]) == (409, True)
+    assert (refused.status, "has key: 1; with ?erase=true" in refused.json["detail"]) == (409, True)
     assert (await client("DELETE", "/api/v1/keys/ci?org=acme")).status == 204
-    assert (await client("DELETE", "/api/v1/orgs/acme")).status == 204
+    # Whether anything else is left is known by its owners, who are not there.
+    assert (await client("DELETE", "/api/v1/orgs/acme")).status == 503
+    assert (await client("DELETE", "/api/v1/orgs/global?erase=true")).status == 422
+    assert (await client("GET", "/api/v1/removals/acme")).status == 404
     # One that nobody has made is there as soon as the platform names it.
     assert (await made(client, org="unheard-of"))["org"] == "unheard-of"
 

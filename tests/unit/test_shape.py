@@ -23,6 +23,7 @@ SHARED = {
     "projection", "pull", "questions", "registering", "registry", "resources", "runs", "salvage", "schemas", "sending", "service",
     "jose", "statements", "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",
     "expressions", "gathering", "web_tokens", "nkeys", "subscribers", "exporting", "trace_settings", "traceparent", "tracing",
+    "quotas", "removals",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",
         "services.oauth.domain", "services.gateway.domain"]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from millrace.cli import connections, show
+from millrace.cli import connections, organizations, show
 from millrace.cli.api import Refused
 from millrace.cli.http_file import test_source
 from millrace.cli.kinds import Field, Kind, kinds
@@ -289,6 +289,7 @@ def emit_event(session: Session, name: str, type_: str, data: str | None) -> Non
     show.answer(answer, answer["id"], is_json=session.is_json)
 
 
+GROUPS["organization"].add_command(organizations.delete_organization)
 GROUPS["source"].add_command(test_source)
 GROUPS["connection"].add_command(connections.authorize)
 GROUPS["connection"].add_command(connections.refresh)

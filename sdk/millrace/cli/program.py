@@ -18,6 +18,7 @@ from millrace.cli import (
     hooks,
     keys,
     login,
+    organizations,
     replays,
     runs,
     search,
@@ -65,6 +66,7 @@ for _module in (
     login,
     who,
     users,
+    organizations,
     top,
 ):
     for _command in _module.COMMANDS:

@@ -43,6 +43,7 @@ from shared.projected import Projected, Recorded, in_batches
 from shared.projection import Projection
 from shared.pull import StreamError
 from shared.questions.events import EmitEvent
+from shared.quotas import OverQuota, Quotas
 from shared.resources.declaration import ResourceChanged, ResourceRemoved
 from shared.resources.schedule import Firing, Schedule, ScheduleEntry
 from shared.statements import Statement
@@ -65,6 +66,7 @@ class FiringDeps(DeliveryDeps, Protocol):
     engine: AsyncEngine
     database_url: str
     catalog: Projection
+    quotas: Quotas
 
 
 class Scheduler:
@@ -217,6 +219,11 @@ class Scheduler:
         given = spec.input or {}
         if misfit := domain.misfit(workflow.input_schema, given):
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
+        try:
+            self._deps.quotas.admit_run(schedule.org)
+        except OverQuota as error:
+            # The next time comes by itself.
+            raise Invalid(error.detail) from error
         policy, run, begun = _POLICIES.get(spec.overlap), derived_id(identity, "run"), _message_id(identity, "fired")
         request = RunRequested(
             run=run,

@@ -13,7 +13,7 @@ from services.executor.workspaces.registration import Change, Registration, Regi
 from services.executor.workspaces.views import file_view, names_by_path
 from shared import aggregate, db, tasks
 from shared.envelope import Sealed, derived_id, new_id, rfc3339
-from shared.errors import NotFound, PreconditionFailed, Unavailable
+from shared.errors import Invalid, NotFound, PreconditionFailed, Problem, Unavailable
 from shared.messages import AdapterChanged, FileChanged, FileRemoved, WorkflowChanged, declaration_of
 from shared.messages.catalog import FileProblem
 from shared.messages.declaration import hashed_key
@@ -171,7 +171,9 @@ async def _committed(command: Command[Any], changes: list[FileChange], deps: Reg
                     # Another removal came first, since the look at the row.
                     raise NotFound(f"there is no file {change.path}")
             files = domain.changed_tree(files, {change.path: change.sha256 for change in changes})
+            before_sizes = dict(sizes)
             sizes |= {change.path: change.size for change in new}
+            _check_stored(org, sum(sizes[path] for path in files), sum(before_sizes.values()), deps)
             # Aside: a workspace may have very many files.
             await asyncio.to_thread(domain.check_places, files, [change.path for change in changes if change.path in files])
         try:
@@ -215,6 +217,14 @@ def _sealed(command: Command[Any], change: FileChange, deps: RegistrationDeps) -
     if change.sha256 is not None:
         message = FileChanged(key=key, path=path, sha256=change.sha256, size=change.size, actor=command.actor)
     return deps.bus.seal(message, org=command.org, id=derived_id(command.id, declaration_of(message).type, path))
+
+
+def _check_stored(org: str, wanted: int, before: int, deps: RegistrationDeps) -> None:
+    """Raise `Invalid` where files would have more bytes than the organization's quota, and than before."""
+    most = deps.quotas.of(org).stored_bytes
+    if most is not None and wanted > max(most, before):
+        detail = f"with these changes its files have {wanted:,} bytes, more than the {most:,} of the quota stored_bytes"
+        raise Invalid(f"the organization {org}: {detail}", errors=(Problem("stored_bytes", detail),))
 
 
 async def _check_content(change: FileChange, deps: RegistrationDeps) -> None:

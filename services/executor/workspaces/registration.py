@@ -39,6 +39,7 @@ from shared.messages.declaration import hashed_key
 from shared.projection import Projection
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
+from shared.quotas import Quotas
 from shared.registry import RegistryWriter
 
 # A workflow that names no time-out: long enough for an integration, short enough that a hung one is noticed.
@@ -67,6 +68,7 @@ class RegistrationDeps(Protocol):
     workflows: RegistryWriter[WorkflowEntry]
     adapters: RegistryWriter[AdapterEntry]
     database_url: str
+    quotas: Quotas
 
 
 class Registration(msgspec.Struct, frozen=True):

@@ -73,6 +73,8 @@ async def receive(request: web.Request) -> web.Response:
     """
     gateway = request.app[GATEWAY]
     hook = await gateway.admission.endpoint(request.match_info["id"])
+    if gateway.removing.is_removing(hook.org):
+        raise Gone("this webhook address was retired")
     if hook.networks is not None and not within(remote(gateway, request) or "", hook.networks):
         detail = "the address that sends is in none of this source's networks"
         _audit_refusal(gateway, request, hook, PermissionDenied.kind, detail)

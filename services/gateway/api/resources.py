@@ -278,7 +278,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
 
 
 # Kinds whose handlers do more, in modules of their own.
-APART = {"key", "user"}
+APART = {"key", "organization", "user"}
 # Kinds that say what others may do: a key with scopes changes none.
 GIVING = {"identity_provider"}
 ENDPOINTS = tuple(one for kind in KINDS.values() if kind.noun not in APART for one in endpoints_of(kind, whole=kind.noun in GIVING))

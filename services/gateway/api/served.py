@@ -93,6 +93,7 @@ def _served(endpoint: Endpoint) -> Next:
             denied(gateway, request, principal.actor, org=whose, outcome=error.kind, reason=endpoint.name)
             raise
         identified(gateway, org)
+        gateway.removing.check(org)
         for_platform = principal.acts_for_platform(endpoint.role)
         caller = Caller(principal.actor, org, remote(gateway, request), for_platform, principal, session)
         call: Call[Any, Any] = Call(gateway, caller, request)
