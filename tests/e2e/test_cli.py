@@ -602,7 +602,7 @@ async def test_the_key_is_in_no_output_and_a_wrong_one_is_refused_without_being_
     given = {"MILLRACE_URL": up.ready["url"], "MILLRACE_KEY": "mr_wrong"}
     out, error = await millrace.both("runs", "list", code=1, **given)
     assert "mr_wrong" not in out + error
-    assert error == "millrace: this key is not known, was revoked, or is over\n"
+    assert error == "millrace: this key is not known, was revoked, or is over (the key is that of MILLRACE_URL and MILLRACE_KEY)\n"
     config = millrace.place / ".config" / "millrace" / "config.toml"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(f'[profiles.here]\nurl = "{up.ready["url"]}"\nkey = "{up.ready["admin_key"]}"\norg = "elsewhere"\n')

@@ -89,7 +89,7 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
     "deliveries": {"number": 0, "since": "2026-01-30T00:00:00Z", "until": "2026-01-31T00:00:00Z"},
     "schedules": {"cron": "5 9 * * *", "every": None, "timezone": "UTC", "source": None, "event": None, "input": {"value": 1}},
     "vault": {"after": "", "key": None},
-    "keys": {"role": "viewer", "scopes": ["runs"], "expires_at": None, "overlap": 0},
+    "keys": {"role": "viewer", "scopes": ["runs"], "nats": False, "subjects": [], "expires_at": None, "overlap": 0},
     "logins": {"host": "spare", "role": None, "lifetime": 3600, "device_code": "spare"},
     "orgs": {"name": "spare", "display_name": "spare", "email": "spare@example.com", "role": "viewer", "days": 7},
     "invitations": {"token": "unknown", "name": "spare", "display_name": "spare", "password": "a new password"},
