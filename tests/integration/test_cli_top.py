@@ -165,7 +165,7 @@ def frames(written: bytes) -> list[list[str]]:
 @pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 130)], ids=["q", "Ctrl-C"])
 def test_it_is_drawn_again_and_the_terminal_is_left_as_it_was(gateway: Any, tmp_path: Path, key: bytes, code: int) -> None:
     with terminal(gateway, tmp_path) as shown:
-        # The second frame has rates. It is whole first: Ctrl-C takes away what a terminal has not shown yet.
+        # The second frame has rates, and is judged below: it is whole first.
         while b"\x1b[J" not in shown.written.partition(b"runs 0.0")[2]:
             assert shown.read(), shown.written
         assert shown.close(key) == code

@@ -91,6 +91,10 @@ def _screen() -> Iterator[Callable[[float], bool]]:
     try:
         if keys is not None:
             tty.setcbreak(keys)
+            # Else Ctrl-C takes away what is written and not shown yet, and that may be what leaves the other screen.
+            mode = termios.tcgetattr(keys)
+            mode[3] |= termios.NOFLSH
+            termios.tcsetattr(keys, termios.TCSANOW, mode)
         _write(_ENTER)
         yield pressed
     finally:
