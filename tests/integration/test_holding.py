@@ -213,7 +213,7 @@ async def test_a_blocked_group_is_let_go_by_changing_the_subscription(place: Pla
 
 async def test_of_a_debounced_key_the_last_event_runs_alone(place: Place, data: Path, shared_folder: Path) -> None:
     async with river(place, data) as outside:
-        await begin(outside, key="event.data.key", debounce=0.8)
+        await begin(outside, key="event.data.key", debounce=2.0)
         deliveries = [await emit(outside, shared_folder, n) for n in range(6)]
         other = await emit(outside, shared_folder, 9, key="b")
         await taken(outside, [deliveries[-1], other])
@@ -390,11 +390,10 @@ async def test_killed_among_ordered_and_debounced_events_each_runs_once(place: P
 async def test_a_look_that_is_cut_off_between_a_run_and_its_record_starts_no_other_one(
     place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish, look, cut, go_on = Bus.publish, Releaser._look, asyncio.Event(), asyncio.Event()
+    publish, look, held, cut, go_on = Bus.publish, Releaser._look, asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def looked(self: Releaser, of: Any, now: datetime) -> None:
-        if cut.is_set():
-            await go_on.wait()
+        await (go_on if cut.is_set() else held).wait()
         await look(self, of, now)
 
     async def cut_off(self: Bus, sealed: Any, **given: Any) -> int:
@@ -408,6 +407,9 @@ async def test_a_look_that_is_cut_off_between_a_run_and_its_record_starts_no_oth
         monkeypatch.setattr(Bus, "publish", cut_off)
         monkeypatch.setattr(Releaser, "_look", looked)
         first = [await emit(outside, shared_folder, n) for n in range(3)]
+        for one in first:
+            await outside.delivery(one, "held")
+        held.set()
         await cut.wait()
         # In the meantime another one came.
         last = await emit(outside, shared_folder, 3)

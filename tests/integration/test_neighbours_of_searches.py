@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from services.gateway import watching
+from services.gateway.config import MAX_CONNECTIONS
 from services.logs import scope
 from services.logs.scope import EACH, PLACES, ArchiveDeps, looking
 from shared.db import open_engine
@@ -100,7 +101,7 @@ async def is_idle(it: Archived) -> bool:
 
 
 async def test_streams_of_one_organization_leave_room_for_anothers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "MOST", 4)
+    monkeypatch.setattr(watching, "OF_CONNECTIONS", MAX_CONNECTIONS // 4)
     async with archived(place) as it, AsyncExitStack() as tails:
         for _ in range(2):
             await tails.enter_async_context(unread(it.client, "/api/v1/logs/tail?org=acme"))

@@ -13,6 +13,7 @@ import pytest
 from services.gateway import watching
 from services.gateway.api import sse
 from services.gateway.api import tail as tails
+from services.gateway.config import MAX_CONNECTIONS
 from services.logs import feed, places, tailing
 from services.logs.places import At, TailPlace
 from shared.bus import Bus
@@ -180,7 +181,7 @@ async def test_who_is_too_far_behind_is_told_how_much_was_passed_over(
 async def test_nothing_is_kept_for_clients_that_take_nothing(place: servers.Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "SLOW", 0.5)
     monkeypatch.setattr(tails, "LOOKS", 0.05)
-    monkeypatch.setattr(watching, "MOST", 3)
+    monkeypatch.setattr(watching, "OF_CONNECTIONS", MAX_CONNECTIONS // 6)
     async with house(place) as home:
         url = f"{home.client.url}/api/v1/logs/tail?q=line"
         stalled = [await home.client.session.get(url, headers=home.client.key) for _ in range(3)]
