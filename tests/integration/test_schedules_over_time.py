@@ -20,8 +20,10 @@ from services.events.schedules.firing import Scheduler
 from services.events.schedules.plan import PUNCTUAL
 from services.events.tables import resource
 from shared.db import open_engine, transaction
+from shared.health import Health
 from shared.messages.catalog import Policy
 from shared.questions.executor import WorkflowEntry
+from shared.quotas import Limits, Quotas
 from shared.resources.schedule import CatchUp, Schedule
 from tests.integration.test_schedules import firings, requested
 from tests.support.inside import bus_of
@@ -61,7 +63,8 @@ async def replica(place: Place, clock: Clock) -> AsyncIterator[Scheduler]:
     engine = open_engine(url, service="events")
     try:
         async with bus_of(place, "events") as bus:
-            deps: Any = SimpleNamespace(engine=engine, bus=bus, database_url=url, workflow=workflow)
+            quotas = Quotas(bus.client, Health("events"), Limits())
+            deps: Any = SimpleNamespace(engine=engine, bus=bus, database_url=url, workflow=workflow, quotas=quotas)
             yield Scheduler(deps, now=lambda: clock.now)
     finally:
         await engine.dispose()
