@@ -72,24 +72,30 @@ async def place(up: Up) -> Path:
     return folder
 
 
+async def run(place: Path, command: str) -> tuple[int, str]:
+    """Return the exit code of a command, and what it printed."""
+    environment = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(place)}
+    return await output("/bin/bash", "-o", "pipefail", "-c", command, cwd=place, environment=environment)
+
+
 SHOWN = ("deliveries", "topics", "subscriptions", "integrations", "adapters", "registrations", "internal-tools")
 
 
 # The command's own page comes first: it names no source where there is but one.
 @pytest.mark.parametrize("name", ["docs/cli.md", "README.md", *(f"docs/{name}.md" for name in SHOWN)])
 async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, name: str) -> None:
+    if name == "README.md":
+        # It shows what is printed where nothing is deployed yet.
+        shutil.rmtree(place / "flows", ignore_errors=True)
+        (place / "nothing").mkdir()
+        assert (await run(place, "millrace deploy nothing --prune"))[0] == 0
     for module, code in _MODULE.findall((ROOT / name).read_text()):
         (place / module).parent.mkdir(parents=True, exist_ok=True)
         (place / module).write_text(code)
-    environment = {
-        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "HOME": str(place),
-    }
     shown = examples(ROOT / name)
     assert shown
     for one in shown:
-        found, said = await output("/bin/bash", "-o", "pipefail", "-c", one.command, cwd=place, environment=environment)
+        found, said = await run(place, one.command)
         assert (found, one.prints(said)) == (one.code, True), (one.command, said)
 
 

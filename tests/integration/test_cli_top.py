@@ -22,10 +22,11 @@ from typing import Any
 
 import pytest
 
-# The command at a terminal of its own, which Ctrl-C interrupts it by.
+# The command at a terminal of its own, which Ctrl-C interrupts it by, also where whoever runs the tests ignores that.
 PROGRAM = """
-import fcntl, sys, termios
+import fcntl, signal, sys, termios
 from millrace.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 sys.exit(main(["top"]))
 """

@@ -416,10 +416,11 @@ async def test_a_look_that_is_cut_off_between_a_run_and_its_record_starts_no_oth
         await outside.delivery(last, "held")
         go_on.set()
         await taken(outside, [first[-1], last])
-        assert marks(shared_folder) == "<22><33>"
+        # Each once; which begins first is left open.
+        assert sorted(marks(shared_folder)) == sorted("<22><33>")
         for one in first[:-1]:
             assert "superseded by event" in ((await outside.delivery(one, "filtered")).reason or "")
-        assert [one.input["n"] for one, _ in await requests(outside)] == [2, 3]
+        assert sorted(one.input["n"] for one, _ in await requests(outside)) == [2, 3]
 
 
 async def test_looks_at_one_organization_that_hang_delay_no_other(

@@ -123,7 +123,7 @@ class Whole:
                 one["status"] for one in runs
             ) == ["succeeded", "waiting", "waiting"]
 
-        await eventually(is_quiet, within=20)
+        await eventually(is_quiet)
 
     async def send(self, org: str, body: bytes) -> int:
         """Send a signed webhook; return the status of its answer."""
