@@ -54,7 +54,7 @@ ERASED = ("logs", "events", "executor", "oauth", GATEWAY)
 PAUSE = 2.0
 # Seconds that its beginning waits until this process knows of it.
 KNOWN_WITHIN = 2.0
-# RemovedOrganizations that go on at a time.
+# Removals that go on at a time.
 AT_ONCE = 4
 # Characters of an error that are shown.
 SHOWN = 300
