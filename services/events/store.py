@@ -74,7 +74,7 @@ def _fitting(sized: Select[Any]) -> Select[Any]:
     # In the order of the selection, which is read once.
     placed = select(of.c.id, func.row_number().over().label("place"), total.label("total"), func.count().over().label("found"))
     each = placed.subquery("placed")
-    fits = or_(each.c.total <= literal_column(str(outcomes.ROOM)), each.c.place == literal_column("1"))
+    fits = or_(each.c.total <= parameter("room", BigInteger), each.c.place == literal_column("1"))
     return _SELECTED.add_columns(each.c.found).join(each, each.c.id == _D.id).where(fits).order_by(each.c.place)
 
 
@@ -151,7 +151,7 @@ class EventsStore:
         """Return deliveries with their runs, newest first, before (received_at, id), those that fit; and how many there are."""
         moment, id_ = before or (None, "")
         wanted = {"status": status, "source": source, "prefix": prefix, "overdue": overdue or None, "before": moment}
-        rows = await _LISTED(wanted, org=org, limit=limit, before_id=id_).read(self._engine)
+        rows = await _LISTED(wanted, org=org, limit=limit, before_id=id_, room=outcomes.ROOM).read(self._engine)
         return rows, rows[0]["found"] if rows else 0
 
     async def newest_deliveries(self, org: str, source: str, limit: int) -> list[RowMapping]:

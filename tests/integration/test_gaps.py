@@ -14,6 +14,7 @@ import pytest
 
 from deploy.audit.verify import Stream, recorded
 from services.logs import projections
+from services.logs.digests import keeping
 from services.logs.digests.keeping import Digests, sealers
 from services.logs.digests.notes import verifier_key
 from services.logs.gaps import GapFinder, reason_of
@@ -70,7 +71,11 @@ async def lost(place: Place, runtime: Any, own: Any) -> None:
     await eventually(told)
 
 
-async def test_lost_messages_are_told_and_the_verification_knows_of_them(place: Place, data: Path) -> None:
+async def test_lost_messages_are_told_and_the_verification_knows_of_them(
+    place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Sealed is here, with keys of the test's own.
+    monkeypatch.setattr(keeping, "FIRST", 60.0)
     await lines(place, 8)
     async with bus_of(place, "admin") as admin:
         await forget(admin, "LINES", 3, 6, 7)
