@@ -204,7 +204,7 @@ class EventsStore:
 
     async def _fitting(self, sized: Select[Any]) -> tuple[list[RowMapping], int]:
         async with transaction(self._engine) as connection:
-            rows = list((await connection.execute(_fitting(sized))).mappings().all())
+            rows = list((await connection.execute(_fitting(sized), {"room": outcomes.ROOM})).mappings().all())
         return rows, rows[0]["found"] if rows else 0
 
     async def overdue(self) -> int:

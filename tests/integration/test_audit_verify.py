@@ -17,6 +17,7 @@ import pytest
 
 from deploy.audit.export import LIST, ROWS, DigestFiles, Export
 from deploy.audit.verify import Finding, Stream
+from services.logs.digests import keeping
 from services.logs.digests.answers import DigestDeps
 from services.logs.digests.copies import CHECKPOINT
 from services.logs.digests.keeping import Digests, sealers
@@ -85,8 +86,7 @@ def _paths(size: int) -> list[str]:
     return [CHECKPOINT, *(f"salts/{bundle}" for bundle in range(-(-size // WIDTH))), *paths]
 
 
-@asynccontextmanager
-async def sealed(place: Place, copy: Path) -> AsyncIterator[Sealed]:
+async def archive_some(place: Place) -> None:
     async with running(place, "logs"), bus_of(place, "executor") as bus:
         run = new_id()
         for number in range(MESSAGES):
@@ -105,6 +105,14 @@ async def sealed(place: Place, copy: Path) -> AsyncIterator[Sealed]:
 
         await eventually(archived)
         await own.close()
+
+
+@asynccontextmanager
+async def sealed(place: Place, copy: Path) -> AsyncIterator[Sealed]:
+    with pytest.MonkeyPatch.context() as patched:
+        # Sealed is below, with keys of the tests' own.
+        patched.setattr(keeping, "FIRST", 60.0)
+        await archive_some(place)
     engine = open_engine(place.database_url("logs"), service="logs", pool_size=2)
     superuser = await asyncpg.connect(place.database_url("admin"), server_settings={"search_path": "logs"})
     try:
