@@ -153,18 +153,19 @@ async def test_one_webhook_is_one_trace_to_its_last_row(client: Client, collecto
     assert path_to(spans, asked) == [*attempt, "sandbox", "oauth/secret"]
     assert (asked.kind, given.kind, given.parent) == ("client", "server", asked.id)
     assert paths["attempt child"] == [*attempt, "sandbox", "publish run.requested", "attempt child"]
-    # It waited for its child and for the time.
+    # It waited for the time, and for its child, if that took so long.
     attempts = [one for one in spans if one.name == "attempt whole"]
-    assert [one.attributes["millrace.run.attempt"] for one in attempts] == [1, 2, 3]
-    assert path_to(spans, attempts[1]) == [*attempt, "wait event", "publish run.resumed", "attempt whole"]
-    assert path_to(spans, attempts[2])[-4:] == ["attempt whole", "wait time", "publish run.resumed", "attempt whole"]
+    assert [one.attributes["millrace.run.attempt"] for one in attempts] in ([1, 2], [1, 2, 3])
+    if len(attempts) == 3:
+        assert path_to(spans, attempts[1]) == [*attempt, "wait event", "publish run.resumed", "attempt whole"]
+    assert path_to(spans, attempts[-1])[-4:] == ["attempt whole", "wait time", "publish run.resumed", "attempt whole"]
     run = (await client.delivery(chain, "routed"))["runs"][0]["id"]
     result = (await client.run(run, "succeeded"))["result"]
     (inner,), (look,), (started,) = ([one for one in spans if one.name == name] for name in ("inner", "step look", "attempt child"))
     # What is replayed is told by no span.
     trace = chain.replace("-", "")
     assert result["id"] == trace
-    assert result["inner"] == f"00-{trace}-{attempts[2].id}-01"
+    assert result["inner"] == f"00-{trace}-{attempts[-1].id}-01"
     assert result["step"] == f"00-{trace}-{look.id}-01"
     assert result["child"] == f"00-{trace}-{started.id}-01"
     assert inner.attributes["hidden"] == "***"
