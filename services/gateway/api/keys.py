@@ -43,20 +43,11 @@ class KeyResources(Resources):
         check_known(call, is_known=await call.gateway.keys.reflect(id_, None))
         return answer
 
-    async def _put(
-        self,
-        call: Call[Applying, Any],
-        name: str,
-        fields: Object,
-        *,
-        expected: int | None,
-        patch: bool = False,
-        internal: Object | None = None,
-    ) -> Answer:
-        if patch or internal is not None:
-            return await super()._put(call, name, fields, expected=expected, patch=patch, internal=internal)
+    async def _put(self, call: Call[Applying, Any], name: str, fields: Object, **given: Any) -> Answer:
+        if given.get("patch") or given.get("internal") is not None:
+            return await super()._put(call, name, fields, **given)
         key = new_key()
-        answer = await super()._put(call, name, fields, expected=expected, internal=_kept(key))
+        answer = await super()._put(call, name, fields, **given | {"internal": _kept(key)})
         return await _known(call, answer, key if answer.headers[CHANGE.name] == "created" else None)
 
     async def rotate(self, call: Call[Any, Rotating]) -> Answer:

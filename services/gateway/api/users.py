@@ -25,17 +25,8 @@ class UserResources(Resources):
         check_known(call, is_known=is_known)
         return answer
 
-    async def _put(
-        self,
-        call: Call[Applying, Any],
-        name: str,
-        fields: Object,
-        *,
-        expected: int | None,
-        patch: bool = False,
-        internal: Object | None = None,
-    ) -> Answer:
-        answer = await super()._put(call, name, fields, expected=expected, patch=patch, internal=internal)
+    async def _put(self, call: Call[Applying, Any], name: str, fields: Object, **given: Any) -> Answer:
+        answer = await super()._put(call, name, fields, **given)
         if not call.query.dry_run:
             check_known(call, is_known=await call.gateway.users.reflect(answer.body["id"], answer.body["version"]))
         return answer
