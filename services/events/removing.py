@@ -15,10 +15,9 @@ from shared.asking import Questions
 from shared.blobs import Blobs
 from shared.db import transaction
 from shared.envelope import derived_id, utc_now
-from shared.erasing import erase_messages
 from shared.errors import Conflict, NotFound
 from shared.owners.answering import Keepers
-from shared.owners.removing import Deadline, Rows, are_level, remove_resources, resources_of
+from shared.owners.removing import Deadline, Rows, are_level, erase_of_organization, remove_resources, resources_of
 from shared.projection import Projection
 from shared.questions.removing import EraseInEventsOf, Left, RemoveInEvents
 from shared.questions.replays import CancelReplay
@@ -84,10 +83,7 @@ async def _stop(command: RemoveInEvents, deps: EventsRemovingDeps, deadline: Dea
 
 async def erase(command: EraseInEventsOf, deps: EventsRemovingDeps) -> Left:
     """Erase messages and bodies. Raises `Unavailable`."""
-    await erase_messages(deps.bus.client, command.stream, command.incarnation, command.sequences)
-    for blob in command.blobs:
-        await deps.bodies.remove(blob)
-    return Left()
+    return await erase_of_organization(deps.bus.client, command, deps.bodies)
 
 
 QUESTIONS: Questions = {RemoveInEvents: remove, EraseInEventsOf: erase}

@@ -20,10 +20,9 @@ from shared import aggregate
 from shared.asking import Questions
 from shared.db import transaction
 from shared.envelope import Sealed, derived_id, new_id, open_envelope, open_message
-from shared.erasing import erase_messages
 from shared.errors import Invalid, NotFound
 from shared.messages import AdapterChanged, FileChanged, Message, RunCancelRequested, WorkflowChanged
-from shared.owners.removing import Deadline, Rows, are_level
+from shared.owners.removing import Deadline, Rows, are_level, erase_of_organization
 from shared.projection import Projection
 from shared.pull import OrderedReader
 from shared.questions.executor import CommitFiles, FileChange
@@ -156,10 +155,7 @@ async def _code(deps: ExecutorRemovingDeps) -> AsyncIterator[tuple[str, FileChan
 
 async def erase(command: EraseInExecutorOf, deps: ExecutorRemovingDeps) -> Left:
     """Erase messages and results. Raises `Unavailable`."""
-    await erase_messages(deps.bus.client, command.stream, command.incarnation, command.sequences)
-    for blob in command.blobs:
-        await deps.results.remove(blob)
-    return Left()
+    return await erase_of_organization(deps.bus.client, command, deps.results)
 
 
 QUESTIONS: Questions = {RemoveInExecutor: remove, EraseInExecutorOf: erase}

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from shared.asking import Questions
 from shared.bus import Bus
-from shared.erasing import erase_messages
 from shared.owners.answering import questions_of, rotate_keys
+from shared.owners.removing import erase_of_organization
 from shared.questions.removing import EraseInGatewayOf, Left
 from shared.questions.rotation import RotateCredentials
 
@@ -18,10 +18,9 @@ class CatalogErasingDeps(Protocol):
     bus: Bus
 
 
-async def erase_of_organization(command: EraseInGatewayOf, deps: CatalogErasingDeps) -> Left:
+async def erase(command: EraseInGatewayOf, deps: CatalogErasingDeps) -> Left:
     """Erase messages of the catalog."""
-    await erase_messages(deps.bus.client, command.stream, command.incarnation, command.sequences)
-    return Left()
+    return await erase_of_organization(deps.bus.client, command)
 
 
-QUESTIONS: Questions = {**questions_of("gateway"), RotateCredentials: rotate_keys, EraseInGatewayOf: erase_of_organization}
+QUESTIONS: Questions = {**questions_of("gateway"), RotateCredentials: rotate_keys, EraseInGatewayOf: erase}

@@ -12,9 +12,8 @@ from services.oauth.tables import metadata, vault
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.db import transaction
-from shared.erasing import erase_messages
 from shared.owners.answering import Keepers
-from shared.owners.removing import Deadline, Rows, are_level, remove_resources, resources_of
+from shared.owners.removing import Deadline, Rows, are_level, erase_of_organization, remove_resources, resources_of
 from shared.projection import Projection
 from shared.questions.removing import EraseInOAuthOf, Left, RemoveInOAuth
 
@@ -52,8 +51,7 @@ async def _in_vault(org: str, deps: OAuthRemovingDeps) -> dict[str, int]:
 
 async def erase(command: EraseInOAuthOf, deps: OAuthRemovingDeps) -> Left:
     """Erase messages. Raises `Unavailable`."""
-    await erase_messages(deps.bus.client, command.stream, command.incarnation, command.sequences)
-    return Left()
+    return await erase_of_organization(deps.bus.client, command)
 
 
 QUESTIONS: Questions = {RemoveInOAuth: remove, EraseInOAuthOf: erase}

@@ -7,16 +7,19 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import structlog
+from nats.aio.client import Client
 from sqlalchemy import MetaData, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from shared.blobs import Blobs
 from shared.db import transaction
 from shared.envelope import derived_id
+from shared.erasing import erase_messages
 from shared.errors import Conflict, NotFound
 from shared.owners.keeper import Keeper
 from shared.owners.rows import RESOURCE
 from shared.projection import Projection
-from shared.questions.removing import RemoveOrganization
+from shared.questions.removing import EraseOfOrganization, Left, RemoveOrganization
 from shared.questions.resources import RemoveResource
 
 # Seconds that one call goes on, well within the time that its asker waits.
@@ -137,3 +140,12 @@ class Rows:
                 found = select(_C.noun, func.count()).where(_C.org == org, ~_C.removed).group_by(_C.noun).order_by(_C.noun)
                 counts |= {str(row[0]): int(row[1]) for row in await connection.execute(found)}
         return {kind: number for kind, number in counts.items() if number}
+
+
+async def erase_of_organization(client: Client, command: EraseOfOrganization, objects: Blobs | None = None) -> Left:
+    """Erase the messages that a command names, and its blobs of the bucket `objects`. Raises `Unavailable`, `StreamError`."""
+    await erase_messages(client, command.stream, command.incarnation, command.sequences)
+    if objects is not None:
+        for blob in command.blobs:
+            await objects.remove(blob)
+    return Left()

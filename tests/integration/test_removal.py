@@ -357,18 +357,19 @@ POINTS: list[tuple[Any, str]] = [
     (remover, "remove_resources"),
     (remover.RemovalRows, "note"),
     (in_events, "remove_resources"),
-    (in_events, "erase_messages"),
-    (in_executor, "erase_messages"),
+    (in_events, "erase_of_organization"),
+    (in_executor, "erase_of_organization"),
     (in_executor.commits, "commit_files"),
     (in_executor.aggregate, "advance"),
     (in_oauth, "remove_resources"),
-    (in_oauth, "erase_messages"),
+    (in_oauth, "erase_of_organization"),
     (in_logs, "erase_messages"),
     (in_logs.removals, "remove"),
     (in_logs.OrganizationRemoval, "_remove_blobs"),
+    (removing, "erase_messages"),
     (removing.Rows, "_deleted"),
     (Blobs, "remove"),
-    (gateway_questions, "erase_messages"),
+    (gateway_questions, "erase_of_organization"),
 ]
 
 
