@@ -25,6 +25,11 @@ _PAGE = """
     SELECT * FROM invitation WHERE org = $1 AND user_id IS NULL AND id > $2 AND ends_at > now() ORDER BY id LIMIT $3
 """
 _REMOVE = "DELETE FROM invitation WHERE org = $1 AND id = $2 AND user_id IS NULL AND ends_at > now() RETURNING id"
+# Of several who use a link at once with different logins one goes on.
+_SETTLE = """
+    UPDATE invitation SET name = $2 WHERE digest = $1 AND ends_at > now() AND coalesce(name, $2) = $2 RETURNING id
+"""
+_RELEASE = "UPDATE invitation SET name = NULL WHERE digest = $1 AND name = $2"
 _SPEND = "DELETE FROM invitation WHERE digest = $1 AND ends_at > now() RETURNING id"
 
 
@@ -78,6 +83,16 @@ class Invitations:
         """Take an invitation of an organization back; False where there is none."""
         async with reading(self._engine) as connection:
             return bool(await connection.fetch(_REMOVE, org, id_))
+
+    async def settle(self, token: str, name: str) -> bool:
+        """Have an invitation be for one login from now on; False where it is for another one, was used, or is over."""
+        async with reading(self._engine) as connection:
+            return bool(await connection.fetch(_SETTLE, digest_of(token), name))
+
+    async def release(self, token: str, name: str) -> None:
+        """Have an invitation that was for this login be for any."""
+        async with reading(self._engine) as connection:
+            await connection.execute(_RELEASE, digest_of(token), name)
 
     async def spend(self, token: str, connection: Connection | None = None) -> bool:
         """Use an invitation up, in a transaction of the caller's if there is one; False where somebody else has."""

@@ -81,6 +81,28 @@ async def test_of_many_who_accept_one_link_at_once_one_is_let_in(place: Place, c
     assert sorted(one.status for one in got) == [200, 404, 404]
 
 
+async def test_one_link_makes_one_user_however_many_logins_are_chosen_at_once(place: Place, client: Client) -> None:
+    token = await invited(client)
+    async with gateway(place) as other:
+        logins = [f"bob{number}" for number in range(6)]
+        chosen = zip((client, other) * 3, logins, strict=True)
+        got = await asyncio.gather(*(accept(one, token, name=name, password=PASSWORD) for one, name in chosen))
+    assert sorted(one.status for one in got) == [200] + [404] * 5
+    members = (await client("GET", "/api/v1/orgs/acme/members")).json["items"]
+    assert [one["name"] for one in members] == [one.json["name"] for one in got if one.status == 200]
+
+
+async def test_who_finds_a_login_taken_chooses_another(place: Place, client: Client) -> None:
+    tokens = [await invited(client) for _ in range(2)]
+    async with gateway(place) as other:
+        both = zip((client, other), tokens, strict=True)
+        got = await asyncio.gather(*(accept(one, token, name="bob", password=PASSWORD) for one, token in both))
+    assert sorted(one.status for one in got) == [200, 409]
+    (left,) = [token for token, one in zip(tokens, got, strict=True) if one.status == 409]
+    assert (await read(client, left)).json["name"] is None
+    assert (await accept(client, left, name="eve", password=PASSWORD)).status == 200
+
+
 async def test_an_invitation_that_was_begun_and_not_answered_goes_on(place: Place, client: Client) -> None:
     token = await invited(client)
     await statement(place, "CREATE TABLE gateway.kept AS SELECT * FROM gateway.invitation")

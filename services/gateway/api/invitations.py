@@ -282,12 +282,23 @@ async def _invited(call: Call[Any, AcceptingInvitation], found: Invitation, name
     made = users.by_id(derived_id(command, "user"))
     if made is not None and made.name == name:
         return made
+    if users.named(name) is not None:
+        raise Conflict(f"the login {name!r} is taken")
+    # One link makes one user: whoever uses it with another login from here on finds it used.
+    if not await call.gateway.invitations.settle(call.body.token, name):
+        raise _unknown()
     fields = {
         "display_name": found.display_name if call.body.display_name is None else call.body.display_name,
         "email": found.email,
         "roles": {found.org: found.role},
     }
-    return await created(call.gateway, f"invitation:{found.id}", name, fields, command=command)
+    try:
+        return await created(call.gateway, f"invitation:{found.id}", name, fields, command=command)
+    except (Conflict, Invalid):
+        # Nobody was made by it: another login may be chosen.
+        if found.name is None:
+            await call.gateway.invitations.release(call.body.token, name)
+        raise
 
 
 def _unknown() -> NotFound:
