@@ -48,15 +48,16 @@ OF_USER, OF_ADDRESS = BackOff(4, 60), BackOff(20, 900)
 
 _FIND = "SELECT id, user_id, kind, name, secret, counter, created_at, used_at FROM credential"
 # An attempt counts as failed until it has succeeded, so that of many at once each takes its turn. A day without one forgets them.
+# Times are those of the turn: `now()` is when an attempt came, which may be before the one that it waited for.
 _ATTEMPT = """
     INSERT INTO failure AS f (digest, count, last_at, until) VALUES ($1, 1, now(), now())
     ON CONFLICT (digest) DO UPDATE SET last_at = now(),
         count = CASE WHEN f.last_at < now() - interval '1 day' THEN 1 ELSE f.count + 1 END,
-        until = CASE WHEN f.last_at < now() - interval '1 day' OR f.count + 1 < $2 THEN now()
-            ELSE now() + make_interval(secs => least($3, power(2, least(f.count + 1 - $2, 20)))) END
-    WHERE f.until <= now() RETURNING count
+        until = CASE WHEN f.last_at < now() - interval '1 day' OR f.count + 1 < $2 THEN clock_timestamp()
+            ELSE clock_timestamp() + make_interval(secs => least($3, power(2, least(f.count + 1 - $2, 20)))) END
+    WHERE f.until <= clock_timestamp() RETURNING count
 """
-_WAIT = "SELECT extract(epoch FROM until - now())::float8 FROM failure WHERE digest = $1"
+_WAIT = "SELECT extract(epoch FROM until - clock_timestamp())::float8 FROM failure WHERE digest = $1"
 _STALE = "kind = 'totp' AND NOT starts_with(secret, $1)"
 _PUT = """
     INSERT INTO credential (id, user_id, kind, name, secret, counter) VALUES ($1, $2, $3, $4, $5, $6)
@@ -77,13 +78,16 @@ class UserCredentials:
         return await self._found(f"{_FIND} WHERE user_id = $1 ORDER BY created_at, id", user_id)
 
     async def attempt(self, login: str, address: str | None) -> None:
-        """Take an attempt to sign in, as one that fails. Raises `TooMany` while it is not to be looked at."""
-        for digest, back_off in _digests(login, address):
-            async with reading(self._engine) as connection:
+        """Take an attempt to sign in, as one that fails. Raises `TooMany` while it is not to be looked at, and counts nothing then.
+
+        Others can keep a login waiting: that is no failure of the addresses from which its user comes meanwhile.
+        """
+        async with self.changing() as connection:
+            for digest, back_off in _digests(login, address):
                 taken = await connection.fetchval(_ATTEMPT, digest, back_off.free, float(back_off.most))
-                wait = None if taken is not None else await connection.fetchval(_WAIT, digest)
-            if taken is None:
-                raise TooMany("there were too many attempts: wait, and try again", retry_after=max(1.0, wait or 0.0))
+                if taken is None:
+                    wait = await connection.fetchval(_WAIT, digest)
+                    raise TooMany("there were too many attempts: wait, and try again", retry_after=max(1.0, wait or 0.0))
 
     async def succeeded(self, login: str, address: str | None) -> None:
         """Forget the failures of a login, and that the attempt counted against its address."""

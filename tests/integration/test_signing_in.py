@@ -144,6 +144,19 @@ async def test_failures_make_a_login_wait_at_every_gateway_whether_or_not_it_is_
         assert await statement(place, "SELECT count(*) FROM gateway.failure") == 1
 
 
+async def test_who_comes_while_others_keep_the_login_waiting_has_not_failed(place: Place) -> None:
+    async with gateway(place, MILLRACE_TRUSTED_PROXIES="127.0.0.1") as client:
+        await user_with_password(place, client)
+        theirs, own = ({"X-Forwarded-For": address} for address in ("192.0.2.1", "192.0.2.2"))
+        assert (await sign_in(client, "ada", "wrong", **theirs)).status == 403
+        await statement(place, "UPDATE gateway.failure SET until = now() + interval '1 minute'")
+        assert (await sign_in(client, **own)).status == 429
+        # Nothing is known of the other address: a colleague signs in from there, and so does she afterwards.
+        assert await statement(place, "SELECT count(*) FROM gateway.failure") == 2
+        await statement(place, "UPDATE gateway.failure SET until = now()")
+        assert (await sign_in(client, **own)).status == 200
+
+
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> int:
     """Have the clock stand still by which codes are judged; returns its time."""
