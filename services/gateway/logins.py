@@ -34,7 +34,7 @@ JITTER = 0.5
 TAKEN_WITHIN, KNOWN_FOR = 60, 86_400
 # Without vowels, which make words, and without letters or digits that look alike (section 6.1): 20^8 codes, 34.6 bits.
 ALPHABET, LETTERS = "BCDFGHJKLMNPQRSTVWXZ", 8
-# Codes that wait for a person: of one address, and of all.
+# Codes that wait for a person: of one address that does not stand for many, and of all.
 EACH, ALL = 20, 10_000
 # A device polls once in two seconds, and several may share an address.
 POLLS = Rate(per_second=5.0, burst=50)
@@ -123,7 +123,7 @@ class Logins:
         async with transaction(self._engine) as connection:
             await connection.execute(delete(login).where(login.c.ends_at < func.now() - timedelta(seconds=KNOWN_FOR)))
             found = (await connection.execute(waiting)).one()
-            if found.of_address >= EACH or found.of_all >= ALL:
+            if (neighbourhood is not None and found.of_address >= EACH) or found.of_all >= ALL:
                 raise TooMany("too many sign-ins wait for somebody who allows them", retry_after=SECONDS / 10)
             while True:
                 codes = Codes(secrets.token_urlsafe(RANDOM), new_code())
