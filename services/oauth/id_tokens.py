@@ -131,9 +131,12 @@ def check_email(spec: IdentityProvider, claims: Mapping[str, Any]) -> None:
 
 def email_of(claims: Mapping[str, Any]) -> str | None:
     """Return somebody's verified address, None where there is none."""
-    address = text_of(claims, "email")
+    address = claims.get("email")
+    # One of which something would be left out is another one, and may be of another domain.
+    if not isinstance(address, str) or "@" not in address or address != text_of(claims, "email"):
+        return None
     # Some send a text.
-    return address if address is not None and "@" in address and claims.get("email_verified") in (True, "true") else None
+    return address if claims.get("email_verified") in (True, "true") else None
 
 
 def text_of(claims: Mapping[str, Any], name: str) -> str | None:

@@ -313,6 +313,9 @@ async def test_only_verified_addresses_of_allowed_domains_count(it: LocalIssuer)
         ({"email": "ada@evil.example", "email_verified": True}, "a domain that is not allowed"),
         ({"email": "ada@acme.example@evil.example", "email_verified": True}, "a domain that is not allowed"),
         ({"email": "ada@sub.acme.example", "email_verified": True}, "a domain that is not allowed"),
+        # Cut, or without what nobody sees, they would be of the allowed domain.
+        ({"email": f"{'a' * 187}@acme.example.evil.example", "email_verified": True}, "vouches for no e-mail address"),
+        ({"email": "ada@acme\u200d.example", "email_verified": True}, "vouches for no e-mail address"),
     ]:
         assert words in reason(await it.sign_in("mail", **claims))
     ended = await it.sign_in("mail", email="ada@ACME.example", email_verified="true")
