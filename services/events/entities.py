@@ -51,7 +51,7 @@ async def claimants(rows: ResourceRows, integration: str, entity: str) -> list[s
 
 
 class Claims:
-    """Claims of entities, one at a time of each entity, in whatever replica."""
+    """Claims of entities, and sources that are counted: one at a time of an entity, or of an organization, in whatever replica."""
 
     def __init__(self, rows: ResourceRows, engine: AsyncEngine, bus: Bus, catalog: Projection) -> None:
         self._rows = rows
@@ -76,6 +76,13 @@ class Claims:
                 entity = await self._entity(command.org, command.name)
             if entity is not None:
                 await self._lock(connection, f"{command.name}:{entity}")
+            yield
+
+    @asynccontextmanager
+    async def counted(self, org: str) -> AsyncIterator[None]:
+        """Let no other source of an organization be recorded so within the block: they are counted. Raises `Unavailable`."""
+        async with self._places, transaction(self._engine) as connection:
+            await self._lock(connection, f"sources of {org}")
             yield
 
     async def check_mapping(self, org: str, name: str, entity: str, *, by_platform: bool) -> None:

@@ -48,8 +48,11 @@ MOST_ALERTS = 5
 class Sources(Rules[Source]):
     """The settings of a source fit its adapter, Millrace's or the workspace's; one that has subscriptions is not removed."""
 
-    def __init__(self, rows: ResourceRows, adapters: CustomAdapters, registrations: RegistrationRules, quotas: Quotas) -> None:
+    def __init__(
+        self, rows: ResourceRows, claims: Claims, adapters: CustomAdapters, registrations: RegistrationRules, quotas: Quotas
+    ) -> None:
         self._rows = rows
+        self._claims = claims
         self._quotas = quotas
         self._adapters = adapters
         self._registrations = registrations
@@ -99,6 +102,13 @@ class Sources(Rules[Source]):
         await self._check_quota(draft)
         self._registrations.check(draft, adapter)
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
+
+    def alone(self, command: PutResource | RemoveResource) -> AbstractAsyncContextManager[None]:
+        """Return a context in which nobody else makes a source of the organization, where their number is bounded."""
+        is_bounded = self._quotas.of(command.org).sources is not None
+        if isinstance(command, PutResource) and (is_bounded or command.fields.get("adapter") == domain.ALERTS):
+            return self._claims.counted(command.org)
+        return super().alone(command)
 
     async def _check_quota(self, draft: Draft[Source]) -> None:
         """Raise `Invalid` for one more source than the organization's quota."""
@@ -277,7 +287,7 @@ def keepers(
     """Return the keepers of this service's resources."""
     subscriptions, claims = Subscriptions(rows, expressions, known), Claims(rows, engine, bus, catalog)
     rules: dict[str, Rules[Any]] = {
-        "source": Sources(rows, known.adapters, known.registrations, known.quotas),
+        "source": Sources(rows, claims, known.adapters, known.registrations, known.quotas),
         "subscription": subscriptions,
         "integration": Integrations(claims),
         "schedule": Schedules(rows, engine, known),

@@ -65,6 +65,17 @@ async def test_runs_are_counted_on_top_of_what_is_known_and_a_day_ends_at_midnig
         quotas.admit_run("acme", NOON + timedelta(days=1))
 
 
+async def test_of_many_sources_at_once_no_more_are_made_than_the_quota(place: Place) -> None:
+    quota = {"MILLRACE_QUOTA_SOURCES": "2"}
+    async with running(place, "events", **quota), running(place, "events", **quota), gateway(place) as client:
+
+        async def put(name: str) -> int:
+            return (await client("PUT", f"/api/v1/sources/{name}?org=acme", json={"adapter": "topic"})).status
+
+        assert await put("orders") == 200
+        assert sorted(await asyncio.gather(*map(put, "abcdef"), put("orders"))) == [200, 200, *[422] * 5]
+
+
 async def test_what_is_over_a_quota_is_refused_by_its_name_and_webhooks_are_held_up(place: Place, data: Path) -> None:
     async with running(place, "oauth"), river(place, data) as outside, gateway(place) as client:
 
