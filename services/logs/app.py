@@ -62,7 +62,9 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             # Before the first row, so that none has to be moved.
             await make_first(engine, runtime.health)
             runtime.background.start(keep_ahead(engine, runtime.health, settings.database_url), "partitions")
-            telling = await _subscribers(bus, settings.issuer, runtime)
+            removed = RemovedOrganizations(bus.client, runtime.health)
+            runtime.background.start(removed.run(), "registry removals")
+            telling = await _subscribers(bus, settings.issuer, runtime, removed)
             projections = started(
                 projected(bus.client, telling), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
             )
@@ -91,8 +93,6 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             runtime.background.start(alerting, "alerts")
             feed = Feed(archive)
             runtime.background.start(feed.run(), "feed")
-            removed = RemovedOrganizations(bus.client, runtime.health)
-            runtime.background.start(removed.run(), "registry removals")
             await removed.complete()
 
             def limits() -> list[Limit]:
@@ -119,13 +119,13 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
         await engine.dispose()
 
 
-async def _subscribers(bus: Bus, issuer: Issuer | None, runtime: Runtime) -> Telling | None:
+async def _subscribers(bus: Bus, issuer: Issuer | None, runtime: Runtime, removed: RemovedOrganizations) -> Telling | None:
     """Admit subscribers from now on, and return what tells them; None where nobody can sign for them."""
     if issuer is None:
         return None
     grants = Grants(bus.client, runtime.health)
     connections = Subscribers(bus.client, grants, issuer)
-    telling = Telling(bus.client, lambda: grants.wanted)
+    telling = Telling(bus.client, lambda: grants.wanted, removed.is_past)
     runtime.health.state("subscribers", lambda: connections.fact() | {"told": telling.told}, counters=("refused", "told"))
     runtime.background.start(grants.run(), "registry keys")
     runtime.background.start(connections.admit(), "admission of subscribers")

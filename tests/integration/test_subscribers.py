@@ -29,6 +29,8 @@ from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import MillraceError
 from shared.messages import DECLARATIONS, RunRequested
 from shared.messages.declaration import hashed_key
+from shared.registry import RegistryWriter
+from shared.removals import RemovalEntry
 from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK
 from shared.subscribers import READABLE
 from tests.integration.test_gateway import Client, gateway
@@ -175,6 +177,24 @@ async def test_an_organization_hears_its_own_and_the_platform_all_on_the_bus_own
         assert msg.headers is not None
         assert (msg.headers["Content-Type"], msg.headers["Nats-Stream"]) == ("application/cloudevents+json", "RUNS")
     assert home.refused == []
+
+
+async def test_what_an_organization_said_that_was_removed_is_not_told_to_another_one_of_its_name(admitting: Place) -> None:
+    async with bus_of(admitting, "executor") as bus, bus_of(admitting, "gateway") as gateways:
+        late, own = (
+            bus.seal(RunRequested(run=new_id(), workflow=of, version="v", requested_by="t", timeout=60.0), org="acme")
+            for of in ("late", "own")
+        )
+        began, until = late.envelope.time, late.envelope.time
+        assert until < own.envelope.time
+        entry = RemovalEntry(organization="acme", id=new_id(), actor="t", began_at=began, until=until)
+        await RegistryWriter(gateways.client, "removals", RemovalEntry).put("acme", 1, entry)
+        async with house(admitting) as home, home.connected((await home.key())["key"]) as ours:
+            acme = await listening(ours, "org.acme.run.>")
+            # As by a process that stood still.
+            for one in (late, own):
+                await bus.publish(one)
+            assert await acme.next(1) == [("acme", "own")]
 
 
 async def test_what_is_refused_by_the_broker_is_told_to_nobody(home: House) -> None:

@@ -6,7 +6,7 @@ some are told again, with the same id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -31,13 +31,22 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Telling:
-    """Publishes messages for the organizations that want them: by `wanted` the first parts of subjects."""
+    """Publishes messages for the organizations that want them: by `wanted` the first parts of subjects.
+
+    What `is_past`, of an organization that was removed, is not told to another one of its name.
+    """
 
     def __init__(
-        self, client: Client, wanted: Callable[[], Mapping[str, frozenset[str]]], *, clock: Callable[[], datetime] = utc_now
+        self,
+        client: Client,
+        wanted: Callable[[], Mapping[str, frozenset[str]]],
+        is_past: Callable[[bytes], Awaitable[bool]],
+        *,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._client = client
         self._wanted = wanted
+        self._is_past = is_past
         self._clock = clock
         self._last: dict[tuple[str, str], int] = {}
         self.told = 0
@@ -54,13 +63,13 @@ class Telling:
             if one.sequence <= self._last.get(place, 0):
                 continue
             if one.time >= since:
-                for subject in self._subjects(one, wanted):
+                for subject in await self._subjects(one, wanted):
                     headers = {"Content-Type": CONTENT_TYPE, "Nats-Stream": stream, "Nats-Sequence": str(one.sequence)}
                     await self._client.publish(subject, one.data, headers=headers)
                     self.told += 1
             self._last[place] = one.sequence
 
-    def _subjects(self, one: Delivered, wanted: Mapping[str, frozenset[str]]) -> list[str]:
+    async def _subjects(self, one: Delivered, wanted: Mapping[str, frozenset[str]]) -> list[str]:
         noun = one.subject.partition(".")[0]
         found = [f"{TOLD}.{one.subject}"] if noun in wanted.get(PLATFORM, ()) else []
         if any(noun in nouns for org, nouns in wanted.items() if org != PLATFORM):
@@ -68,6 +77,6 @@ class Telling:
                 org = _decoder.decode(one.data).org
             except _UNREADABLE:
                 return found
-            if org != PLATFORM and noun in wanted.get(org, ()):
+            if org != PLATFORM and noun in wanted.get(org, ()) and not await self._is_past(one.data):
                 found.append(f"{TOLD_ORG}.{org}.{one.subject}")
         return found
