@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import msgspec
 import pytest
 
 from millrace import Request
-from millrace.cli import codes, show
+from millrace.cli import codes, login, show
 from millrace.cli.api import Api, Refused, address
 from millrace.cli.deployment import Deployed
 from millrace.cli.folder import files_of, plan
@@ -439,3 +440,28 @@ def test_events_are_read_whole_or_not_at_all() -> None:
     ]
     assert list(events(lines)) == [Event("1.0", "state", {"a": "b: c"})]
     assert list(events([*lines, "\n", "event: er"]))[1:] == [Event("2.0", "line", 1)]
+
+
+@pytest.mark.parametrize(("page", "opened"), [("https://m.example/device", 1), ("file:///etc/passwd", 0), ("--profile=/tmp/x", 0)])
+def test_a_sign_in_opens_a_page_and_nothing_else_that_a_server_names(
+    monkeypatch: pytest.MonkeyPatch, page: str, opened: int
+) -> None:
+    begun = {"verification_uri": "https://m.example/device", "verification_uri_complete": page, "user_code": "BCDF-GHJK"}
+    answers = [begun | {"device_code": "d", "expires_in": 600, "interval": 0}, {"key": "mr_1"}]
+
+    class Server:
+        def call(self, *_path: str, body: Any) -> Any:
+            return answers.pop(0)
+
+    pages: list[str] = []
+    monkeypatch.setattr(login.webbrowser, "open", pages.append)
+    monkeypatch.setattr(login.sys, "stdout", Terminal())
+    assert login._granted(cast("Api", Server()), {"host": "build-7"}) == {"key": "mr_1"}
+    assert pages == [page] * opened
+
+
+class Terminal(io.StringIO):
+    """Somebody who looks."""
+
+    def isatty(self) -> bool:
+        return True

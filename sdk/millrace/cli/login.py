@@ -150,7 +150,8 @@ def _granted(api: Api, asked: Document) -> Document:
     )
     for line in told.splitlines():
         show.aside(show.plain(line))
-    if sys.stdout.isatty():
+    # What the server says is opened as a page, and never as a file or a browser's option.
+    if sys.stdout.isatty() and begun["verification_uri_complete"].startswith(("http://", "https://")):
         webbrowser.open(begun["verification_uri_complete"])
     ends, interval = time.monotonic() + begun["expires_in"], begun["interval"]
     while True:
