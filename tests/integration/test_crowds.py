@@ -35,11 +35,11 @@ async def test_every_stream_of_a_crowd_ends_with_its_key_and_no_other(place: Pla
         length = f"Content-Length: {len(BODY)}"
         for _ in range(UPLOADS):
             await crowd.enter_async_context(raw(client, post(id_, FORGED, length) + BODY[:1]))
-        keys = await asyncio.gather(*(made(client, f"k{number}") for number in range(KEYS)))
+        keys = [await made(client, f"k{number}") for number in range(KEYS)]
         stays = (await made(client, "stays"))["key"]
         streams = [await crowd.enter_async_context(following(client, key["key"])) for key in keys]
         others = [await crowd.enter_async_context(following(client, stays)) for _ in range(OTHERS)]
-        revoked = await asyncio.gather(*(client("DELETE", f"/api/v1/keys/{key['name']}?org=acme") for key in keys))
+        revoked = [await client("DELETE", f"/api/v1/keys/{key['name']}?org=acme") for key in keys]
         assert {got.status for got in revoked} == {204}
         await asyncio.gather(*map(ended, streams))
         assert (await client.hook(id_)).status == 202
