@@ -16,6 +16,7 @@ import pytest
 from tests.integration.test_gateway import Client, gateway
 from tests.integration.test_keys import by, made
 from tests.integration.test_logins import in_database
+from tests.support.cluster import kept_ports
 from tests.support.command import BOUND, Command, until_said
 from tests.support.servers import Place
 
@@ -148,9 +149,11 @@ async def test_nobody_comes_and_nothing_is_kept(client: Client, millrace: Comman
 
 
 async def test_a_gateway_that_is_started_again_goes_on_with_a_sign_in(place: Place, millrace: Command) -> None:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
+    with kept_ports(1) as (number,):
+        await started_again(place, millrace, str(number))
+
+
+async def started_again(place: Place, millrace: Command, port: str) -> None:
     url = f"http://127.0.0.1:{port}"
     async with gateway(place) as other, AsyncExitStack() as first:
         await first.enter_async_context(gateway(place, MILLRACE_PORT=port))

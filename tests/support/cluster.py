@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from deploy.broker import binary
@@ -32,13 +32,22 @@ class Cluster:
         return f"nats://{user}:{self._passwords[user]}@127.0.0.1:{self._ports[node]}"
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that the system gave out a moment ago: a cluster's nodes must know each other's before they start."""
+@contextmanager
+def kept_ports(count: int) -> Iterator[list[int]]:
+    """Have ports that the system gives to nobody else in the block: for servers that are started later, or again."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
+            # Bound and not listening: who says so as well may listen there.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        yield [one.getsockname()[1] for one in sockets]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that the system gave out a moment ago."""
+    with kept_ports(count) as ports:
+        return ports
 
 
 @asynccontextmanager
@@ -46,9 +55,10 @@ async def running_cluster(folder: Path) -> AsyncIterator[Cluster]:
     """Run three nodes with every stream on all three, for the block."""
     credentials = test_credentials()
     passwords = {"admin": credentials.nats_admin, **credentials.nats}
-    ports = free_ports(2 * NODES)
-    clients, routes = ports[:NODES], ports[NODES:]
     processes: list[asyncio.subprocess.Process] = []
+    stack = contextlib.ExitStack()
+    ports = stack.enter_context(kept_ports(2 * NODES))
+    clients, routes = ports[:NODES], ports[NODES:]
     try:
         for node in range(NODES):
             config = folder / f"node-{node}.conf"
@@ -79,3 +89,4 @@ async def running_cluster(folder: Path) -> AsyncIterator[Cluster]:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+        stack.close()
