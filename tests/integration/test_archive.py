@@ -83,7 +83,7 @@ async def test_every_stream_is_archived_to_the_byte(place: Place) -> None:
         assert (line["level"], line["message"], line["causation_id"]) == ("error", "boom\ufffd", creation.envelope.id)
         assert line["correlation_id"] == first["correlation_id"]
         assert first["said_at"] == creation.envelope.time
-        assert abs(first["time"] - creation.envelope.time) < timedelta(seconds=5)
+        assert abs(first["time"] - creation.envelope.time) < timedelta(minutes=1)
 
 
 async def test_what_is_no_envelope_is_archived_and_stops_nothing(place: Place) -> None:

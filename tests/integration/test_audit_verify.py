@@ -110,19 +110,19 @@ async def archive_some(place: Place) -> None:
 @asynccontextmanager
 async def sealed(place: Place, copy: Path) -> AsyncIterator[Sealed]:
     with pytest.MonkeyPatch.context() as patched:
-        # Sealed is below, with keys of the tests' own.
-        patched.setattr(keeping, "FIRST", 60.0)
+        # Sealed is here alone, with keys of the tests' own, however long the service runs.
+        patched.setattr(keeping, "FIRST", 600.0)
         await archive_some(place)
-    engine = open_engine(place.database_url("logs"), service="logs", pool_size=2)
-    superuser = await asyncpg.connect(place.database_url("admin"), server_settings={"search_path": "logs"})
-    try:
-        async with bus_of(place, "logs") as bus:
-            digests = Digests(sealers(bus.client, engine, KEYS, [copy.as_uri()]), Health("logs"))
-            assert await digests.seal() >= MESSAGES + 1
-            yield Sealed(SimpleNamespace(engine=engine, digests=digests, now=utc_now), superuser, copy)
-    finally:
-        await superuser.close()
-        await engine.dispose()
+        engine = open_engine(place.database_url("logs"), service="logs", pool_size=2)
+        superuser = await asyncpg.connect(place.database_url("admin"), server_settings={"search_path": "logs"})
+        try:
+            async with bus_of(place, "logs") as bus:
+                digests = Digests(sealers(bus.client, engine, KEYS, [copy.as_uri()]), Health("logs"))
+                assert await digests.seal() >= MESSAGES + 1
+                yield Sealed(SimpleNamespace(engine=engine, digests=digests, now=utc_now), superuser, copy)
+        finally:
+            await superuser.close()
+            await engine.dispose()
 
 
 CHANGES: dict[str, tuple[str, list[tuple[str, int]]]] = {

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from deploy.prepare import prepare_broker
+from services.logs.digests import keeping
 from services.logs.digests.copies import CHECKPOINT, Diverged, opened
 from services.logs.digests.entries import read_entry
 from services.logs.digests.sealing import Sealer, seeds
@@ -23,6 +24,12 @@ from shared.messages import RunRequested
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
 from tests.support.web import served
+
+
+@pytest.fixture(autouse=True)
+def sealed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sealed is here alone, however long the service runs."""
+    monkeypatch.setattr(keeping, "FIRST", 600.0)
 
 
 def requested(workflow: str) -> RunRequested:
