@@ -43,10 +43,10 @@ def greet(event: dict) -> dict:
 async def hold(event: dict) -> None:
     await wait_for("go")
 """
-TURNS = b"""
+TURNS = """
 from millrace import wait_for, workflow
 
-@workflow(name="greet", queue_timeout=3, concurrency="'one at a time'")
+@workflow(name="greet", queue_timeout=%d, concurrency="'one at a time'")
 async def greet(event: dict) -> None:
     await wait_for("go")
 """
@@ -87,7 +87,13 @@ async def test_a_delivery_says_what_became_of_each_subscription(place: Place, da
         await outside.subscription(name="a-failed", filter="event.data.foo.bar == 1")
         await outside.subscription(name="b-filtered", filter="event.data.ref == 'other'")
         await outside.subscription(name="c-routed")
-        view = await outside.delivery(await outside.webhook(source, {"ref": "main"}), "routed")
+        first = await outside.webhook(source, {"ref": "main"})
+
+        async def whole() -> DeliveryView | None:
+            found = await outside.delivery(first, "failed", "routed", "filtered")
+            return found if found.status == "routed" and len(found.subscriptions) == 3 else None
+
+        view: Any = await eventually(whole)
         assert told(view) == {
             "a-failed": ("failed", "greet"), "b-filtered": ("filtered", "greet"), "c-routed": ("routed", "greet"),
         }  # fmt: skip
@@ -137,7 +143,7 @@ async def test_a_retry_repeats_only_what_did_not_succeed_unless_all_is_asked_for
 
 
 async def test_a_retry_knows_what_the_rows_do_not_tell_yet(place: Place, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projections, "LINGER", 0.5)
+    monkeypatch.setattr(projections, "LINGER", 5.0)
     async with river(place, data) as outside:
         await outside.put_file("greet.py", WORKFLOW)
         source = await outside.source()
@@ -245,14 +251,17 @@ async def test_a_delivery_shows_how_its_runs_go(place: Place) -> None:
 
 async def test_a_delivery_and_the_archive_say_that_its_run_waited_and_expired(place: Place, data: Path) -> None:
     async with running(place, "logs"), river(place, data) as outside:
-        await outside.put_file("greet.py", TURNS)
+        # Only the second one has little time, and cannot begin in it.
+        await outside.put_file("greet.py", (TURNS % 600).encode())
         source = await outside.source()
         await outside.subscription()
-        ids = [await outside.webhook(source, {"ref": ref}) for ref in ("main", "other")]
-        for id_ in ids:
-            await outside.delivery(id_, "routed")
-        late = (await with_run(outside, ids, "expired")).runs[0].id
-        assert (await with_run(outside, ids, "waiting")).runs[0].id != late
+        first = (await outside.delivery(await outside.webhook(source, {"ref": "main"}), "routed")).runs[0].id
+        assert (await outside.run(first, "waiting")).blocked_on == "signal"
+        await outside.put_file("greet.py", (TURNS % 3).encode())
+        second = await outside.webhook(source, {"ref": "other"})
+        await outside.delivery(second, "routed")
+        late = (await with_run(outside, second, "expired")).runs[0].id
+        assert late != first
 
         async def archived() -> dict[str, str] | None:
             page: LogPage = await outside.bus.ask(Search(org="default", q=f'run:"{late}"'))
@@ -265,12 +274,12 @@ async def test_a_delivery_and_the_archive_say_that_its_run_waited_and_expired(pl
         assert lines["run.waiting"] == "waiting for concurrency"
 
 
-async def with_run(outside: Outside, deliveries: list[str], status: str) -> DeliveryView:
-    """Return the delivery, of these, whose run gets a status."""
+async def with_run(outside: Outside, delivery: str, status: str) -> DeliveryView:
+    """Return a delivery whose run gets a status."""
 
     async def there() -> DeliveryView | None:
-        views = [await seen(outside, id_) for id_ in deliveries]
-        return next((view for view in views if view is not None and view.runs[0].status == status), None)
+        view = await seen(outside, delivery)
+        return view if view is not None and view.runs[0].status == status else None
 
     view = await eventually(there)
     assert isinstance(view, DeliveryView)

@@ -127,9 +127,9 @@ async def test_a_run_that_sleeps_holds_no_worker_and_repeats_no_step(place: Plac
     async with river(place, data, MILLRACE_SLOTS="1") as outside:
         await deploy(outside)
         run = await outside.request("nap", input={"folder": str(shared_folder)})
-        assert (await outside.run(run, "waiting")).blocked_on == "time"
+        assert await outside.waited(run) == "time"
         other = await outside.request("nap", input={"folder": str(shared_folder)})
-        await outside.run(other, "waiting")
+        await outside.waited(other)
         assert (await outside.run(run, "succeeded")).result[1:] == [1, 1]
         assert (shared_folder / "first").read_text() == "xx"
         await outside.run(other, "succeeded")
@@ -142,7 +142,7 @@ async def test_a_plain_function_sleeps_as_durably(place: Place, data: Path, shar
     async with river(place, data) as outside:
         await deploy(outside)
         run = await outside.request("nap_plainly", input={"folder": str(shared_folder)})
-        await outside.run(run, "waiting")
+        await outside.waited(run)
         assert (await outside.run(run, "succeeded")).result == [2, 1]
 
 
@@ -185,7 +185,7 @@ async def test_a_wait_that_nobody_answers_times_out_once_and_for_all(place: Plac
     async with river(place, data) as outside:
         await deploy(outside)
         run = await outside.request("approval", input={"timeout": 1.2})
-        await outside.run(run, "waiting")
+        await outside.waited(run)
         assert (await outside.run(run, "succeeded")).result == {"said": "nobody gave the signal 'approval' in time"}
 
 
@@ -202,7 +202,7 @@ async def test_a_parent_waits_for_its_children_without_a_worker(place: Place, da
     async with river(place, data, MILLRACE_SLOTS="1") as outside:
         await deploy(outside)
         run = await outside.request("parent", input={"folder": str(shared_folder)})
-        assert (await outside.run(run, "waiting")).blocked_on == "event"
+        assert await outside.waited(run) == "event"
         assert (await outside.run(run, "succeeded")).result == [0, 1, 4]
         # Two attempts each: none was started twice, whatever the parent's attempts.
         assert (shared_folder / "children").read_text() == "x" * 6
@@ -304,6 +304,6 @@ async def test_another_executor_goes_on_with_what_one_left_waiting(place: Place,
     async with river(place, data) as outside:
         await deploy(outside)
         run = await outside.request("nap", input={"folder": str(shared_folder)})
-        await outside.run(run, "waiting")
+        await outside.waited(run)
     async with river(place, data / "second") as outside:
         assert (await outside.run(run, "succeeded")).result == [2, 1, 1]

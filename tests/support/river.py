@@ -16,7 +16,7 @@ from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import NotFound
-from shared.messages import RunRequested, WebhookReceived
+from shared.messages import RunRequested, RunWaiting, WebhookReceived
 from shared.questions.events import (
     DeliveryView,
     GetDelivery,
@@ -147,6 +147,15 @@ class Outside:
         found = await eventually(settled)
         assert isinstance(found, RunView)
         return found
+
+    async def waited(self, id_: str) -> str:
+        """Wait until a run has waited, be that over by now or not; return what it waited for at first."""
+
+        async def told() -> str | None:
+            history = [stored.message() async for stored in aggregate.history(self.bus.client, "run", id_)]
+            return next((one.blocked_on for one in history if isinstance(one, RunWaiting)), None)
+
+        return str(await eventually(told))
 
     async def recorded(self, id_: str, status: str = "succeeded") -> None:
         """Wait for the row of a run to have this status: its end is answered a moment before it is written."""
