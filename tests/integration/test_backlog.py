@@ -96,7 +96,8 @@ async def all_handled(place: Place, accepted: list[str]) -> None:
     async def there() -> bool:
         return await ended(place) >= len(accepted)
 
-    await eventually(there)
+    # What a killed process had in hand comes again after half a minute.
+    await eventually(there, within=180)
     assert await handled(place) == dict.fromkeys(accepted, 1)
 
 
@@ -143,9 +144,14 @@ async def test_a_full_backlog_refuses_no_run_and_no_health(place: Place) -> None
         got = await client("POST", "/api/v1/workflows/adder/runs", json={"input": {"n": 1}})
         assert got.status == 202
         assert (await client("GET", "/healthz", headers={})).status == 200
-        metrics = (await client("GET", "/metrics")).body.decode()
-        assert 'millrace_backlog_messages{service="gateway"} 1.0' in metrics
-        assert 'millrace_backlog_refused_total{service="gateway"} 1.0' in metrics
+
+        # As at `SHARE`: it may be counted twice until the next time.
+        async def measured() -> bool:
+            metrics = (await client("GET", "/metrics")).body.decode()
+            wanted = ('millrace_backlog_messages{service="gateway"} 1.0', 'millrace_backlog_refused_total{service="gateway"} 1.0')
+            return all(one in metrics for one in wanted)
+
+        await eventually(measured)
 
 
 async def test_webhooks_that_wait_for_too_long_are_joined_by_no_others(place: Place) -> None:
@@ -285,18 +291,21 @@ async def lanes_of(place: Place) -> list[str | None]:
 
 async def test_an_events_service_that_is_killed_amid_a_flood_loses_nothing_of_any_lane(place: Place) -> None:
     async with gateway(place) as client, sources(place, client, count=2) as (flood, trickle):
-        accepted = await sent(client, flood, FLOOD) + await sent(client, trickle, 3)
-        killed = await process(place, "events")
-        try:
+        accepted: list[str] = []
+        # While this process stands still, that one may come to the end of a flood: then there is another.
+        while await ended(place) == len(accepted):
+            done = len(accepted)
+            accepted += await sent(client, flood, FLOOD) + await sent(client, trickle, 3)
+            killed = await process(place, "events")
+            try:
 
-            async def some() -> bool:
-                return await ended(place) > FEW
+                async def some(done: int = done) -> bool:
+                    return await ended(place) > done + FEW
 
-            await eventually(some)
-        finally:
-            killed.kill()
-            await killed.wait()
-        assert await ended(place) < len(accepted)
+                await eventually(some)
+            finally:
+                killed.kill()
+                await killed.wait()
         accepted += await sent(client, trickle, 3) + await sent(client, flood, 3)
         async with running(place, "events"):
             # What it had in hand is delivered again when the broker's patience with it ends.

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -67,6 +68,22 @@ def same_rows(before: dict[str, tuple[int, str]], now: dict[str, tuple[int, str]
     return all(now[name] == before[name] for name in before if not name.endswith(".checkpoint"))
 
 
+async def killed(process: asyncio.subprocess.Process, begun: Path, whole: Path) -> bool:
+    """Kill a program once it has begun; return whether `whole` was not there yet: else it is taken away."""
+    async with asyncio.timeout(BOUND):
+        while not begun.exists() and process.returncode is None:
+            await asyncio.sleep(0.002)
+    if process.returncode is None:
+        process.kill()
+    said, _ = await process.communicate()
+    if not whole.exists():
+        assert process.returncode == -signal.SIGKILL, said
+        return True
+    # This process stood still meanwhile, and that one did not.
+    shutil.rmtree(whole)
+    return False
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def data() -> AsyncIterator[Path]:
     """A data folder that has seen runs, with a backup beside it: made by a second call, after the first one was killed."""
@@ -85,14 +102,9 @@ async def data() -> AsyncIterator[Path]:
             async with administrator(stores.nats_url) as admin, open_parts(stores, ("executor", "logs")) as parts:
                 await replay(parts, admin, connection, lambda *_: None)
             await connection.close()
-        process = await program(sys.executable, "-m", "deploy.backup", str(place / "backup"), "--data", str(path))
-        async with asyncio.timeout(BOUND):
-            while not (place / "backup.unfinished" / "streams").exists():
-                assert process.returncode is None
-                await asyncio.sleep(0.002)
-        process.kill()
-        await process.communicate()
-        assert not (place / "backup").exists()
+        given, begun = [str(place / "backup"), "--data", str(path)], place / "backup.unfinished" / "streams"
+        while not await killed(await program(sys.executable, "-m", "deploy.backup", *given), begun, place / "backup"):
+            (place / "backup.keys.json").unlink()
         code, said = await restored(place / "backup.unfinished", place / "never")
         assert (code, "is no finished backup" in said) == (2, True), said
         code, said = await backup(place / "backup", "--data", str(path))
@@ -103,14 +115,9 @@ async def data() -> AsyncIterator[Path]:
 
 async def test_a_restore_gives_equal_rows_and_streams_whatever_killed_the_ones_before(data: Path) -> None:
     made, place = data.parent / "backup", data.parent / "second"
-    process = await restore(made, place)
-    async with asyncio.timeout(BOUND):
-        while not (data.parent / "second.restoring" / "nats" / "jetstream").exists():
-            assert process.returncode is None
-            await asyncio.sleep(0.002)
-    process.kill()
-    await process.communicate()
-    assert not place.exists()
+    begun = data.parent / "second.restoring" / "nats" / "jetstream"
+    while not await killed(await restore(made, place), begun, place):
+        pass
     code, said = await restored(made, place)
     assert code == 0, said
     async with states.opened(data) as (_, admin, connection):

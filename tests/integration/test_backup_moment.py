@@ -109,7 +109,7 @@ async def test_rows_are_older_than_the_cut_and_consumers_of_events_alone_stand_s
             await receive(bus)
         subscription = await admin.jetstream().pull_subscribe_bind("events-parse", "WEBHOOKS")
         first, second = await subscription.fetch(2)
-        await first.ack_sync()
+        await first.ack_sync(60)
         seen: list[bool] = []
 
         async def registries() -> None:
@@ -123,7 +123,7 @@ async def test_rows_are_older_than_the_cut_and_consumers_of_events_alone_stand_s
         assert (taken.floors["events-parse"], taken.cuts["WEBHOOKS"]) == (1, 3)
         there = "SELECT count(*) FROM pg_class WHERE relname = 'later'"
         assert (await connection.fetchval(there), await other.fetchval(there)) == (0, 1)
-        await second.ack_sync()
+        await second.ack_sync(60)
         assert [len(await subscription.fetch(1))] == [1]
     await other.close()
     await connection.close()

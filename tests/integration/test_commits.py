@@ -271,7 +271,7 @@ async def test_an_executor_killed_in_the_middle_of_a_commit_leaves_all_of_it_or_
     names = [f"f{number}" for number in range(20)]
     seen: set[str] = set()
     async with bus_of(place, "gateway") as bus:
-        took = await committed_by_a_process(place, data, bus, {f"{name}.py": flow(name, "'0'") for name in names})
+        took = await committed_by_a_process(place, data, bus, names)
         for version in range(1, 7):
             files: dict[str, bytes | None] = {f"{name}.py": flow(name, f"'{version}'") for name in names}
             command = CommitFiles(id=new_id(), org="default", actor="test", changes=await changes(bus, files))
@@ -287,9 +287,14 @@ async def test_an_executor_killed_in_the_middle_of_a_commit_leaves_all_of_it_or_
                 await asyncio.gather(asking, return_exceptions=True)
             async with executor_process(place, data):
                 await answering(bus)
-                after = await serving(bus)
-                changed = {name for name in names if after[name] != before[name]}
-                assert changed in (set(), set(names)), "some of the workflows are of the new version"
+
+                # The rows follow the stream: a part of them may be there for a moment, and not for long.
+                async def changed_together(before: dict[str, str] = before) -> list[set[str]]:
+                    after = await serving(bus)
+                    changed = {name for name in names if after[name] != before[name]}
+                    return [changed] if changed in (set(), set(names)) else []
+
+                [changed] = await eventually(changed_together)  # type: ignore[misc]
                 hashes = {await sha256_of(place, change.path) == change.sha256 for change in command.changes}
                 assert len(hashes) == 1, "some of the files are of the new version"
                 seen.add("all" if changed else "nothing")
@@ -299,13 +304,16 @@ async def test_an_executor_killed_in_the_middle_of_a_commit_leaves_all_of_it_or_
     assert "nothing" in seen
 
 
-async def committed_by_a_process(place: Place, data: Path, bus: Bus, files: dict[str, bytes | None]) -> float:
-    """Return how many seconds it took."""
+async def committed_by_a_process(place: Place, data: Path, bus: Bus, names: list[str]) -> float:
+    """Return how many seconds it takes where nothing gets in the way: of two the quicker one."""
+    took = []
     async with executor_process(place, data):
         await answering(bus)
-        began = time.monotonic()
-        await commit(bus, files)
-        return time.monotonic() - began
+        for version in ("'first'", "'0'"):
+            began = time.monotonic()
+            await commit(bus, {f"{name}.py": flow(name, version) for name in names})
+            took.append(time.monotonic() - began)
+    return min(took)
 
 
 async def answering(bus: Bus) -> None:
@@ -322,7 +330,6 @@ async def answering(bus: Bus) -> None:
 async def test_a_file_whose_row_is_late_is_not_said_to_be_missing(
     place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commits, "ROWS_WITHIN", 0.1)
     async with bus_of(place, "gateway") as bus:
         (change,) = await changes(bus, {"one.py": flow("one")})
         command = PutFile(id=new_id(), org="default", actor="test", path=change.path, sha256=change.sha256 or "", size=change.size)
@@ -331,8 +338,10 @@ async def test_a_file_whose_row_is_late_is_not_said_to_be_missing(
             db.held_lock(place.database_url("executor"), "executor.catalog", service="executor"),
             running(place, "executor", MILLRACE_DATA=str(data), **sandbox_settings()),
         ):
-            with pytest.raises(Unavailable, match="rows of the workspace are behind"):
-                await bus.ask(command)
+            with monkeypatch.context() as hasty:
+                hasty.setattr(commits, "ROWS_WITHIN", 0.1)
+                with pytest.raises(Unavailable, match="rows of the workspace are behind"):
+                    await bus.ask(command)
         async with running(place, "executor", MILLRACE_DATA=str(data), **sandbox_settings()):
             view: FileView = await bus.ask(command)
             assert (view.path, view.sha256, view.workflows) == ("one.py", change.sha256, ["one"])
