@@ -174,7 +174,7 @@ async def test_a_gateway_that_is_told_to_end_says_so_first_and_loses_no_request(
     told = asyncio.Event()
     statuses: Counter[int] = Counter()
 
-    async with gateway(place) as other, source(place, other) as (id_, _), process(place, MILLRACE_STOP_DELAY="2") as (ending, url):
+    async with gateway(place) as other, source(place, other) as (id_, _), process(place, MILLRACE_STOP_DELAY="4") as (ending, url):
 
         async def sender(session: aiohttp.ClientSession) -> None:
             """Send one webhook after the other over a connection that is kept, until none is taken any more."""

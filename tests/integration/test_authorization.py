@@ -164,7 +164,7 @@ async def keys(maker: Client, place: Place) -> dict[str, str | None]:
         body = {"name": name, "role": kind.role or "admin", "scopes": kind.scopes, "nats": kind.nats}
         if name == "expired":
             # Time enough to be made first.
-            body["expires_at"] = rfc3339(utc_now() + timedelta(seconds=3))
+            body["expires_at"] = rfc3339(utc_now() + timedelta(seconds=7))
         got = await maker("POST", f"/api/v1/keys?org={kind.org}", json=body)
         assert got.status == 201, got.body
         found[name] = got.json["key"]

@@ -174,6 +174,9 @@ async def test_what_is_no_code_or_over_is_said(place: Place, client: Client) -> 
     await in_database(place, "UPDATE login SET ends_at = now() - interval '1 second'")
     for got in (await opened(client, ada, one), await sent(client, ada, form(ada, one))):
         assert (got.status, "10 minutes are over" in text(got)) == (404, True)
-    for _ in range(logins.LOOKS.burst or 0):
+    # More than there are at once: while they are made others come.
+    for _ in range(3 * (logins.LOOKS.burst or 0)):
         got = await opened(client, ada, {"user_code": new_code()})
+        if got.status == 429:
+            break
     assert (got.status, "Retry-After" in got.headers) == (429, True)

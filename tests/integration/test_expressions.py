@@ -282,11 +282,12 @@ async def test_who_takes_long_waits_in_a_line_of_its_own(expressions: Expression
     middling = {"event": {"l": list(range(14))}}
     hostile = [asyncio.create_task(outcome(expressions, "evil", f"{THREE} == [{n}]", middling)) for n in range(30)]
     await asyncio.wait(hostile, return_when=asyncio.FIRST_COMPLETED)
-    starts = expressions._quick.starts
+    starts, beside = expressions._quick.starts, 0
     for n in range(5):
         asked = (expressions.value("others", f"event.data.n == {n}", EVENT) for n in range(100))
         assert sum(await asyncio.gather(*asked)) == 1
-    assert not all(one.done() for one in hostile)
+        beside += not all(one.done() for one in hostile)
+    assert beside
     # On a machine that has much else to do one that is quick may take its time; thirty who are not would each end the process.
     assert expressions._quick.starts <= starts + 1
     answers = await asyncio.gather(*hostile)

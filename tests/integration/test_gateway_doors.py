@@ -33,7 +33,7 @@ LARGE = 25 * MIB - 20_000
 # Of the form of a signature, and nobody's.
 FORGED = signed(b"something else")
 # Seconds within which a good webhook is answered, whatever else comes.
-SOON = 6.0
+SOON = 15.0
 
 
 @pytest.fixture
@@ -102,6 +102,23 @@ async def raw(client: Client, data: bytes = b"") -> AsyncIterator[Raw]:
             await writer.wait_closed()
 
 
+async def ended_of(connections: list[Raw], seconds: float, least: int) -> int:
+    """Return how many connections have ended after so many seconds, or once `least` have."""
+    ends = [asyncio.ensure_future(one.end(120)) for one in connections]
+    try:
+        await asyncio.wait(ends, timeout=seconds)
+
+        async def enough() -> bool:
+            return sum(one.done() for one in ends) >= least
+
+        await eventually(enough)
+        return sum(one.done() for one in ends)
+    finally:
+        for one in ends:
+            one.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+
+
 def post(source: str, headers: dict[str, str], *more: str) -> bytes:
     lines = [f"POST /hooks/{source} HTTP/1.1", "Host: h", *(f"{name}: {value}" for name, value in headers.items()), *more]
     return "\r\n".join([*lines, "", ""]).encode()
@@ -163,10 +180,10 @@ async def test_small_bodies_that_dribble_on_ones_own_hook_leave_room_for_everybo
     monkeypatch.setattr(http, "PACE", Pace(grace=3.0, rate=1024.0, whole=120.0))
     own, others = await registered(place, client, "hostile"), await registered(place, client, "good")
     async with contextlib.AsyncExitStack() as stack:
-        senders = [
-            await stack.enter_async_context(raw(client, post(own, FORGED, "Content-Length: 64000") + bytes(63_000)))
-            for _ in range(400)
-        ]
+        senders = [await stack.enter_async_context(raw(client)) for _ in range(400)]
+        # All at once: none is given up before the last one comes.
+        for sender in senders:
+            sender.writer.write(post(own, FORGED, "Content-Length: 64000") + bytes(63_000))
         answers = asyncio.gather(*(sender.answer() for sender in senders))
         await all_good(client, others, answers.done)
         statuses = [status for status, _ in await answers]
@@ -178,7 +195,7 @@ async def test_small_bodies_that_dribble_on_ones_own_hook_leave_room_for_everybo
 async def test_a_body_that_is_too_slow_is_408_and_a_slow_small_one_is_taken(
     monkeypatch: pytest.MonkeyPatch, place: Place, client: Client
 ) -> None:
-    monkeypatch.setattr(http, "PACE", Pace(grace=1.5, rate=1000.0, whole=4.0))
+    monkeypatch.setattr(http, "PACE", Pace(grace=20.0, rate=1000.0, whole=40.0))
     json = {**client.key, "Content-Type": "application/json"}
     async with source(place, client) as (id_, _):
         length = f"Content-Length: {len(BODY)}"
@@ -187,12 +204,13 @@ async def test_a_body_that_is_too_slow_is_408_and_a_slow_small_one_is_taken(
                 await asyncio.sleep(0.8 / len(BODY))
                 slow.writer.write(bytes([letter]))
             assert (await slow.answer())[0] == 202
+        monkeypatch.setattr(http, "PACE", Pace(grace=1.5, rate=1000.0, whole=4.0))
         async with raw(client, post(id_, signed(BODY), length) + BODY[:5]) as stopped:
             before = time.monotonic()
             status, said = await stopped.answer()
             assert (status, 1.4 < time.monotonic() - before < 15) == (408, True)
             assert b"1000 bytes a second" in said
-            assert await stopped.end(4) == b""
+            assert await stopped.end(30) == b""
         # Ever fast enough, and never done.
         async with raw(client, post(id_, signed(BODY), "Content-Length: 10000000")) as endless:
             before = time.monotonic()
@@ -278,8 +296,8 @@ async def test_unfinished_heads_are_closed_and_those_who_wait_for_their_answer_o
             await asyncio.sleep(0.1)
             for one in unfinished:
                 one.writer.write(b"X")
-        said = [await one.end(10) for one in unfinished]
-        assert time.monotonic() - before < 10
+        said = [await one.end(30) for one in unfinished]
+        assert time.monotonic() - before < 30
         assert [b" 408 " in one for one in said] == [True] * 300
         assert b'"status":408' in said[0]
         # What is behind a request that is being served waits for its turn.
@@ -291,7 +309,7 @@ async def test_unfinished_heads_are_closed_and_those_who_wait_for_their_answer_o
         assert (await idle.answer())[0] == 200
     async with raw(client) as silent:
         # Nothing was asked, so there is nothing to answer.
-        assert await silent.end(5) == b""
+        assert await silent.end(30) == b""
 
 
 async def test_beyond_the_most_connections_those_least_in_use_go_first(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
@@ -312,9 +330,8 @@ async def test_beyond_the_most_connections_those_least_in_use_go_first(monkeypat
         ):
             strangers = [await stack.enter_async_context(raw(client, begun)) for _ in range(40)]
             await all_good(client, id_, lambda: True)
-            gone = await asyncio.wait([asyncio.ensure_future(one.end(0.5)) for one in strangers])
-            closed = [task for task in gone[0] if task.exception() is None]
-            assert 8 < len(closed) < 40, begun
+            closed = await ended_of(strangers, 0.5, 9)
+            assert 8 < closed < 40, begun
 
 
 async def test_an_address_has_a_part_of_the_connections_and_a_proxy_stands_for_many(
@@ -323,10 +340,8 @@ async def test_an_address_has_a_part_of_the_connections_and_a_proxy_stands_for_m
     monkeypatch.setattr(peers, "neighbourhood", lambda remote, _trusted: remote)
     async with gateway(place, MILLRACE_MAX_CONNECTIONS="64") as client, contextlib.AsyncExitStack() as stack:
         strangers = [await stack.enter_async_context(raw(client)) for _ in range(20)]
-        ended = [asyncio.ensure_future(one.end(1)) for one in strangers]
-        await asyncio.wait(ended)
         # An eighth stays.
-        assert sum(task.exception() is not None for task in ended) == 8
+        assert await ended_of(strangers, 1.0, 12) == 12
         assert (await client("GET", "/healthz")).status == 200
 
 
@@ -492,12 +507,13 @@ async def test_a_path_that_could_mean_two_things_is_refused_whoever_asks(client:
 async def test_answers_to_what_is_no_request_have_the_headers_of_every_answer(
     monkeypatch: pytest.MonkeyPatch, client: Client
 ) -> None:
-    monkeypatch.setattr(peers, "HEAD", 0.5)
     for data, wanted in (
         (b"nothing\r\n\r\n", 400),
         (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
         (b"GET /healthz HT", 408),
     ):
+        if wanted == 408:
+            monkeypatch.setattr(peers, "HEAD", 0.5)
         async with raw(client, data) as sender:
             status, headers = await sender.head()
         assert status == wanted
