@@ -102,6 +102,7 @@ async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: 
             click.echo("WARNING: RUNS ARE NOT ISOLATED (--unsafe): workflows can do whatever their user can do.", err=True)
             for tier, reason in sandbox.get("refused", {}).items():
                 click.echo(f"  tier {tier}: {reason}", err=True)
+        click.echo(f"address and administrator key: {folder.ready}")
         click.echo("the first person to sign in is invited by: millrace users invite --org global --role admin")
         click.echo(f"ready {url}")
         await stop.wait()

@@ -116,7 +116,8 @@ class Quotas:
 
 def _over(org: str, quota: str, limit: int, when: str, now: datetime, again: datetime) -> OverQuota:
     error = OverQuota(
-        f"the organization {org} has {limit:,} runs {when}, which is its quota {quota}", retry_after=(again - now).total_seconds()
+        f"the organization {org} has {limit:,} run{'s' * (limit != 1)} {when}, which is its quota {quota}",
+        retry_after=(again - now).total_seconds(),
     )
     error.again_at = again
     return error

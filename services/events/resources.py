@@ -114,7 +114,7 @@ class Sources(Rules[Source]):
         """Raise `Invalid` for one more source than the organization's quota."""
         most = self._quotas.of(draft.org).sources
         if draft.before is None and most is not None and await self._rows.count("source", draft.org) >= most:
-            detail = f"the organization {draft.org} has {most:,} sources, which is its quota sources"
+            detail = f"the organization {draft.org} has {most:,} source{'s' * (most != 1)}, which is its quota sources"
             raise Invalid(detail, errors=(Problem("sources", detail),))
 
     async def _check_alerts(self, draft: Draft[Source]) -> None:

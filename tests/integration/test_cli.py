@@ -42,6 +42,12 @@ class Scripted(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.do_GET()
 
+    def do_PATCH(self) -> None:
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
+        self.do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -143,13 +149,14 @@ def test_a_row_of_a_run_says_which_and_an_audited_change_what(
     monkeypatch.setenv("MILLRACE_URL", server.url)
     monkeypatch.setenv("MILLRACE_KEY", "mr_x")
     changes = {"role": ["viewer", "admin"], "scopes": [None, ["runs"]], "note": ["x" * 100, "\x1b[2J"], "odd": "no pair"}
-    audited = row(stream="AUDIT", type="audit.patch", level="info", service="gateway", data={"detail": {"changes": changes}})
+    data = {"category": "key", "detail": {"changes": changes}}
+    audited = row(stream="AUDIT", type="audit.patch", level="info", service="gateway", data=data)
     items = [row(run="0199f2c4", workflow="nap"), audited, row(stream="AUDIT", data={"detail": None}), row(data="text")]
     server.answers = [page(items, None)]
     assert main(["logs"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "2026-01-31 09:30:00.123 error   executor run.failed           nap/0199f2c4 it failed"
-    assert shown[1].endswith(f"""it failed role: viewer → admin scopes: - → ["runs"] note: {"x" * 59}… → \\x1b[2J""")
+    assert shown[1].endswith(f"""it failed (key) role: viewer → admin scopes: - → ["runs"] note: {"x" * 59}… → \\x1b[2J""")
     assert [line.endswith("run.failed           it failed") for line in shown[2:]] == [True, True]
 
 
@@ -405,21 +412,56 @@ def test_what_a_person_should_know_is_told_beside_the_answer(
         monkeypatch.setenv(name, value)
     id_ = "0189abcd-0000-5000-8000-000000000000"
     times = {"items": [{"at": "2026-01-01T00:00:00Z", "local": "2026-01-01T01:00:00+01:00"}], "next_cursor": None}
+    refused = {"name": "ship", "status": "unroutable", "retry_at": "2026-01-01T00:01:00.5Z"}
     needs = {"detail": "no event can be made of this webhook, so that the edit needs a `type` beside its `data`: bad"}
     server.answers = [
         (status, "application/json", json.dumps(body).encode())
         for status, body in (
-            (200, {"id": id_, "source": "s-1", "source_name": "shop", "status": "routed"}),
+            (200, {"id": id_, "source": "s-1", "source_name": "shop", "status": "unroutable", "subscriptions": [refused]}),
             (422, needs),
             (200, times),
             (200, {"name": "nightly", "enabled": False}),
         )
     ]
     assert main(["deliveries", "get", id_]) == 0
-    assert "shop (s-1)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert ("shop (s-1)" in shown, "2026-01-01T00:01:00Z" in shown) == (True, True)
     assert main(["deliveries", "retry", id_, "--data", "1"]) == 1
     assert "--data needs --type" in capsys.readouterr().err
     assert main(["schedules", "next", "nightly"]) == 0
     told = capsys.readouterr()
     assert "2026-01-01T00:00:00Z" in told.out
     assert "nightly is disabled and does not fire" in told.err
+
+
+def test_members_are_those_of_the_organization_that_is_named(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("MILLRACE_URL", server.url), ("MILLRACE_KEY", "mr_k"), ("MILLRACE_ORG", "acme")):
+        monkeypatch.setenv(name, value)
+    ada = {"name": "ada", "email": "a@x.example", "role": "viewer", "enabled": True, "created_at": "2026-01-01T00:00:00.1Z"}
+    server.answers = [
+        page([ada], None),
+        (200, "application/json", json.dumps(ada | {"role": "operator"}).encode()),
+        (204, "application/json", b""),
+    ]
+    for arguments in (["list"], ["patch", "ada", "--role", "operator"], ["delete", "ada/x"]):
+        assert main(["members", *arguments]) == 0
+    assert [(method, path.partition("?")[0]) for method, path, _ in server.asked] == [
+        ("GET", "/api/v1/orgs/acme/members"),
+        ("PATCH", "/api/v1/orgs/acme/members/ada"),
+        ("DELETE", "/api/v1/orgs/acme/members/ada%2Fx"),
+    ]
+    shown = capsys.readouterr().out
+    assert ("a@x.example" in shown, "operator" in shown) == (True, True)
+
+
+def test_what_an_organization_still_has_names_the_option_that_erases_it(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("MILLRACE_URL", server.url), ("MILLRACE_KEY", "mr_k")):
+        monkeypatch.setenv(name, value)
+    problem = b'{"detail": "it has run: 1; with ?erase=true all of it is removed"}'
+    server.answers = [(409, "application/problem+json", problem)]
+    assert main(["orgs", "delete", "acme"]) == 1
+    assert "with --erase all of it" in capsys.readouterr().err

@@ -99,7 +99,7 @@ async def test_what_is_over_a_quota_is_refused_by_its_name_and_webhooks_are_held
         # One source, and so many bytes of files; what is there may be changed.
         refused = await call("PUT", "/sources/more", 422, json={"adapter": "topic"})
         assert refused["errors"][0]["path"] == "sources"
-        assert "1 sources, which is its quota sources" in refused["detail"]
+        assert "1 source, which is its quota sources" in refused["detail"]
         await call("PUT", "/sources/orders", json={"adapter": "topic", "enabled": True})
         refused = await call("PUT", "/workspace/files/data/large.txt", 422, data=b"x" * 11)
         assert "quota stored_bytes" in refused["detail"]

@@ -167,6 +167,13 @@ async def test_a_session_ends_when_its_user_changes(place: Place, client: Client
         assert await status(client, browser) == 401
 
 
+async def test_a_user_without_a_role_is_told_so(place: Place, client: Client) -> None:
+    none = await signed_in(place, client, roles={})
+    refused = await client("GET", "/api/v1/keys", headers=none.looks)
+    assert refused.status == 404
+    assert refused.json["detail"].endswith("and you have no role in any: ask for an invitation")
+
+
 async def test_a_session_ends_by_its_age_and_without_use(place: Place, client: Client) -> None:
     user = await user_of(client, "ada", **ACME)
     old, used, left = [await browser_of(place, client, user) for _ in range(3)]

@@ -21,7 +21,7 @@ from millrace.cli.deployment import Deployed
 from millrace.cli.folder import files_of, plan
 from millrace.cli.hooks import header
 from millrace.cli.ids import whole
-from millrace.cli.lines import written
+from millrace.cli.lines import audited, written
 from millrace.cli.signing import Sending, event_header, request_of
 from millrace.cli.stream import Event, events
 from millrace.cli.times import ago, ahead, moment, understood
@@ -237,6 +237,29 @@ def test_a_path_is_quoted_part_by_part_and_what_is_not_asked_is_left_out() -> No
 )
 def test_a_refusal_is_one_sentence_that_names_every_path(document: object, sentence: str) -> None:
     assert str(Refused(502, document)) == sentence
+
+
+def test_a_refusal_for_too_much_says_when_to_try_again() -> None:
+    assert str(Refused(429, {"detail": "the key has used up its rate for now"}, "3")).endswith("for now: try again in 3 s")
+    assert str(Refused(404, {"detail": "it is not there"}, "3")) == "it is not there"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"category": "session", "verb": "open"}, " (session)"),
+        (
+            {"category": "access", "detail": {"reason": "create_run", "method": "POST", "path": "/api/\x1b[2J"}},
+            " (access: create_run, POST /api/\\x1b[2J)",
+        ),
+        ({"category": "webhook", "detail": {"reason": "bad signature"}}, " (webhook)"),
+        ({"detail": 5}, ""),
+        (None, ""),
+    ],
+)
+def test_an_audited_action_says_what_it_was_about(data: object, said: str) -> None:
+    assert audited({"stream": "AUDIT", "message": "a refused s: invalid (bad signature)", "data": data}) == said
+    assert not audited({"stream": "RUNS", "message": "", "data": data})
 
 
 @pytest.mark.parametrize(

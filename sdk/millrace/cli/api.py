@@ -28,6 +28,7 @@ ANSWERED_WITHIN = 90.0
 SILENT_FOR = 45.0
 LARGEST_PAGE = 1000
 UNAUTHENTICATED = 401
+TOO_MANY = 429
 # Bytes of an answer that is passed on as it comes.
 PART = 64 * 1024
 # Errors of a connection; a host's name that cannot be encoded is a UnicodeError.
@@ -35,10 +36,11 @@ FAILURES = (OSError, http.client.HTTPException, UnicodeError)
 
 
 class Refused(Exception):
-    """The API answered no. As text: one sentence that names each `errors[].path`."""
+    """The API answered no. As text: one sentence that names each `errors[].path`, and of a 429 when to try `again`, in seconds."""
 
-    def __init__(self, status: int, document: Any) -> None:
-        super().__init__(_sentence(status, document))
+    def __init__(self, status: int, document: Any, again: str | None = None) -> None:
+        when = f": try again in {plain(again)} s" if again and status == TOO_MANY else ""
+        super().__init__(f"{_sentence(status, document)}{when}")
         self.status = status
         self.document: Document = document if isinstance(document, dict) else {}
         self.problems = _problems(document) or [("", str(self))]
@@ -148,7 +150,7 @@ class Api:
             document = {"detail": f"{self.url} answered {status} with {answered.get_content_type()} instead of JSON"}
             status = max(status, 400)
         if status >= 300:
-            raise Refused(status, document)
+            raise Refused(status, document, answered["Retry-After"])
         return status, answered, document
 
     def exchange(

@@ -15,6 +15,7 @@ from millrace.cli.values import a_value
 TAKEN = [
     ("subscription", lambda row: row["name"] or row["subscription"]),
     *map(show.field, ("workflow", "status", "run", "reason")),
+    show.moment("retry_at"),
 ]
 # The tables of a story.
 PARTS = {

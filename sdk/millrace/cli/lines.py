@@ -67,15 +67,23 @@ def fields_of(line: dict[str, Any]) -> str:
     return "".join(f" {plain(name)}={_short(value)}" for name, value in (line.get("fields") or {}).items())
 
 
-def changes_of(item: dict[str, Any]) -> str:
-    """Return what an audited action has changed, each as it was and as it is: ` role: viewer → admin`."""
+def audited(item: dict[str, Any]) -> str:
+    """Return of an audited action what its line leaves out: ` (access: create_run, POST /api/v1/…) role: viewer → admin`.
+
+    That is the category, the reason, the request that was denied, and each value that was changed, as it was and as it is.
+    """
     data = item.get("data") if item.get("stream") == "AUDIT" else None
-    detail = data.get("detail") if isinstance(data, dict) else None
-    changes = detail.get("changes") if isinstance(detail, dict) else None
-    if not isinstance(changes, dict):
+    if not isinstance(data, dict):
         return ""
+    detail = data["detail"] if isinstance(data.get("detail"), dict) else {}
+    request = " ".join(str(detail[name]) for name in ("method", "path") if detail.get(name))
+    # The line of what a webhook was refused for has its reason.
+    reasons = [one for one in (detail.get("reason"), request) if one and not str(item["message"]).endswith(f"({one})")]
+    about = ": ".join(filter(None, (plain(str(data.get("category") or "")), ", ".join(plain(str(one))[:CUT] for one in reasons))))
+    changes = detail["changes"] if isinstance(detail.get("changes"), dict) else {}
     both = [(name, one) for name, one in changes.items() if isinstance(one, list) and len(one) == 2]
-    return "".join(f" {plain(name)}: {_cut(before)} → {_cut(after)}" for name, (before, after) in both)
+    said = "".join(f" {plain(name)}: {_cut(before)} → {_cut(after)}" for name, (before, after) in both)
+    return f"{f' ({about})' if about else ''}{said}"
 
 
 def _cut(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from millrace.cli import show
+from millrace.cli.api import Refused
 from millrace.cli.session import Session, asks
 
 
@@ -22,7 +23,10 @@ def delete_organization(session: Session, name: str, *, erase: bool, yes: bool) 
     """
     place = ("/orgs", name)
     if not erase:
-        session.api.call("DELETE", *place)
+        try:
+            session.api.call("DELETE", *place)
+        except Refused as error:
+            raise Refused(error.status, {"detail": str(error).replace("?erase=true", "--erase")}) from error
         return
     if not yes:
         typed = click.prompt(f"All of it is erased for good. Type the name of the organization, {show.plain(name)}", err=True)

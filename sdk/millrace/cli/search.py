@@ -9,7 +9,7 @@ import click
 
 from millrace.cli import show
 from millrace.cli.exporting import exported
-from millrace.cli.lines import changes_of, fields_of
+from millrace.cli.lines import audited, fields_of
 from millrace.cli.session import LIMIT, Session, asks
 from millrace.cli.tail import followed
 from millrace.cli.times import ago, understood
@@ -115,7 +115,7 @@ def _print(session: Session, item: dict[str, Any]) -> None:
     place = f"{item['time'][:23].replace('T', ' ')} {item['level']:7} {item['service']:8} {item['type']:20}"
     # As `workflow:` and `run:` of a query take them.
     of = "/".join(filter(None, (item.get("workflow"), item.get("run"))))
-    said = f"{show.plain(item['message'])}{fields_of(item)}{changes_of(item)}{show.plain(org)}"
+    said = f"{show.plain(item['message'])}{fields_of(item)}{audited(item)}{show.plain(org)}"
     show.said(f"{show.plain(place)} {f'{show.plain(of)} ' if of else ''}{said}", item["level"])
 
 

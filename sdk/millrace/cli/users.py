@@ -8,7 +8,7 @@ import click
 
 from millrace.cli import show
 from millrace.cli.entities import GROUPS, org_of
-from millrace.cli.session import Session, asks
+from millrace.cli.session import LIMIT, Session, asks
 
 ROLES = ("viewer", "operator", "developer", "admin")
 users = GROUPS["user"]
@@ -45,5 +45,36 @@ def _show(session: Session, shown: dict[str, Any]) -> None:
     show.entity(shown, is_json=session.is_json)
 
 
-# Its group is one of those of the resources.
-COMMANDS: tuple[click.Command, ...] = ()
+@click.group()
+def members() -> None:
+    """The users with a role in an organization (--org), as its administrators see them."""
+
+
+@members.command("list")
+@LIMIT
+@asks
+def list_members(session: Session, limit: int) -> None:
+    """List the users with a role in the organization."""
+    columns = [*map(show.field, ("name", "display_name", "email", "role", "enabled")), show.moment("created_at")]
+    show.listing(session.api.pages("/orgs", org_of(session), "members", limit=limit), columns, is_json=session.is_json)
+
+
+@members.command("patch")
+@click.argument("name")
+@click.option("--role", type=click.Choice(ROLES), required=True, help="The role in the organization.")
+@asks
+def patch_member(session: Session, name: str, role: str) -> None:
+    """Give a member another role. Its sessions end."""
+    _show(session, session.api.call("PATCH", "/orgs", org_of(session), "members", name, body={"role": role}))
+
+
+@members.command("delete")
+@click.argument("name")
+@asks
+def delete_member(session: Session, name: str) -> None:
+    """Take a member's role in the organization away. Its sessions end, and the user goes on elsewhere."""
+    session.api.call("DELETE", "/orgs", org_of(session), "members", name)
+
+
+# The group `users` is one of those of the resources.
+COMMANDS: list[click.Command] = [members]

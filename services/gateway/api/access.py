@@ -136,7 +136,8 @@ def authorize(principal: Principal, endpoint: Endpoint, org: str, path: Mapping[
     if role is None and endpoint.platform:
         raise PermissionDenied(f"this takes a role in {PLATFORM}")
     if role is None:
-        raise NotFound(f"there is no organization {org[:80]!r}")
+        nowhere = "" if principal.roles else ", and you have no role in any: ask for an invitation"
+        raise NotFound(f"there is no organization {org[:80]!r}{nowhere}")
     if endpoint.role is None or not is_at_least(role, endpoint.role):
         raise PermissionDenied(f"this takes the role {endpoint.role} in {org}, and not {role}")
     if not principal.scopes:

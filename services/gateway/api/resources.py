@@ -180,6 +180,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
     """Return the endpoints of a kind, by handlers of its own if it has some; `whole` as an endpoint's, of those that change one."""
     made, noun, plural, called = made or Resources(kind), kind.noun, kind.plural, kind.noun.replace("_", " ")
     one, many = API + kind.path, API + kind.collection
+    a_noun = f"{'an' if called[0] in 'aeio' else 'a'} {called}"
     where: dict[str, Any] = {
         "path": {} if kind.names.example is None else {"name": kind.names.example},
         "query": {"org": PLATFORM} if kind.of_platform else {},
@@ -214,7 +215,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
         whole=whole,
         platform=kind.of_platform,
         name=f"create_{noun}",
-        doc=f"Create a {called}. 409 when there is one of that name.",
+        doc=f"Create {a_noun}. 409 when there is one of that name.",
         query=Applying,
         body=kind.creation,
         answers={201: Reply(kind.shown, headers=(ETAG, CHANGE, LOCATION))},
@@ -232,7 +233,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
             role=kind.read,
             platform=kind.of_platform,
             name=f"get_{noun}",
-            doc=f"Get a {called}, by name or id.",
+            doc=f"Get {a_noun}, by name or id.",
             answers={200: shown},
             errors=(NotFound,),
             example=Example(**where),
@@ -242,7 +243,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
             method="PUT",
             path=one,
             name=f"put_{noun}",
-            doc=f"Create or replace a {called}. Secrets that are not given stay as they are, those that are null are forgotten.",
+            doc=f"Create or replace {a_noun}. Secrets that are not given stay as they are, those that are null are forgotten.",
             body=kind.body,
             answers={200: changed},
             audit=Audit(noun, "put", "name"),
@@ -254,7 +255,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
             method="PATCH",
             path=one,
             name=f"patch_{noun}",
-            doc=f"Change what is given of a {called} (JSON merge patch, RFC 7396): null means a field's default, and no member.",
+            doc=f"Change what is given of {a_noun} (JSON merge patch, RFC 7396): null means a field's default, and no member.",
             body=Object,
             documented=kind.change,
             answers={200: changed},
@@ -267,7 +268,7 @@ def endpoints_of(kind: Kind, made: Resources | None = None, *, whole: bool = Fal
             method="DELETE",
             path=one,
             name=f"delete_{noun}",
-            doc=f"Remove a {called}.",
+            doc=f"Remove {a_noun}.",
             answers={204: None},
             audit=Audit(noun, "delete", "name"),
             example=Example(**where),
