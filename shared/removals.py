@@ -47,6 +47,11 @@ class RemovedOrganizations(RegistryView[RemovalEntry]):
         found = self.of(org)
         return None if found is None or found.until is not None else found
 
+    def is_gone_at(self, org: str, moment: datetime) -> bool:
+        """Return whether what was said in an organization at a time is past, or its removal is under way."""
+        found = self.of(org)
+        return found is not None and (found.until is None or moment <= found.until)
+
     async def is_past(self, document: bytes) -> bool:
         """Return whether a message was said in an organization before its removal ended."""
         return await self._is(document, under_way=False)

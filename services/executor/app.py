@@ -87,7 +87,8 @@ class Executor:
         self.engine = engine
         self.store = ExecutorStore(engine)
         self.concurrency = ConcurrencySlots(engine)
-        self.recent = Recent()
+        self.removals = RemovedOrganizations(bus.client, health)
+        self.recent = Recent(self.removals.is_gone_at)
         self.looks = Looks(bus, self.store)
         self.poison = Poison(bus)
         self.shares = Shares(settings.slots)
@@ -208,8 +209,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         stack.push_async_callback(executor.bundles.close)
 
         resumer = Resumer(executor)
-        removals = RemovedOrganizations(bus.client, runtime.health)
-        runtime.background.start(removals.run(), "registry removals")
+        runtime.background.start(executor.removals.run(), "registry removals")
         projections = started(
             [*projected(bus.client, RunMetrics(runtime.health, utc_now()).ended), *resumer.followers()],
             runtime.background.start,
@@ -217,7 +217,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
             engine,
             settings.database_url,
             runtime.health,
-            removals.is_past,
+            executor.removals.is_past,
         )
         executor.catalog = projections["catalog"]
         executor.rows = projections["runs"]

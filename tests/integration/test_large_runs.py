@@ -82,7 +82,7 @@ async def replica(place: Place) -> AsyncIterator[Any]:
     try:
         async with bus_of(place, "executor") as bus:
             made = ExecutorStore(engine)
-            yield SimpleNamespace(bus=bus, store=made, looks=Looks(bus, made), recent=Recent(), engine=engine)
+            yield SimpleNamespace(bus=bus, store=made, looks=Looks(bus, made), recent=Recent(lambda *_: False), engine=engine)
     finally:
         await engine.dispose()
 

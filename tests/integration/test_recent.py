@@ -106,14 +106,33 @@ async def test_an_end_of_a_moment_ago_is_told_without_asking_anybody_and_to_its_
             await outside.bus.ask(GetRun(org="other", id=run))
 
 
-def test_so_many_are_kept_and_none_that_is_large_or_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_so_many_are_kept_and_none_that_is_large_or_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "MOST", 2)
-    kept = Recent()
+    kept = Recent(lambda *_: False)
     for number in range(3):
         kept.keep(state(str(number), "succeeded"))
     kept.keep(state("large", "succeeded", result="x" * recent.LARGEST))
     kept.keep(state("on", "running"))
     assert [name for name in ("0", "1", "2", "large", "on") if kept.of("default", name)] == ["1", "2"]
+
+
+async def test_what_is_kept_is_forgotten_in_time_and_told_to_nobody_once_its_organization_is_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone: set[str] = set()
+    kept = Recent(lambda org, moment: org in gone and moment.year == 2026)
+    kept.keep(state("1", "succeeded"))
+    assert kept.of("default", "1") is not None
+    gone.add("default")
+    assert kept.of("default", "1") is None
+    gone.clear()
+    monkeypatch.setattr(recent, "KEPT_FOR", 0.0)
+    kept.keep(state("2", "succeeded"))
+
+    async def is_forgotten() -> bool:
+        return kept.of("default", "2") is None
+
+    await eventually(is_forgotten)
 
 
 def state(run: str, status: str, **told: Any) -> RunState:

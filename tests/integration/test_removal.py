@@ -286,6 +286,7 @@ async def test_nothing_is_left_of_an_organization_and_another_one_is_untouched(
         await all_.fill(GONE)
         await all_.settle()
         had = await all_.rows(GONE)
+        runs = [one["id"] for one in (await all_.call("GET", "/runs", GONE))["items"]]
         assert had.keys() == rows.keys()
         # Without a word it is not done: what there is, is told.
         refused = await all_.call("DELETE", f"/orgs/{GONE}", None, 409)
@@ -332,6 +333,8 @@ async def test_nothing_is_left_of_an_organization_and_another_one_is_untouched(
             headers=[], body_base64="e30=",
         )  # fmt: skip
         before = utc_now() - timedelta(minutes=5)
+        for run in runs:
+            await all_.call("GET", f"/runs/{run}", GONE, 404)
         async with bus_of(place, "executor") as executor:
             line = LineChunk(
                 run="old-run", workflow="old", attempt=1, chunk=1, lines=[Lines(time=rfc3339(before), level="info", message="late")]
