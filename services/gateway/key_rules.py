@@ -149,6 +149,6 @@ def keepers(
     rules: dict[str, Rules[Any]] = {
         "key": KeyRules(use, users, tags, nats_url),
         "organization": OrganizationRules(rows, removals),
-        "user": UserRules(engine, rows),
+        "user": UserRules(engine, rows, removals),
     }
     return catalogued("gateway", rules, bus=bus, rows=rows, keyring=nothing, catalog=catalog)

@@ -20,12 +20,15 @@ from services.gateway import app
 from services.gateway.api.openid import COOKIE, check_path
 from services.gateway.rates import Rate
 from services.gateway.visitors import Visitors
+from shared.envelope import utc_now
 from shared.errors import Invalid
 from shared.jose import encoded
 from shared.questions.logs import TailLogs, TailPage
+from shared.registry import RegistryWriter
+from shared.removals import RemovalEntry
 from tests.integration.test_gateway import Client, Got, answering, gateway, stream
 from tests.integration.test_sessions import following, is_cut
-from tests.support.inside import eventually
+from tests.support.inside import bus_of, eventually
 from tests.support.issuer import CODE, LocalIssuer, issuing
 from tests.support.oauth_provider import Asked
 from tests.support.servers import Place, Servers
@@ -160,6 +163,34 @@ async def test_roles_that_change_end_sessions_with_their_streams_and_without_any
         return [one for one in await house.denials() if one[0] == "user:eve"] == [("user:eve", "no_role")] * 2
 
     await eventually(recorded)
+
+
+async def test_nobody_gets_a_role_in_an_organization_that_is_being_removed(house: House) -> None:
+    await house.provide("removed", groups={"dev": {"leaving": "developer", "beta": "viewer"}})
+    link = (await house.client("POST", "/api/v1/orgs/leaving/invitations", json={"role": "admin"})).json["url"]
+    begun = (await house.client("POST", "/api/v1/logins", json={"host": "build-7"}, headers={"X-Millrace-Org": "leaving"})).json
+    entry = RemovalEntry(organization="leaving", id="r", actor="t", began_at=utc_now())
+    async with bus_of(house.it.place, "gateway") as bus:
+        await RegistryWriter(bus.client, "removals", RemovalEntry).put("leaving", 1, entry)
+
+    async def is_known() -> bool:
+        return (await house.client("GET", "/api/v1/keys?org=leaving")).status == 409
+
+    await eventually(is_known)
+    user = await house.signed_in("removed", "s-1", groups=["dev"])
+    me = await house.me(user)
+    assert me["roles"] == {"beta": "viewer"}
+    token = link.partition("#")[2]
+    accepting = {"token": token, "name": "late", "password": "correct horse battery staple"}
+    for method, path, body, headers in (
+        ("PATCH", f"/users/{me['name']}", {"roles": {"leaving": "admin"}}, house.client.key),
+        ("POST", "/invitations/accept", accepting, {}),
+        ("POST", "/me/invitations", {"token": token}, user.changes),
+        ("POST", f"/logins/{begun['user_code']}/approve", {}, house.client.key),
+    ):
+        got = await house.client(method, f"/api/v1{path}", json=body, headers=headers)
+        assert (got.status, "is being removed" in got.json["detail"]) == (409, True), (path, got.body)
+    assert (await house.client("GET", "/api/v1/users/late")).status == 404
 
 
 async def test_a_sign_in_is_of_the_browser_that_has_begun_it_and_counts_once(house: House) -> None:

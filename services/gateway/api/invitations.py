@@ -240,7 +240,7 @@ async def accept_invitation(call: Call[None, AcceptingInvitation]) -> web.Respon
     "/api/v1/me/invitations",
     role="viewer",
     own="user",
-    errors=(NotFound,),
+    errors=(NotFound, Conflict),
     audit=Audit("user", "accept_invitation"),
     body_limit=4096,
     example=FOR_USERS,
@@ -250,6 +250,7 @@ async def accept_as_user(call: Call[None, HeldInvitation]) -> InvitationTold:
     user = session_of(call).user
     found = await _held(call, call.body.token)
     call.note(target=user.name, invitation=found.id, invited_to=found.org, role=found.role)
+    call.gateway.removing.check(found.org)
     if found.user_id is not None or not await call.gateway.invitations.spend(call.body.token):
         raise _unknown()
     await changed(call.gateway, call.caller.actor, user, {"roles": {found.org: found.role}})

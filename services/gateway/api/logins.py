@@ -234,6 +234,7 @@ async def seen(gateway: Gateway, principal: Principal, code: str, org: str, most
 
 async def decide(gateway: Gateway, principal: Principal, seen: SeenLogin, code: str, state: Literal["approved", "denied"]) -> Login:
     """Allow or deny a sign-in as it was seen. Raises `NotFound`, and `Conflict` where somebody else was first."""
+    gateway.removing.check(seen.org)
     user_id = principal.id if principal.is_user else principal.user
     return await gateway.logins.decide(code, state, org=seen.org, role=seen.role, actor=principal.actor, user_id=user_id)
 
@@ -296,6 +297,7 @@ async def _give(call: Call[Any, Any], login: Login, device: str) -> GivenKey:
     gateway, key = call.gateway, call.gateway.logins.key(device)
     org, role, actor, decided = login.org, login.role, login.actor, login.decided_at
     assert org is not None and role is not None and actor is not None and decided is not None  # noqa: S101, PT018 - it is approved
+    gateway.removing.check(org)
     expires_at = rfc3339(decided + timedelta(seconds=login.lifetime))
     whence = f"{login.host} at {login.address}"
     command = of(

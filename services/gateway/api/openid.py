@@ -154,6 +154,8 @@ async def _user(call: Call[Any, Any], person: Person) -> UserEntry:
     """
     gateway = call.gateway
     user, given = gateway.users.known_as(person.issuer, person.subject), person.roles
+    if given is not None:
+        given = {org: role for org, role in given.items() if not gateway.removing.is_removing(org)}
     if user is None and not person.just_in_time:
         raise PermissionDenied(
             "no user is known by this account: ask who looks after Millrace, or sign in otherwise and connect it"
