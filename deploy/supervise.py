@@ -64,6 +64,12 @@ class Exit(msgspec.Struct, frozen=True):
     at: datetime
     hung: bool = False
 
+    @property
+    def how(self) -> str:
+        """How it ended, as a part of a sentence."""
+        how = f"signal {-self.code}" if self.code < 0 else f"code {self.code}"
+        return f"{how} after it had ceased to answer" if self.hung else how
+
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """A program right now; `pid` is None while it is down, `since` is when it came to this.
@@ -193,6 +199,10 @@ class Supervised:
             last_exit = await self._ended(self._process)
             _signal_group(self._process.pid, signal.SIGKILL)
             self._become(pid=None, last_exit=last_exit, failures=self._state.failures + 1)
+            if not self._stopping.is_set():
+                program = self.program
+                with suppress(OSError):
+                    sys.stderr.write(f"{program.name} ended by {last_exit.how}, is started again; {program.log} may say why\n")
             while not await self._again(self.program.backoff.after(self._state.failures)):
                 self._become(pid=None, failures=self._state.failures + 1)
             if self._stopping.is_set():

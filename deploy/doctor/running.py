@@ -20,7 +20,7 @@ from deploy.errors import StartError
 from deploy.local import Ready
 from deploy.positions import administrator, held, pending
 from deploy.rebuild.parts import PROJECTING
-from deploy.supervise import Exit, State
+from deploy.supervise import State
 from services.executor.sandbox.probing import better
 from shared.durables import backlog_of
 from shared.errors import Unavailable
@@ -55,7 +55,7 @@ def supervised(path: Path, logs: Path, now: datetime) -> Iterator[Finding]:
         yield Finding("processes", "note", f"the supervisor says nothing ({error})", "It is starting, or of an older version.")
         return
     for name, state in told.processes.items():
-        last = "" if state.last_exit is None else f", the last exit was {_exit(state.last_exit)}"
+        last = "" if state.last_exit is None else f", the last exit was {state.last_exit.how}"
         lately = state.last_exit is not None and (now - state.last_exit.at).total_seconds() < DIED_LATELY
         do = f"The end of {logs / f'{name}.log'} says why."
         if state.is_failing:
@@ -269,11 +269,6 @@ async def _readyz(socket: Path) -> dict[str, Any] | None:
             return document
     except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError):  # noqa: UP041 - both names, one in 3.11
         return None
-
-
-def _exit(last: Exit) -> str:
-    how = f"signal {-last.code}" if last.code < 0 else f"code {last.code}"
-    return f"{how} after it had ceased to answer" if last.hung else how
 
 
 def _since(moment: datetime) -> str:

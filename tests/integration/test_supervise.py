@@ -93,7 +93,7 @@ def identity(pid: int) -> processes.Identity:
     return found
 
 
-async def test_a_killed_program_comes_back_and_its_end_is_told(stage: Stage) -> None:
+async def test_a_killed_program_comes_back_and_its_end_is_told(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     supervised = await stage.start(stage.program(SLEEPS))
     first = supervised.state
     assert first.pid is not None
@@ -104,6 +104,7 @@ async def test_a_killed_program_comes_back_and_its_end_is_told(stage: Stage) -> 
     assert supervised.state.last_exit.code == -signal.SIGKILL
     assert supervised.state.since > first.since
     assert supervised.state.since.tzinfo is not None
+    assert f"ended by signal 9, is started again; {supervised.program.log} may say why" in capsys.readouterr().err
 
 
 async def test_a_program_that_always_fails_is_started_ever_more_slowly(stage: Stage) -> None:
