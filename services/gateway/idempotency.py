@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from shared.envelope import derived_id, new_id
+from shared.envelope import derived_id
 from shared.errors import Conflict, Invalid, Problem
 
 
@@ -31,9 +31,12 @@ class Starting:
             del self._marks[run]
 
 
-def run_id(org: str, idempotency_key: str | None) -> str:
-    """Return the id of the run that a request asks for: with a key always the same one."""
-    return new_id() if idempotency_key is None else derived_id("run of", org, idempotency_key)
+def run_id(org: str, idempotency_key: str, removal: str | None) -> str:
+    """Return the id of the run that requests with a key ask for: always the same one.
+
+    `removal` is the id of the last removal of an organization of the name: what was asked for before it was another one's.
+    """
+    return derived_id("run of", org, idempotency_key, *([] if removal is None else [removal]))
 
 
 def compare(mark: str | None, earlier: str | None) -> None:

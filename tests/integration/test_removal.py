@@ -108,7 +108,9 @@ class Whole:
         await self.outside.put_file(f"data/{org}.txt", org.encode() * 10, org=org)
         run = (await call("POST", "/workflows/greet/runs", org, 202, json={"input": {"event": {"of": org}}}))["id"]
         await self.outside.run(run, "waiting", org=org)
-        ended = (await call("POST", "/workflows/large/runs", org, 202, json={"input": {"event": {"of": org}}}))["id"]
+        # Another organization of the name may use the same key.
+        once = {"headers": {**self.client.key, "Idempotency-Key": "once"}}
+        ended = (await call("POST", "/workflows/large/runs", org, 202, json={"input": {"event": {"of": org}}}, **once))["id"]
         await self.outside.run(ended, "succeeded", org=org)
         for type_, data in (("order", {"of": org}), ("held", {"of": org}), ("late", {"of": org}), ("other", {})):
             await call("POST", "/sources/orders/events", org, 202, json={"type": type_, "data": data})

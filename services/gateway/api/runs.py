@@ -138,7 +138,7 @@ async def create_run(call: Call[WaitQuery, RunBody]) -> Answer:
     workflow = await gateway.workflows.find(caller.org, call.path["name"])
     gateway.workflows.check(workflow, body.input)
     asked = Start(
-        run=run_id(caller.org, key),
+        run=new_id() if key is None else run_id(caller.org, key, gateway.removing.last_of(caller.org)),
         org=caller.org,
         workflow=workflow,
         input=body.input,

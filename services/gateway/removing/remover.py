@@ -91,6 +91,13 @@ class Remover:
             since = rfc3339(found.began_at)
             raise Conflict(f"the organization {org!r} is being removed since {since}: look at /api/v1/removals/{org}")
 
+    def last_of(self, org: str) -> str | None:
+        """Return the id of the last removal of an organization of this name. Raises `Unavailable` while not all are known here."""
+        if not self._view.is_complete:
+            raise Unavailable("not all removals are known here yet", retry_after=1.0)
+        found = self._view.of(org)
+        return None if found is None else found.id
+
     def is_removing(self, org: str) -> bool:
         """Return whether an organization is being removed."""
         return self._view.under_way(org) is not None
