@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -132,6 +133,11 @@ class Whole:
         signature = hmac.new(org.encode(), body, hashlib.sha256).hexdigest()
         headers = PLAIN | {"X-GitHub-Event": "push", "X-Hub-Signature-256": f"sha256={signature}"}
         return (await self.client("POST", f"/hooks/{self.hooks[org]}", data=body, headers=headers)).status
+
+    async def ask_for_keys(self, org: str, until: asyncio.Event) -> None:
+        """Ask for a key of an organization, as `millrace login` does, again and again."""
+        while not until.is_set():
+            await self.client("POST", "/api/v1/logins", json={"host": "anybody"}, headers={"X-Millrace-Org": org})
 
     async def settle(self) -> None:
         """Wait until what was said is in every row that is made of it."""
@@ -314,7 +320,13 @@ async def test_nothing_is_left_of_an_organization_and_another_one_is_untouched(
         assert (await all_.call("PUT", f"/orgs/{GONE}", None, 409, json={}))["detail"].endswith("once that has ended")
         # Once more is the same one.
         assert (await all_.call("DELETE", f"/orgs/{GONE}?erase=true", None, 202))["id"] == begun["id"]
+        # A stranger who goes on asking for its keys does not keep it from its end.
+        is_removed = asyncio.Event()
+        stranger = asyncio.create_task(all_.ask_for_keys(GONE, is_removed))
         ended = await all_.removed(GONE)
+        is_removed.set()
+        await stranger
+        await all_.sql.execute("DELETE FROM gateway.login")
         assert {one["owner"] for one in ended["owners"]} == set(SERVICES)
         assert all((one["found"], one["error"], one["step"]) == ({}, None, "erase") for one in ended["owners"])
         assert await all_.rows(GONE) == {}

@@ -11,12 +11,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import structlog
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.removing.rows import Removal, RemovalRows, RemovalView, entry_of, members_of
-from services.gateway.tables import metadata
+from services.gateway.tables import login, metadata
 from shared import aggregate
 from shared.bus import Bus
+from shared.db import transaction
 from shared.envelope import derived_id, new_id, rfc3339, utc_now
 from shared.errors import Conflict, MillraceError, NotFound, Unavailable
 from shared.leader import lead
@@ -81,7 +83,8 @@ class Remover:
         self._view = view
         self._keepers = keepers
         self._projections = projections
-        self._own = Rows(engine, metadata, {"key_use": "id IN (SELECT id FROM resource WHERE org = :org)"})
+        besides = {"key_use": "id IN (SELECT id FROM resource WHERE org = :org)", "login": "org = :org AND state <> 'pending'"}
+        self._own = Rows(engine, metadata, besides)
         self._entries = RegistryWriter(bus.client, "removals", RemovalEntry)
         self._pause = pause
 
@@ -241,4 +244,7 @@ class Remover:
                 # It was in no list, or there are keys left, which the next round removes.
                 return left
             return left
+        async with transaction(self._engine) as connection:
+            # Not counted: whoever asks for a key of a name need not be of the organization, and could do so for ever.
+            await connection.execute(delete(login).where(login.c.org == org, login.c.state == "pending"))
         return await are_level(list(self._projections.values())) or await self._own.delete(org, deadline)
