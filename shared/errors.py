@@ -125,7 +125,7 @@ class TooSlow(MillraceError):
 
 
 class TooMany(MillraceError):
-    """More at once than one of many may have; `retry_after` is in seconds."""
+    """More at once than one of many may have: try again in `Retry-After` seconds."""
 
     kind = "too_many"
     status = 429
@@ -157,7 +157,7 @@ class PreconditionFailed(MillraceError):
 
 
 class Unavailable(MillraceError):
-    """Try again later; whether it happened may be unknown. `retry_after` is in seconds."""
+    """Try again in `Retry-After` seconds; whether it happened may be unknown."""
 
     kind = "unavailable"
     status = 503
