@@ -73,7 +73,7 @@ class Together(Scripted):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         server: Any = self.server
         server.log.append(("came", self.path))
-        server.together.wait(10)
+        server.together.wait(60)
         server.log.append(("went", self.path))
         self.send_response(200)
         self.send_header("X-Millrace-Change", "created")

@@ -280,6 +280,8 @@ async def test_unfinished_heads_are_closed_and_those_who_wait_for_their_answer_o
 ) -> None:
     monkeypatch.setattr(peers, "HEAD", 3.0)
     monkeypatch.setattr(peers, "LOOKS", 0.1)
+    # The body of the one that is busy comes when all others are gone.
+    monkeypatch.setattr(http, "PACE", Pace(grace=90.0, rate=1024.0, whole=120.0))
     ask = b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n"
     async with (
         source(place, client) as (id_, _),
