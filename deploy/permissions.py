@@ -17,7 +17,7 @@ from shared.messages.log import SERVICES
 from shared.nkeys import Issuer
 from shared.pull import inbox_prefix
 from shared.questions import ASKED
-from shared.streams import BUCKETS, DIGESTS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream, among_replicas
+from shared.streams import BUCKETS, DIGESTS, LOCKING, LOCKS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream, among_replicas
 from shared.subscribers import ADMITTING, CONNECTIONS, KICK, READABLE, SUBSCRIBERS, TOLD, TOLD_ORG
 
 ACCOUNT = "MILLRACE"
@@ -87,6 +87,15 @@ def service_permissions(service: str) -> dict[str, list[str]]:
         publish |= _reading(f"KV_{DIGESTS}") | {f"$KV.{DIGESTS}.>"}
         publish |= {f"{TOLD}.>", f"{TOLD_ORG}.>", CONNECTIONS, KICK.format("*")}
         subscribe.add(ADMITTING)
+    if service in LOCKING:
+        publish |= {
+            f"$KV.{LOCKS}.{service}.>",
+            f"$JS.API.DIRECT.GET.KV_{LOCKS}.$KV.{LOCKS}.{service}.>",
+            f"$JS.API.STREAM.INFO.KV_{LOCKS}",
+            f"$JS.API.CONSUMER.CREATE.KV_{LOCKS}.*.$KV.{LOCKS}.{service}.>",
+            f"$JS.API.CONSUMER.DELETE.KV_{LOCKS}.>",
+            f"$JS.API.CONSUMER.MSG.NEXT.KV_{LOCKS}.>",
+        }
     # Answers to any asker: the inboxes of services, and nothing else, while a question waits (allow_responses).
     publish.add(among_replicas(service, "*"))
     subscribe |= {among_replicas(service, "*"), f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}

@@ -182,6 +182,9 @@ REGISTRIES = (
 SUSPECTS = "suspects"
 # Another one: the trees of the archive's digests, which logs alone reads and writes (`services.logs.digests`).
 DIGESTS = "digests"
+# And the leases and tickets of locks, each service's below its name (`shared.locks`).
+LOCKS = "locks"
+LOCKING = ("executor",)
 
 BUCKETS = (
     Bucket(name="bodies", writers=("gateway", "events"), readers=("executor", "logs"), max_age=7 * DAY),
