@@ -36,6 +36,11 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     """A part of a declaration: small as JSON, and never read in part."""
 
 
+_OF_THE_CONNECTION = frozenset(
+    ("connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+)
+
+
 class Place(Declared, frozen=True, kw_only=True):
     """The place of a text in a request: exactly one of a header, a query parameter, a form's field, a path of a JSON body.
 
@@ -59,6 +64,8 @@ class Place(Declared, frozen=True, kw_only=True):
             raise ValueError("a place is one of header, query, form and json")
         if self.header is not None and self.header != self.header.lower():
             raise ValueError(f"the header {self.header!r} is to be written in lower case")
+        if self.header in _OF_THE_CONNECTION:
+            raise ValueError(f"the header {self.header} is of the connection: no sender puts a text of its own into it")
 
     @property
     def in_body(self) -> bool:

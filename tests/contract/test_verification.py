@@ -453,9 +453,9 @@ def test_a_scheme_that_verifies_less_than_it_seems_to_cannot_be_declared(fields:
         SignatureScheme(**fields)
 
 
-@pytest.mark.parametrize("fields", [{}, {"header": "x", "query": "y"}, {"header": "X-Upper"}])
+@pytest.mark.parametrize("fields", [{}, {"header": "x", "query": "y"}, {"header": "X-Upper"}, {"header": "host"}])
 def test_a_place_is_in_one_part_of_a_request(fields: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"one of|lower case"):
+    with pytest.raises(ValueError, match=r"one of|lower case|of the connection"):
         Place(**fields)
 
 

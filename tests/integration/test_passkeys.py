@@ -60,13 +60,16 @@ async def test_who_holds_a_passkey_signs_in_with_it(place: Place, client: Client
     for _ in range(2):
         got = await answer(client, key.sign(await question(client)))
         assert (got.status, got.json["actor"], got.json["method"]) == (200, "user:ada", "passkey")
-        assert await status(client, browser(client, got)) == 200
+        opened = browser(client, got)
+        assert await status(client, opened) == 200
     assert (await client("GET", "/api/v1/users/ada")).json["methods"] == ["passkey"]
     # The one that is there is not made a second time.
     options = (await client("POST", "/api/v1/me/passkeys/options", headers=ours.changes)).json
     assert [raw(one["id"]) for one in options["excludeCredentials"]] == [key.id]
     (kept,) = (await client("GET", "/api/v1/me/credentials", headers=ours.looks)).json["items"]
     assert (await client("DELETE", f"/api/v1/me/passkeys/{kept['id']}", headers=ours.changes)).status == 204
+    # Nor goes on what it has opened.
+    assert (await status(client, opened), await status(client, ours)) == (401, 200)
     assert (await answer(client, key.sign(await question(client)))).status == 403
 
 

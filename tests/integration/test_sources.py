@@ -108,6 +108,15 @@ async def test_a_secret_of_another_form_is_refused_before_it_closes_the_source(p
         assert "not base64!" not in str(answer)
 
 
+@pytest.mark.parametrize("adapter", ["api_key", "hmac", "jwt"])
+async def test_a_header_that_no_sender_fills_is_refused(place: Place, adapter: str) -> None:
+    async with house(place) as call:
+        settings = {"secret": "a secret of some length, as all ask", "header": "Host", "issuer": "i", "audience": ["a"]}
+        given = {name: one for name, one in settings.items() if adapter == "jwt" or name in {"secret", "header"}}
+        status, said = await call("PUT", "/sources/one", {"adapter": adapter, "settings": given})
+        assert (status, "the header host is of the connection" in said["detail"]) == (422, True), said
+
+
 async def test_no_secret_is_in_the_clear_on_the_bus_or_in_the_database(place: Place) -> None:
     async with house(place) as call, running(place, "logs"):
         settings = {"secret": "clear-one", "previous_secret": "clear-two"}

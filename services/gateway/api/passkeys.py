@@ -123,9 +123,11 @@ async def create_passkey(call: Call[None, NewPasskey]) -> CredentialView:
     example=FOR_USERS,
 )
 async def delete_passkey(call: Call[None, None]) -> Answer:
-    """Forget a passkey of the user who calls."""
-    if not await call.gateway.credentials.forget_passkey(fresh(call).user.id, call.path["id"]):
+    """Forget a passkey of the user who calls. All other sessions end: who has the passkey may have opened one."""
+    session = fresh(call)
+    if not await call.gateway.credentials.forget_passkey(session.user.id, call.path["id"]):
         raise NotFound(f"there is no passkey {call.path['id']!r}")
+    await call.gateway.sessions.end_all(session.user.id, but=session.principal.digest)
     return Answer(status=204)
 
 
