@@ -36,7 +36,8 @@ class Host:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            writer.transport.abort()
+            # What was written is sent yet.
+            writer.close()
 
 
 @asynccontextmanager

@@ -75,6 +75,9 @@ async def reached(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -
         for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("https_proxy", f"http://run:a-token@127.0.0.1:{out.port}")
+        # However long a test takes between two requests.
+        for name in ("_RESTS", "_RESTS_SHORTLY"):
+            monkeypatch.setattr(exchange, name, 3600.0)
         try:
             yield made
         finally:

@@ -111,8 +111,8 @@ async def test_what_a_run_is_told_counts_as_well_over_all_its_attempts(outside: 
     run = await outside.request("listen")
     for _ in range(3):
         await outside.run(run, "waiting")
-        await outside.signal(run, "more", "x" * (LARGE - 1000))
         told = len(await outside.types(run))
+        await outside.signal(run, "more", "x" * (LARGE - 1000))
 
         async def went_on(told: int = told) -> bool:
             types = await outside.types(run)

@@ -176,7 +176,7 @@ async def test_every_giving_out_is_on_record_before_also_of_what_is_in_memory(
         batches = OrderedReader(admin.client, "AUDIT").batches()
         records: list[Audited] = []
         while len(records) < 3:
-            found = [open_message(open_envelope(one.data), Audited) for one in await asyncio.wait_for(anext(batches), 5)]
+            found = [open_message(open_envelope(one.data), Audited) for one in await asyncio.wait_for(anext(batches), 60)]
             records += [one for one in found if one.verb == "given"]
         await batches.aclose()
         assert [one.detail for one in records] == [{"run": "r1", "connection": shown.id, "owner": "acme", "version": 1}] * 3

@@ -58,7 +58,7 @@ async def stored(bus: Bus, stream: str, count: int) -> list[Any]:
     found: list[Any] = []
     batches = OrderedReader(bus.client, stream).batches()
     while len(found) < count:
-        found += [open_envelope(one.data) for one in await asyncio.wait_for(anext(batches), 5)]
+        found += [open_envelope(one.data) for one in await asyncio.wait_for(anext(batches), 60)]
     await batches.aclose()
     info = await bus.client.jetstream().stream_info(stream)
     assert info.state.messages == count

@@ -90,8 +90,13 @@ async def test_a_kept_secret_of_a_connections_client_stays_with_the_provider_tha
         await eventually(is_seen)
         shown = await it.shown()
         assert ("give it again" in shown.reason, "settings" in shown.advice) == (True, True)
-        failures = [one for one in await it.published(shown.id) if isinstance(one, ConnectionRefreshFailed)]
-        assert [one.failure for one in failures] == ["misconfigured"]
+
+        async def failures() -> list[str]:
+            # Each is published after its row is written.
+            return [one.failure for one in await it.published(shown.id) if isinstance(one, ConnectionRefreshFailed)]
+
+        await eventually(failures)
+        assert await failures() == ["misconfigured"]
         assert thief.asked == []
         thief.clients["client"] = "client-secret"
         await it.put("connection", "halo", grant="client_credentials", provider="local", **CLIENT)
@@ -139,8 +144,12 @@ async def test_a_grant_ends_where_its_provider_is_led_elsewhere_and_is_published
             return bool((await it.shown()).status == "needs_reauthorization")
 
         await eventually(is_seen)
-        ended = [one for one in await it.published(shown.id) if isinstance(one, ConnectionNeedsReauthorization)]
-        assert ["another provider" in one.reason for one in ended] == [True]
+
+        async def ended() -> list[str]:
+            return [one.reason for one in await it.published(shown.id) if isinstance(one, ConnectionNeedsReauthorization)]
+
+        await eventually(ended)
+        assert ["another provider" in one for one in await ended()] == [True]
         assert (thief.asked, thief.revoked) == ([], [])
         _, state = await it.begin()
         assert (await it.finish(state)).reason is None

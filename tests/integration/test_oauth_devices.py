@@ -51,12 +51,12 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_43_a_device_is_asked_for_until_it_is_allowed_slower_where_the_provider_says_so(place: Place) -> None:
     async with asking(place, replicas=2) as it:
         it.provider.polls = ["authorization_pending", "slow_down", "authorization_pending", None]
+        began = time.monotonic()
         one = await begun(it)
         address = f"{it.provider.url}/device"
         assert (one.url, one.user_code, one.url_with_code) == (address, "WDJB-MJHT", f"{address}?user_code=WDJB-MJHT")
         first, *_ = it.provider.asked
         assert first.parameters == {"scope": "read write", "client_id": "client", "client_secret": "client-secret"}
-        began = time.monotonic()
         assert (await ended(it, one)).status == "authorized"
         # Twice by the slower pace.
         assert time.monotonic() - began >= 0.4

@@ -7,7 +7,6 @@ import base64
 import errno
 import logging
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -102,7 +101,7 @@ async def test_03_the_loser_of_a_race_returns_what_the_winner_stored(place: Plac
 
 
 async def test_04_a_claim_goes_on_for_as_long_as_its_holder_waits(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "LEASE", timedelta(seconds=1))
+    # Whether it goes on is seen of its end: one that is short might end while the machine stands still.
     monkeypatch.setattr(attempts, "BEAT", 0.1)
     async with asking(place, replicas=2) as it:
         await it.authorize()
@@ -112,10 +111,10 @@ async def test_04_a_claim_goes_on_for_as_long_as_its_holder_waits(place: Place, 
         await came.wait()
         first = (await it.row())["until"]
 
-        async def has_outlived_its_lease() -> bool:
+        async def goes_on() -> bool:
             return bool((await it.row())["until"] > first + timedelta(seconds=1))
 
-        await eventually(has_outlived_its_lease)
+        await eventually(goes_on)
         let.set()
         assert len({(await one).token for one in asked}) == 1
         assert await refreshes(it) == 1
@@ -203,10 +202,10 @@ async def test_06_a_token_that_was_never_stored_is_stored_by_the_next_process(pl
         async with running(place, "oauth", MILLRACE_DATA=str(tmp_path), MILLRACE_EGRESS_ALLOW="127.0.0.1"):
 
             async def is_stored() -> bool:
-                return (await it.row())["version"] == 2
+                # The file goes after the row is there.
+                return (await it.row())["version"] == 2 and not await _files(tmp_path)
 
             await eventually(is_stored)
-            assert await _files(tmp_path) == []
         assert provider.is_alive()
 
 
@@ -364,7 +363,6 @@ async def test_15_and_17_who_is_not_reached_has_seen_nothing(place: Place) -> No
 
 @pytest.mark.parametrize("grace", [True, False])
 async def test_16_a_lost_answer_may_have_rotated(place: Place, monkeypatch: pytest.MonkeyPatch, *, grace: bool) -> None:
-    monkeypatch.setattr(token_endpoint, "REQUEST", 0.5)
     async with asking(place) as it:
         await it.authorize()
         await it.expire()
@@ -375,8 +373,10 @@ async def test_16_a_lost_answer_may_have_rotated(place: Place, monkeypatch: pyte
             return await hangs(asked)
 
         it.provider.faults = [rotates_and_hangs]
-        with pytest.raises(Unavailable, match="did not answer"):
-            await it.given()
+        with monkeypatch.context() as impatient:
+            impatient.setattr(token_endpoint, "REQUEST", 1.0)
+            with pytest.raises(Unavailable, match="did not answer"):
+                await it.given()
         assert (await it.row())["attempting"]
         await it.row("not_before = NULL")
         if grace:
@@ -513,6 +513,8 @@ async def test_34_a_provider_is_asked_some_at_a_time_and_another_one_is_not_held
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduling, "EVERY", 0.05)
+    # Nothing that waits is given up before the end.
+    monkeypatch.setattr(token_endpoint, "REQUEST", 600.0)
     async with asking(place) as it:
         await it.provide(concurrency=3)
         slow = it.provider
@@ -542,11 +544,9 @@ async def test_34_a_provider_is_asked_some_at_a_time_and_another_one_is_not_held
         slow.always = only_quick
         await it.put("provider", "quick", token_url=f"{url}/token", client_id="quick", client_secret="quick-secret")
         await it.put("connection", "quick", grant="client_credentials", provider="quick")
-        began = time.monotonic()
         await it.given("quick")
         await it.put("connection", "plain", token="tok")
         await it.given("plain")
-        assert time.monotonic() - began < 5
         let.set()
 
         async def are_done() -> bool:
@@ -808,7 +808,7 @@ async def messages_of(bus: Bus, stream: str, count: int) -> list[Any]:
     found: list[Any] = []
     batches = OrderedReader(bus.client, stream).batches()
     while len(found) < count:
-        found += await asyncio.wait_for(anext(batches), 5)
+        found += await asyncio.wait_for(anext(batches), 60)
     await batches.aclose()
     return found
 

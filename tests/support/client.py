@@ -54,8 +54,8 @@ class Client:
         """Wait for a delivery to have one of these statuses."""
 
         async def settled() -> Any:
-            items = (await self.call("GET", "/api/v1/deliveries"))["items"]
-            found = next((one for one in items if one["id"] == id_ and one["status"] in statuses), None)
+            page = await self.available("/api/v1/deliveries") or {"items": []}
+            found = next((one for one in page["items"] if one["id"] == id_ and one["status"] in statuses), None)
             if found is None or (found["status"] == "routed" and not found["runs"]):
                 return None
             # Its runs are told by another stream, and their rows come in their own time.
