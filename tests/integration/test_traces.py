@@ -257,7 +257,8 @@ async def test_spans_that_find_no_room_are_dropped_and_counted_and_hold_nothing_
     finally:
         traced.collector.go_on.set()
     await traced.collector.until(lambda: len(traced.collector.of("1".zfill(32))) == 5000 - dropped)
-    assert b"millrace_traces_dropped_total{" in exposition(traced.health)
+    told = exposition(traced.health)
+    assert all(f"millrace_traces_{count}_total{{".encode() in told for count in ("exported", "dropped", "failed"))
 
 
 async def test_a_process_ends_in_time_where_no_collector_is(monkeypatch: pytest.MonkeyPatch) -> None:
