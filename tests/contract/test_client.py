@@ -26,7 +26,7 @@ from nats.aio.msg import Msg
 from deploy.broker import binary
 from shared import client as module
 from shared.client import LEAN_FOR, LeanClient, connect, subscribe, unique_name, write
-from tests.support.cluster import free_ports
+from tests.support.cluster import kept_ports
 from tests.support.inside import eventually
 from tests.support.pausing import paused
 from tests.support.servers import Place
@@ -185,6 +185,7 @@ async def test_a_question_that_nobody_answers_fails_at_once_or_in_time(place: Pl
         with pytest.raises(nats.errors.TimeoutError):
             await client.request("silent", b"", timeout=0.05)
         # The answer that comes too late is nobody's, and does no harm.
+        await heard.count(1)
         (late,) = heard.messages
         await late.respond(b"late")
         await client.flush()
@@ -273,11 +274,14 @@ async def test_publishing_waits_while_the_broker_does_not_read_and_loses_nothing
 
         async with paused(place.broker_pid):
             publishing = asyncio.create_task(publish())
-            done, _ = await asyncio.wait([publishing], timeout=1)
-            assert not done
-            waiting = len(sizes)
-            done, _ = await asyncio.wait([publishing], timeout=0.5)
-            assert len(sizes) == waiting
+
+            async def waits() -> bool:
+                before = len(sizes)
+                await asyncio.sleep(0.5)
+                return 0 < before == len(sizes)
+
+            await eventually(waits)
+            assert not publishing.done()
         await publishing
         assert max(sizes) < 3 * PENDING
         assert [data.partition(b";")[0] for data in await heard.count(400)] == [b"%d" % number for number in range(400)]
@@ -447,36 +451,36 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 
 async def test_over_tls_everything_is_the_same(tmp_path: Path) -> None:
     certificate, key = self_signed(tmp_path)
-    (port,) = free_ports(1)
-    config = tmp_path / "nats.conf"
-    config.write_text(f'listen: "127.0.0.1:{port}"\ntls {{ cert_file: "{certificate}", key_file: "{key}" }}\n')
-    process = await asyncio.create_subprocess_exec(str(binary()), "-c", str(config), stderr=asyncio.subprocess.PIPE)
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(60):
-            while b"Server is ready" not in await process.stderr.readline():
-                pass
-        context = ssl.create_default_context(cafile=str(certificate))
-        client = await connect(f"tls://127.0.0.1:{port}", tls=context)
+    with kept_ports(1) as (port,):
+        config = tmp_path / "nats.conf"
+        config.write_text(f'listen: "127.0.0.1:{port}"\ntls {{ cert_file: "{certificate}", key_file: "{key}" }}\n')
+        process = await asyncio.create_subprocess_exec(str(binary()), "-c", str(config), stderr=asyncio.subprocess.PIPE)
+        assert process.stderr is not None
         try:
-            assert isinstance(client, LeanClient)
-            heard = Heard()
-            await subscribe(client, "a", heard.take)
-            for number in range(100):
-                await client.publish("a", b"%d;" % number + bytes(50_000))
-            assert [data.partition(b";")[0] for data in await heard.count(100)] == [b"%d" % number for number in range(100)]
-            with pytest.raises(nats.errors.NoRespondersError):
-                await client.request("nobody", b"", timeout=10)
-            await client.force_reconnect()
+            async with asyncio.timeout(60):
+                while b"Server is ready" not in await process.stderr.readline():
+                    pass
+            context = ssl.create_default_context(cafile=str(certificate))
+            client = await connect(f"tls://127.0.0.1:{port}", tls=context)
+            try:
+                assert isinstance(client, LeanClient)
+                heard = Heard()
+                await subscribe(client, "a", heard.take)
+                for number in range(100):
+                    await client.publish("a", b"%d;" % number + bytes(50_000))
+                assert [data.partition(b";")[0] for data in await heard.count(100)] == [b"%d" % number for number in range(100)]
+                with pytest.raises(nats.errors.NoRespondersError):
+                    await client.request("nobody", b"", timeout=10)
+                await client.force_reconnect()
 
-            async def again() -> bool:
-                return client.is_connected and client.stats["reconnects"] == 1
+                async def again() -> bool:
+                    return client.is_connected and client.stats["reconnects"] == 1
 
-            await eventually(again)
-            await client.publish("a", b"again")
-            assert (await heard.count(101))[-1] == b"again"
+                await eventually(again)
+                await client.publish("a", b"again")
+                assert (await heard.count(101))[-1] == b"again"
+            finally:
+                await client.close()
         finally:
-            await client.close()
-    finally:
-        process.terminate()
-        await process.wait()
+            process.terminate()
+            await process.wait()

@@ -100,7 +100,7 @@ async def set_back(place: Place, id_: str, by: timedelta) -> None:
 async def test_an_interval_fires_once_for_each_of_its_times_until_it_is_switched_off(place: Place, data: Path) -> None:
     async with river(place, data) as outside:
         await outside.put_file("tick.py", TICK)
-        made = await told(outside.bus, putting("schedule", "often", every=1, workflow="tick", input={"x": 7}))
+        made = await told(outside.bus, putting("schedule", "often", every=1, workflow="tick", input={"x": 7}, overlap="allow"))
         assert made.next_at is not None
         shown = await fired(outside, "often", 4)
         runs = await requested(outside, "often")
@@ -197,7 +197,12 @@ async def test_after_an_outage_what_was_missed_is_made_up_for_as_the_schedule_ha
             await set_back(place, made.id, timedelta(hours=5))
         await fired(outside, "all", 5)
         await fired(outside, "one", 1)
-        await asyncio.sleep(1)
+        for name, number in (("all", 5), ("one", 2), ("none", 1)):
+
+            async def recorded(id_: str = ids[name], number: int = number) -> bool:
+                return len(await firings(place, id_)) >= number
+
+            await eventually(recorded)
         assert consecutive(await requested(outside, "all"), 3600)
         # What was not made up for has a message, too.
         missed = (await requested(outside, "all"))[0].received_at

@@ -131,7 +131,7 @@ async def test_a_backlog_does_not_delay_anothers_run_by_its_length_and_goes_on_i
         backlog = await made.ask("busy", "short", 300)
         await made.going_on("busy", 8)
         [run] = await made.ask("good", "short")
-        good = await made.reached("good", run, "succeeded", within=15)
+        good = await made.reached("good", run, "succeeded")
         for one in backlog:
             await made.reached("busy", one, "succeeded", within=120)
         await made.each_ran_once(backlog)
@@ -161,7 +161,7 @@ async def test_parked_runs_go_on_after_the_executor_that_parked_them_is_gone(
         hogs = await made.ask("evil", "hog", 20, input={"folder": str(shared_folder)})
         await made.going_on("evil", 8)
         [run] = await made.ask("good", "short")
-        await made.reached("good", run, "succeeded", within=10)
+        await made.reached("good", run, "succeeded")
         await made.parked("evil", 4)
     (shared_folder / "go").touch()
     async with stack(place, data) as made:
@@ -178,7 +178,7 @@ async def test_parked_runs_count_as_queued_whether_the_executor_answers_or_not(
             await made.ask("evil", "hog", 20, input={"folder": str(shared_folder)})
             await made.going_on("evil", 8)
             [run] = await made.ask("good", "short")
-            await made.reached("good", run, "succeeded", within=10)
+            await made.reached("good", run, "succeeded")
             await made.parked("evil", 4)
 
             async def counted() -> bool:
@@ -199,7 +199,7 @@ async def test_a_parked_run_is_cancelled_and_expires_like_any_that_has_not_begun
         [unwanted] = await made.ask("default", "hog", **given)
         [late] = await made.ask("default", "hog", deadline=6.0, **given)
         [run] = await made.ask("good", "short")
-        await made.reached("good", run, "succeeded", within=10)
+        await made.reached("good", run, "succeeded")
         for one in (unwanted, late):
             assert (await made.reached("default", one, "waiting")).blocked_on == "worker"
         await cancel(made.outside, unwanted)
