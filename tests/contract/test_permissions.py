@@ -31,7 +31,11 @@ async def refusals(place: Place, service: str, subject: str, *, subscribe: bool 
         answered.set()
 
     client = await nats.connect(
-        place.nats_url(service), error_cb=note, inbox_prefix=inbox_prefix(service).encode(), allow_reconnect=False
+        place.nats_url(service),
+        error_cb=note,
+        inbox_prefix=inbox_prefix(service).encode(),
+        allow_reconnect=False,
+        connect_timeout=20,
     )
     try:
         if subscribe:
