@@ -15,6 +15,7 @@ from services.executor.runs import capabilities
 from services.executor.workspaces import files
 from shared.blobs import Blobs
 from shared.envelope import new_id, open_message
+from shared.errors import NotFound
 from shared.messages import Audited, FileChanged, RunRequested
 from shared.questions.events import DeliveryView, GetDelivery
 from shared.questions.executor import FileView, FindWorkflow, GetFile, GetRun, PutFile, RunView, WorkflowFound
@@ -198,9 +199,17 @@ async def test_a_run_is_given_all_that_its_organization_has_and_says_no_secret(p
         assert {(one.category, one.target, one.outcome) for one in given} == {("secret", "api.key", "ok"), ("token", "halo", "ok")}
         written = [open_message(one, FileChanged) for one in said if one.type == "file.changed"]
         assert next(one.actor for one in written if one.path == "data/out.txt") == f"run:{started.subject}"
-        delivery: DeliveryView = await inside.bus.ask(
-            GetDelivery(org="default", id=json.loads(bytes(accepted[0].data))["delivery"])
-        )
+
+        async def delivered() -> DeliveryView | None:
+            try:
+                view: DeliveryView = await inside.bus.ask(
+                    GetDelivery(org="default", id=json.loads(bytes(accepted[0].data))["delivery"])
+                )
+            except NotFound:
+                return None
+            return view
+
+        delivery: Any = await eventually(delivered)
         assert delivery.type == "order.paid"
 
 

