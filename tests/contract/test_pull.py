@@ -44,6 +44,15 @@ async def waiting_pulls(client: Client) -> list[int]:
     return [info.num_waiting or 0 for info in await client.jetstream(timeout=10).consumers_info(STREAM)]
 
 
+async def one_waits(client: Client) -> None:
+    """Wait until one pull waits at the server, which the reader sends beside what it hands out."""
+
+    async def waits() -> bool:
+        return await waiting_pulls(client) == [1]
+
+    await eventually(waits)
+
+
 @contextlib.asynccontextmanager
 async def reading(client: Client, seen: list[int], *, batch: int = 500, pause: float = 0) -> AsyncIterator[asyncio.Event]:
     """Read the stream for the block into `seen`; the event is set at every batch."""
@@ -96,9 +105,7 @@ async def test_a_reader_keeps_one_pull_at_the_server_under_load_and_idle(place: 
                 await published(writer, 33)
                 await until(seen, moved, round_ * 33)
                 counts += await waiting_pulls(writer)
-            async with asyncio.timeout(60):
-                while await waiting_pulls(writer) != [1]:
-                    pass
+            await one_waits(writer)
         assert max(counts) == 1
         assert seen == list(range(1, 29 * 33 + 1))
 
@@ -132,7 +139,7 @@ async def test_a_pull_that_expires_is_followed_by_one_that_delivers(place: Place
             (consumer,) = await client.jetstream().consumers_info(STREAM)
 
             async def expired() -> bool:
-                return len(addresses) == 3
+                return len(addresses) >= 3
 
             await eventually(expired)
             await published(client, 3)
@@ -143,12 +150,13 @@ async def test_a_pull_that_expires_is_followed_by_one_that_delivers(place: Place
 
 async def test_a_pull_whose_bytes_are_used_up_is_followed_by_the_next(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "PULL_BYTES", 100_000)
+    monkeypatch.setattr(pull, "HEARTBEAT", 9.0)
     async with client_of(place) as client:
         await published(client, 40, size=30_000)
         seen: list[int] = []
         async with reading(client, seen) as moved:
             await until(seen, moved, 40, within=pull.HEARTBEAT)
-            assert await waiting_pulls(client) == [1]
+            await one_waits(client)
         assert seen == list(range(1, 41))
 
 
@@ -162,7 +170,7 @@ async def test_a_broker_killed_in_the_midst_of_pulls_costs_a_reader_nothing_but_
             await until(seen, moved, 4_000, within=60)
             await published(writer, 1)
             await until(seen, moved, 4_001)
-            assert await waiting_pulls(writer) == [1]
+            await one_waits(writer)
         assert seen == list(range(1, 4_002))
 
 
@@ -184,6 +192,7 @@ async def test_a_broker_that_stands_still_for_longer_than_its_heartbeats_is_read
 async def test_the_end_of_a_used_up_pull_that_is_reported_late_is_not_taken_for_that_of_the_next(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pull, "HEARTBEAT", 9.0)  # no pull is taken for lost
     addresses = noted_pulls(monkeypatch)
     async with client_of(place) as client:
         seen: list[int] = []
@@ -194,5 +203,5 @@ async def test_the_end_of_a_used_up_pull_that_is_reported_late_is_not_taken_for_
             await write(client, b"HPUB %b %d %d\r\n%b\r\n" % (addresses[0].encode(), len(head), len(head), head))
             await published(client, 1)
             await until(seen, moved, 3)
-            assert await waiting_pulls(client) == [1]
+            await one_waits(client)
         assert len(addresses) == len(set(addresses)) == 2

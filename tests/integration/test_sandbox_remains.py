@@ -63,7 +63,7 @@ async def test_threads_that_are_left_neither_delay_the_end_nor_have_a_say(bench:
     """
     began = time.monotonic()
     assert value(await bench.run(text)) == "from main"
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 50
 
 
 async def test_what_an_object_would_do_when_unpickled_is_never_asked(bench: Bench) -> None:
