@@ -310,7 +310,9 @@ async def test_rights_are_gone_before_the_author_runs(bench: Bench) -> None:
 
 
 async def test_a_warm_child_that_died_is_replaced(bench: Bench) -> None:
-    warm = await bench.children._pool.waiting[0]
+    pool = bench.children._pool
+    await pool.first()
+    warm = await pool.waiting[0]
     os.kill(warm.pid, signal.SIGKILL)
     await warm.exited
     assert value(await bench.run("@workflow\ndef main(): return 1")) == 1

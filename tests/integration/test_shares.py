@@ -185,7 +185,6 @@ async def test_parked_runs_count_as_queued_whether_the_executor_answers_or_not(
                 return await queue.count() >= 4
 
             await eventually(counted)
-            (shared_folder / "go").touch()
         assert await queue.count() >= 4
 
 

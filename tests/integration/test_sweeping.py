@@ -315,7 +315,8 @@ async def test_a_webhook_without_an_end_is_found_told_once_and_mended_by_a_retry
         shown: DeliveryView = await bus.ask(GetDelivery(org="default", id=alert.id))
         assert (shown.type, shown.data["delivery"], shown.data["source"]) == ("millrace.overdue", id_, "repo")
         await asyncio.sleep(2.5)  # two looks more, which nothing tells of
-        assert [one.type for one in await stream(place, "EVENTS")].count("event.overdue") == 1
+        told = [one for one in await stream(place, "EVENTS") if one.type == "event.overdue"]
+        assert [id_ in bytes(one.data).decode() for one in told].count(True) == 1  # on a slow machine others may be late, too
         assert runtime.health.document()["deliveries"] == {"overdue": 1}
         await bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=id_))
         await outside.delivery(id_, "filtered")
