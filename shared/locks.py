@@ -24,6 +24,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from shared import tasks
 from shared.commit import WRONG_LAST_SEQUENCE
@@ -56,7 +57,7 @@ class _Lease(msgspec.Struct):
 
 
 class _Held(msgspec.Struct):
-    """A lock that is held: the sequence of its newest message, and until when, by the clock of the event loop."""
+    """A lock that was taken: the sequence of its newest message, and until when at first, by the clock of the event loop."""
 
     subject: str
     lease: _Lease
@@ -181,23 +182,19 @@ class Locks:
             # A broker that is away for less than the lease is long disturbs nobody.
             with contextlib.suppress(Unavailable):
                 renewed = await self._publish(held.subject, document, seconds=self._lease, expected=held.sequence)
-                if renewed is None:
-                    # An attempt before may have been stored, and its answer lost.
-                    renewed = await self._newest(held)
-                    if renewed is None:
-                        bound.reschedule(loop.time())
-                        return
-                    held.sequence, pause = renewed, 0
-                    continue
-                held.sequence, held.until = renewed, begun + self._safe
-                bound.reschedule(held.until)
+                if renewed is not None:
+                    held.sequence = renewed
+                    bound.reschedule(begun + self._safe)
+                elif (newest := await self._newest(held)) is not None:
+                    # An attempt before was stored, and its answer lost.
+                    held.sequence, pause = newest, 0
+                else:
+                    bound.reschedule(loop.time())
+                    return
 
     async def _newest(self, held: _Held) -> int | None:
         """Return the sequence of the lock's newest message if that is still this holder's."""
-        try:
-            msg = await self._client.request(f"$JS.API.DIRECT.GET.{_STREAM}.{held.subject}", timeout=_REQUEST)
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise Unavailable(f"the broker did not answer: {type(error).__name__}") from error
+        msg = await self._request(f"$JS.API.DIRECT.GET.{_STREAM}.{held.subject}")
         lease = _lease_of(msg.data)
         return int((msg.headers or {})["Nats-Sequence"]) if lease is not None and lease.token == held.lease.token else None
 
@@ -218,15 +215,18 @@ class Locks:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
         if operation is not None:
             headers["KV-Operation"] = operation
-        try:
-            answer = json.loads((await self._client.request(subject, document, timeout=_REQUEST, headers=headers)).data)
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise Unavailable(f"the broker did not answer: {type(error).__name__}") from error
+        answer = json.loads((await self._request(subject, document, headers)).data)
         if refused := answer.get("error"):
             if refused.get("err_code") in WRONG_LAST_SEQUENCE:
                 return None
             raise Unavailable(f"the broker refused a lock: {refused.get('description')}")
         return int(answer["seq"])
+
+    async def _request(self, subject: str, document: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
+        try:
+            return await self._client.request(subject, document, timeout=_REQUEST, headers=headers)
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise Unavailable(f"the broker did not answer: {type(error).__name__}") from error
 
 
 class _Queue:

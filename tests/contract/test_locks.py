@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 from nats.errors import TimeoutError as NotInTime
@@ -16,11 +14,11 @@ from nats.errors import TimeoutError as NotInTime
 from shared.errors import Conflict, Unavailable
 from shared.locks import LockLost, Locks
 from tests.support.inside import bus_of, eventually
+from tests.support.programs import module
 from tests.support.servers import Place
 
 # Seconds of a lease that is renewed in time on a busy machine, and is not waited for too long.
 SHORT = 3
-ROOT = Path(__file__).parents[2]
 
 
 @asynccontextmanager
@@ -29,16 +27,9 @@ async def locks_of(place: Place, lease: int = 30) -> AsyncIterator[Locks]:
         yield Locks(bus.client, "executor", lease=lease)
 
 
-@asynccontextmanager
-async def contender(place: Place, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    command = (sys.executable, "-m", "tests.support.contender", place.nats_url("executor"), name, str(SHORT))
-    one = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
-    try:
-        yield one
-    finally:
-        if one.returncode is None:
-            one.kill()
-        await one.wait()
+def contender(place: Place, name: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    arguments = (place.nats_url("executor"), name, str(SHORT))
+    return module("tests.support.contender", *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
 
 
 @asynccontextmanager

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -19,22 +16,14 @@ from shared.streams import WORK
 from tests.contract.test_handling import Yields, dead_letters, events_of, filtered, handling, received
 from tests.support.dying import DEADLY
 from tests.support.inside import bus_of, eventually
+from tests.support.programs import module
 from tests.support.servers import Place
 
 PARSE = next(work for work in WORK if work.name == "events-parse")
-ROOT = Path(__file__).parents[2]
 
 
-@asynccontextmanager
-async def process(place: Place) -> AsyncIterator[asyncio.subprocess.Process]:
-    command = (sys.executable, "-m", "tests.support.dying", place.nats_url("events"))
-    one = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
-    try:
-        yield one
-    finally:
-        if one.returncode is None:
-            one.kill()
-        await one.wait()
+def process(place: Place) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return module("tests.support.dying", place.nats_url("events"), stderr=asyncio.subprocess.DEVNULL)
 
 
 async def test_a_message_that_ends_its_process_is_buried_and_those_in_hand_with_it_are_not(place: Place) -> None:

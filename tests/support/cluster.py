@@ -44,12 +44,6 @@ def kept_ports(count: int) -> Iterator[list[int]]:
         yield [one.getsockname()[1] for one in sockets]
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that the system gave out a moment ago."""
-    with kept_ports(count) as ports:
-        return ports
-
-
 @asynccontextmanager
 async def running_cluster(folder: Path) -> AsyncIterator[Cluster]:
     """Run three nodes with every stream on all three, for the block."""

@@ -50,6 +50,18 @@ async def output(
 
 
 @asynccontextmanager
+async def module(name: str, *arguments: str, **pipes: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a module of the tests as a process of its own for the block; it is killed at the end if it still goes on."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", name, *arguments, cwd=ROOT, **pipes)  # type: ignore[arg-type]
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
 async def started_service(place: Place, service: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a service as a process of its own, which has started; it may be killed."""
     process = await asyncio.create_subprocess_exec(
