@@ -17,7 +17,20 @@ from shared.messages.log import SERVICES
 from shared.nkeys import Issuer
 from shared.pull import inbox_prefix
 from shared.questions import ASKED
-from shared.streams import BUCKETS, DIGESTS, LOCKING, LOCKS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream, among_replicas
+from shared.streams import (
+    BUCKETS,
+    CACHE,
+    CACHING,
+    DIGESTS,
+    LOCKING,
+    LOCKS,
+    REGISTRIES,
+    STREAMS,
+    SUSPECTS,
+    WORK,
+    Stream,
+    among_replicas,
+)
 from shared.subscribers import ADMITTING, CONNECTIONS, KICK, READABLE, SUBSCRIBERS, TOLD, TOLD_ORG
 
 ACCOUNT = "MILLRACE"
@@ -95,6 +108,12 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             f"$JS.API.CONSUMER.CREATE.KV_{LOCKS}.*.$KV.{LOCKS}.{service}.>",
             f"$JS.API.CONSUMER.DELETE.KV_{LOCKS}.>",
             f"$JS.API.CONSUMER.MSG.NEXT.KV_{LOCKS}.>",
+        }
+    if service in CACHING:
+        publish |= {
+            f"$KV.{CACHE}.{service}.>",
+            f"$JS.API.DIRECT.GET.KV_{CACHE}.$KV.{CACHE}.{service}.>",
+            f"$JS.API.STREAM.INFO.KV_{CACHE}",
         }
     # Answers to any asker: the inboxes of services, and nothing else, while a question waits (allow_responses).
     publish.add(among_replicas(service, "*"))

@@ -35,7 +35,20 @@ from shared.envelope import new_id
 from shared.messages.log import SERVICES
 from shared.projection import INCARNATION
 from shared.pull import StreamError, api_request
-from shared.streams import BUCKETS, DAY, DIGESTS, DUPLICATE_WINDOW, LOCKS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream
+from shared.streams import (
+    BUCKETS,
+    CACHE,
+    CACHED_BYTES,
+    DAY,
+    DIGESTS,
+    DUPLICATE_WINDOW,
+    LOCKS,
+    REGISTRIES,
+    STREAMS,
+    SUSPECTS,
+    WORK,
+    Stream,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 _NANO = 1_000_000_000
@@ -90,6 +103,10 @@ async def prepare_broker(url: str, *, replicas: int = 1, aging: bool = True) -> 
             _stream(client, _registry_config(DIGESTS, replicas)),
             _stream(client, _registry_config(SUSPECTS, replicas) | {"max_age": int(7 * DAY * _NANO)}),
             _stream(client, _registry_config(LOCKS, replicas) | {"discard": "old", "allow_msg_ttl": True}),
+            _stream(
+                client,
+                _registry_config(CACHE, replicas) | {"discard": "old", "allow_msg_ttl": True, "max_bytes": CACHED_BYTES},
+            ),
             *(_stream(client, _bucket_config(bucket.name, bucket.max_age, replicas)) for bucket in BUCKETS),
         )
     except StreamError as error:

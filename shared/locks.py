@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import math
 import uuid
 from collections.abc import AsyncIterator
@@ -24,11 +23,10 @@ from weakref import WeakValueDictionary
 import msgspec
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 
 from shared import tasks
-from shared.commit import WRONG_LAST_SEQUENCE
 from shared.errors import Conflict, MillraceError, Unavailable
+from shared.expiring import MARKED, REQUEST, Expiring
 from shared.pull import Delivered, OrderedReader, StreamError
 from shared.streams import LOCKS
 
@@ -38,9 +36,6 @@ LEASE = 10
 MARGIN = 0.1
 # Seconds that each waiter has, when its turn has come, before the next one tries.
 GRACE = 0.25
-# Seconds after which a mark that a lock is free, or a ticket taken back, is forgotten: the least that the broker takes.
-_FREE = 1
-_REQUEST = 2.0
 _STREAM = f"KV_{LOCKS}"
 
 
@@ -71,6 +66,7 @@ class Locks:
 
     def __init__(self, client: Client, service: str, *, lease: int = LEASE) -> None:
         self._client = client
+        self._messages = Expiring(client, LOCKS)
         self._service = service
         self._lease = lease
         self._here: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -124,7 +120,7 @@ class Locks:
         queue = _Queue(self._client, key, lease.token)
         reading = asyncio.create_task(queue.read())
         try:
-            await self._publish(queue.ticket, b"", seconds=math.ceil(wait) + self._lease)
+            await self._messages.put(queue.ticket, b"", seconds=math.ceil(wait) + self._lease)
             return await self._wait(queue, lease, begun, until)
         except TimeoutError as error:
             if queue.trouble is not None:
@@ -135,7 +131,7 @@ class Locks:
             # Nobody waits for these: tickets of the dead cost the others `GRACE` once.
             with contextlib.suppress(nats.errors.Error, OSError):
                 for ticket in queue.passed:
-                    await self._client.publish(ticket, b"", headers={"KV-Operation": "DEL", "Nats-TTL": f"{_FREE}s"})
+                    await self._client.publish(ticket, b"", headers={"KV-Operation": "DEL", "Nats-TTL": f"{MARKED}s"})
 
     async def _wait(self, queue: _Queue, lease: _Lease, tried: float, deadline: float) -> _Held:
         """Return the lock when it is had, which was `tried` before. Raises `TimeoutError` at the deadline, and one more try."""
@@ -155,7 +151,7 @@ class Locks:
                         if (held := await self._take(queue.subject, lease, expected)) is not None:
                             queue.passed += queue.ahead()
                             return held
-            elif (timeout := (min(due, deadline) if queue.complete else deadline + _REQUEST) - loop.time()) <= 0:
+            elif (timeout := (min(due, deadline) if queue.complete else deadline + REQUEST) - loop.time()) <= 0:
                 raise TimeoutError
             else:
                 with contextlib.suppress(TimeoutError):
@@ -168,7 +164,7 @@ class Locks:
 
     async def _take(self, subject: str, lease: _Lease, expected: int) -> _Held | None:
         begun = asyncio.get_running_loop().time()
-        sequence = await self._publish(subject, msgspec.json.encode(lease), seconds=self._lease, expected=expected)
+        sequence = await self._messages.put(subject, msgspec.json.encode(lease), seconds=self._lease, expected=expected)
         return None if sequence is None else _Held(subject, lease, sequence, sequence, begun + self._safe)
 
     async def _renew(self, held: _Held, bound: asyncio.Timeout) -> None:
@@ -181,7 +177,7 @@ class Locks:
             pause, begun = self._lease / 3, loop.time()
             # A broker that is away for less than the lease is long disturbs nobody.
             with contextlib.suppress(Unavailable):
-                renewed = await self._publish(held.subject, document, seconds=self._lease, expected=held.sequence)
+                renewed = await self._messages.put(held.subject, document, seconds=self._lease, expected=held.sequence)
                 if renewed is not None:
                     held.sequence = renewed
                     bound.reschedule(begun + self._safe)
@@ -194,39 +190,14 @@ class Locks:
 
     async def _newest(self, held: _Held) -> int | None:
         """Return the sequence of the lock's newest message if that is still this holder's."""
-        msg = await self._request(f"$JS.API.DIRECT.GET.{_STREAM}.{held.subject}")
-        lease = _lease_of(msg.data)
-        return int((msg.headers or {})["Nats-Sequence"]) if lease is not None and lease.token == held.lease.token else None
+        sequence, document = await self._messages.get(held.subject)
+        lease = _lease_of(document)
+        return sequence if lease is not None and lease.token == held.lease.token else None
 
     async def _free(self, held: _Held) -> None:
         """Give a lock back; one that is not ours any more stays as it is. A broker that is away frees it in time."""
         with contextlib.suppress(MillraceError):
-            await self._publish(held.subject, b"", seconds=_FREE, expected=held.sequence, operation="DEL")
-
-    async def _publish(
-        self, subject: str, document: bytes, *, seconds: int, expected: int | None = None, operation: str | None = None
-    ) -> int | None:
-        """Store a message for some seconds; returns its sequence, None if the last one was not as expected.
-
-        Raises `Unavailable` where it is not known whether it is stored.
-        """
-        headers = {"Nats-TTL": f"{seconds}s"}
-        if expected is not None:
-            headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
-        if operation is not None:
-            headers["KV-Operation"] = operation
-        answer = json.loads((await self._request(subject, document, headers)).data)
-        if refused := answer.get("error"):
-            if refused.get("err_code") in WRONG_LAST_SEQUENCE:
-                return None
-            raise Unavailable(f"the broker refused a lock: {refused.get('description')}")
-        return int(answer["seq"])
-
-    async def _request(self, subject: str, document: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
-        try:
-            return await self._client.request(subject, document, timeout=_REQUEST, headers=headers)
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise Unavailable(f"the broker did not answer: {type(error).__name__}") from error
+            await self._messages.remove(held.subject, expected=held.sequence)
 
 
 class _Queue:

@@ -184,7 +184,13 @@ SUSPECTS = "suspects"
 DIGESTS = "digests"
 # And the leases and tickets of locks, each service's below its name (`shared.locks`).
 LOCKS = "locks"
-LOCKING = ("executor",)
+LOCKING = ("executor", "gateway")
+# And answers that took long to work out, each service's below its name and the organization (`shared.cache`): bytes of all, of
+# which the oldest go, and entries of one organization.
+CACHE = "cache"
+CACHING = ("gateway",)
+CACHED_BYTES = 1024**3
+CACHED_KEYS = 500
 
 BUCKETS = (
     Bucket(name="bodies", writers=("gateway", "events"), readers=("executor", "logs"), max_age=7 * DAY),

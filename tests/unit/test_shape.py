@@ -13,10 +13,10 @@ from services.executor.sandbox.ground import _copy_of_sdk
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "adapters", "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "calendars", "charsets",
-    "checkpoint", "circuits", "client", "commit",
+    "adapters", "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "cache", "calendars",
+    "charsets", "checkpoint", "circuits", "client", "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "erasing",
-    "errors", "health", "health_server", "http", "leader", "letters", "levels", "lingering", "locks", "log",
+    "errors", "expiring", "health", "health_server", "http", "leader", "letters", "levels", "lingering", "locks", "log",
     "messages", "metrics", "observing", "organizations",
     "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registering", "registry", "resources", "runs", "salvage", "schemas", "sending", "service",
