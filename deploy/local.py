@@ -7,6 +7,7 @@ import socket
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -43,10 +44,17 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--public-url", help="The address under which senders of webhooks reach this.")
 @click.option("--nats", help="Administrator URL of a NATS server to use instead of the embedded one.")
 @click.option("--postgres", help="Administrator URL of a Postgres database to use instead of the embedded one.")
+@click.option(
+    "--nats-replicas",
+    "copies",
+    type=click.IntRange(1, 5),
+    envvar="MILLRACE_NATS_REPLICAS",
+    help="Copies of each stream; unless given 3 where NATS is a cluster, else 1.",
+)
 @click.option("--unsafe", is_flag=True, help="Run workflows even where no sandbox is available.")
-def main(*, data: Path, host: str, port: int, public_url: str | None, nats: str | None, postgres: str | None, unsafe: bool) -> None:
+def main(*, data: Path, host: str, port: int, **chosen: Any) -> None:
     """Start everything on this machine and keep it running until SIGINT or SIGTERM."""
-    options = Options(public_url=public_url, nats=nats, postgres=postgres, unsafe=unsafe)
+    options = Options(**chosen)
     try:
         if sys.version_info < OLDEST_PYTHON:
             message = f"Millrace needs Python {'.'.join(map(str, OLDEST_PYTHON))} or later."
@@ -97,6 +105,8 @@ async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: 
             return
         health = starting.result()
         announce(folder, stack, credentials, url)
+        for warning in stack.warnings:
+            click.echo(f"WARNING: {warning}", err=True)
         sandbox = health["executor"].get("sandbox")
         if isinstance(sandbox, dict) and sandbox.get("tier") == "none":
             click.echo("WARNING: RUNS ARE NOT ISOLATED (--unsafe): workflows can do whatever their user can do.", err=True)

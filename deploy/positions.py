@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-import nats
 import nats.errors
 from nats.aio.client import Client
 
 from deploy.errors import StartError
+from shared.client import connect
 from shared.envelope import new_id
 from shared.projection import INCARNATION
 from shared.pull import api_request
@@ -57,7 +57,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 async def administrator(url: str) -> AsyncIterator[Client]:
     """Connect to the broker with administrator rights for the block. Raises `StartError` when it cannot be reached."""
     try:
-        client = await nats.connect(
+        client = await connect(
             url, name="millrace-admin", connect_timeout=5, max_reconnect_attempts=1, allow_reconnect=False, error_cb=_quiet
         )
     except (nats.errors.Error, OSError, TimeoutError) as error:

@@ -12,13 +12,13 @@ import hashlib
 import hmac
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import click
-import nats
 import nats.errors
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -27,11 +27,15 @@ from nats.aio.client import Client
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from deploy import given
 from deploy.credentials import Credentials, load_or_create
 from deploy.errors import StartError
 from deploy.permissions import nats_config
+from shared.addresses import writable
+from shared.client import cluster_of, connect
 from shared.durables import bring
 from shared.envelope import new_id
+from shared.errors import Unavailable
 from shared.messages.log import SERVICES
 from shared.projection import INCARNATION
 from shared.pull import StreamError, api_request
@@ -57,45 +61,57 @@ _NAME_IN_USE = 10058
 # In a stream's metadata while `millrace rebuild` refills it; its value is the first sequence.
 REFILLING = "millrace_refilling"
 OLDEST_NATS = (2, 12)  # atomic batches and schedules
-OLDEST_POSTGRES = 150000  # server_version_num; partitioning and MERGE as used
+# Copies of each stream in a cluster: one server of three may be away.
+IN_A_CLUSTER = 3
 # A statement of a service that runs longer than this is a mistake; searches set a shorter one themselves.
 STATEMENT_TIMEOUT = "30s"
 
 
-async def prepare(*, nats_url: str, database_url: str, credentials: Credentials, replicas: int = 1) -> None:
+async def prepare(*, nats_url: str, database_url: str, credentials: Credentials, replicas: int | None = None) -> int:
     """Bring the broker and the database to the needs of this version; `credentials` name the passwords of the services.
 
-    Both URLs are an administrator's. Raises `StartError` when a server is too old or cannot be reached.
+    Both URLs are an administrator's. Returns how many copies of each stream there are. Raises `StartError` when a server is too
+    old, cannot be reached, or does not allow it.
     """
     await prepare_database(database_url, credentials)
-    await prepare_broker(nats_url, replicas=replicas)
+    return await prepare_broker(nats_url, replicas=replicas)
 
 
 # -- the broker -----------------------------------------------------------------------------------------------------------
 
 
-async def prepare_broker(url: str, *, replicas: int = 1, aging: bool = True) -> None:
+async def prepare_broker(url: str, *, replicas: int | None = None, aging: bool = True) -> int:
     """Make every stream, consumer, registry and bucket of `shared.streams` that is missing, and update the others.
 
-    Not `aging`: streams that are there keep the age limits that they have.
+    Without `replicas` there are three copies of each stream where the server belongs to a cluster, one where it stands alone, and
+    never fewer than there are. Not `aging`: streams that are there keep the age limits that they have. Returns how many copies.
     """
+    said: list[Exception] = []
+
+    async def hear(error: Exception) -> None:
+        said.append(error)
+
     try:
-        client = await nats.connect(
+        client = await connect(
             url,
             name="millrace-prepare",
             connect_timeout=5,
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
-            error_cb=_quiet,
+            error_cb=hear,
         )
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise StartError(f"The NATS server cannot be reached: {type(error).__name__}.") from error
+        raise StartError(given.unreached(url, [error, *said])) from error
     try:
         version = client.connected_server_version
         if (version.major, version.minor) < OLDEST_NATS:
             found = f"{version.major}.{version.minor}.{version.patch}"
             raise StartError(f"The NATS server is {found}; Millrace needs {'.'.join(map(str, OLDEST_NATS))} or newer.")
+        await given.check_jetstream(client)
+        asked, replicas = replicas, replicas or (IN_A_CLUSTER if cluster_of(client) else 1)
+        if asked is None:
+            replicas = max(replicas, await _copies(client))
         await asyncio.gather(*(_stream(client, stream_config(stream, replicas), aging=aging) for stream in STREAMS))
         await asyncio.gather(
             *(bring(client, work) for work in WORK),
@@ -109,14 +125,25 @@ async def prepare_broker(url: str, *, replicas: int = 1, aging: bool = True) -> 
             ),
             *(_stream(client, _bucket_config(bucket.name, bucket.max_age, replicas)) for bucket in BUCKETS),
         )
-    except StreamError as error:
-        raise StartError(f"The NATS server refused: {error}.") from error
+        return replicas
+    except (StreamError, Unavailable) as error:
+        raise StartError(given.refused(error, said, replicas)) from error
     finally:
         await client.close()
 
 
-async def _quiet(_error: Exception) -> None:
-    """Print nothing: errors that matter are raised, as one sentence."""
+async def _copies(client: Client) -> int:
+    """Return how many copies the stream with the most has; 0 without streams."""
+    found = []
+    for stream in STREAMS:
+        try:
+            info = await api_request(client, f"$JS.API.STREAM.INFO.{stream.name}", None)
+        except StreamError as error:
+            if error.code != _NO_STREAM:
+                raise
+        else:
+            found.append(int(info["config"]["num_replicas"]))
+    return max(found, default=0)
 
 
 def stream_config(stream: Stream, replicas: int) -> dict[str, Any]:
@@ -195,17 +222,22 @@ async def _stream(client: Client, config: dict[str, Any], *, aging: bool = True)
 async def prepare_database(url: str, credentials: Credentials) -> None:
     """Make the services' roles and schemas in the database of `url` and bring their tables to this version."""
     try:
-        connection = await asyncpg.connect(url, timeout=10, server_settings={"application_name": "millrace-prepare"})
+        connection = await asyncpg.connect(
+            url, timeout=10, server_settings={"application_name": "millrace-prepare"}, **writable(url)
+        )
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-        raise StartError(f"The Postgres server cannot be reached: {type(error).__name__}.") from error
+        raise StartError(f"The Postgres server cannot be reached: {given.without_secret(error, url)}.") from error
     try:
-        number = int(await connection.fetchval("SHOW server_version_num"))
-        if number < OLDEST_POSTGRES:
-            raise StartError(f"The Postgres server is {number // 10000}; Millrace needs {OLDEST_POSTGRES // 10000} or newer.")
+        await given.check_database(connection)
         await connection.execute("SELECT pg_advisory_lock(hashtextextended('millrace prepare', 0))")
         for service in SERVICES:
             await _role(connection, service, credentials.postgres[service])
         await _migrate_all(url)
+    except asyncpg.InsufficientPrivilegeError as error:
+        user = await connection.fetchval("SELECT current_user")
+        raise StartError(
+            f"The Postgres user {user} may not do what is needed ({error}): give the URL of an administrator."
+        ) from error
     finally:
         await connection.close()
 
@@ -240,7 +272,7 @@ def scram_verifier(password: str, *, salt: bytes | None = None, iterations: int 
 
 
 async def _migrate_all(url: str) -> None:
-    engine = create_async_engine("postgresql+asyncpg://" + url.partition("://")[2])
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=partial(asyncpg.connect, url, **writable(url)))
     try:
         for service in SERVICES:
             versions = ROOT / "services" / service / "migrations"
@@ -272,24 +304,39 @@ def _migrate(connection: Connection, service: str, versions: Path) -> None:
 
 
 @click.command()
-@click.option("--nats", "nats_url", envvar="MILLRACE_ADMIN_NATS_URL", required=True, help="Administrator URL of NATS.")
-@click.option("--postgres", "database_url", envvar="MILLRACE_ADMIN_DATABASE_URL", required=True, help="Administrator URL.")
+@click.option("--nats", "nats_url", envvar="MILLRACE_ADMIN_NATS_URL", help="Administrator URL of NATS.")
+@click.option("--postgres", "database_url", envvar="MILLRACE_ADMIN_DATABASE_URL", help="Administrator URL of Postgres.")
 @click.option("--credentials", "path", type=click.Path(path_type=Path), required=True, help="File of the secrets, made once.")
-@click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="Copies of each stream.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 5),
+    envvar="MILLRACE_NATS_REPLICAS",
+    help="Copies of each stream; unless given 3 in a cluster, else 1.",
+)
 @click.option("--print-nats-config", is_flag=True, help="Print the server's configuration with users instead of connecting.")
-def main(nats_url: str, database_url: str, path: Path, replicas: int, *, print_nats_config: bool) -> None:
+def main(nats_url: str | None, database_url: str | None, path: Path, replicas: int | None, *, print_nats_config: bool) -> None:
     """Prepare an external NATS and Postgres; writes each service's credentials to a file of mode 0600."""
     try:
         credentials = load_or_create(path, os.environ.get("MILLRACE_ADMIN_KEY"))
         if print_nats_config:
-            port = urlsplit(nats_url).port or 4222
+            port = urlsplit(nats_url or "").port or 4222
             click.echo(nats_config(credentials, listen=f"0.0.0.0:{port}", store_dir="/data/jetstream"))
             return
-        asyncio.run(prepare(nats_url=nats_url, database_url=database_url, credentials=credentials, replicas=replicas))
+        if not nats_url or not database_url:
+            raise click.UsageError("--nats and --postgres are needed.")
+        copies, warnings = asyncio.run(_prepared(nats_url, database_url, credentials, replicas))
     except StartError as error:
         click.echo(f"prepare: {error}", err=True)
         sys.exit(2)
-    click.echo(f"prepared; the services' credentials are in {path}")
+    for warning in warnings:
+        click.echo(f"WARNING: {warning}", err=True)
+    click.echo(f"prepared, with {copies} of each stream; the services' credentials are in {path}")
+
+
+async def _prepared(nats_url: str, database_url: str, credentials: Credentials, replicas: int | None) -> tuple[int, list[str]]:
+    await given.check_users(nats_url, credentials)
+    copies = await prepare(nats_url=nats_url, database_url=database_url, credentials=credentials, replicas=replicas)
+    return copies, [*await given.doubts_of_broker(nats_url, credentials), *await given.doubts_of_database(database_url)]
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from deploy.concurrency import together
 from deploy.credentials import SERVICES, Credentials
 from deploy.files import bound
 from deploy.folder import DataFolder
+from deploy.given import check_users, doubts_of_broker, doubts_of_database
 from deploy.liveness import Liveness
 from deploy.prepare import prepare
 from deploy.reach import make_sandbox_folder
@@ -99,6 +100,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     nats: str | None
     postgres: str | None
     unsafe: bool
+    # Of each stream on the broker; as many as there are servers for unless given.
+    copies: int | None = None
 
 
 class Stack:
@@ -126,6 +129,9 @@ class Stack:
         )
         self._services: dict[str, Supervised] = {}
         self._bounding: asyncio.Task[None] | None = None
+        # After the start: how many copies of each stream there are, and what given servers should be and are not.
+        self.copies = 0
+        self.warnings: list[str] = []
 
     @property
     def service_pids(self) -> dict[str, int | None]:
@@ -140,7 +146,7 @@ class Stack:
     async def start(self) -> dict[str, dict[str, Any]]:
         """Start everything; return the answer of each service's /readyz when all are ready. StartError when one is not in time."""
         await self.stores.start()
-        await prepare(nats_url=self.stores.nats_url, database_url=self.stores.database_url, credentials=self._credentials)
+        await self._prepare()
         await self.stores.prepared()
         self._bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         health = self._sockets / "health"
@@ -161,6 +167,18 @@ class Stack:
         if self._bounding is not None:
             self._bounding.cancel()
             await asyncio.gather(self._bounding, return_exceptions=True)
+
+    async def _prepare(self) -> None:
+        options, stores = self._options, self.stores
+        if options.nats is not None:
+            await check_users(options.nats, self._credentials)
+        self.copies = await prepare(
+            nats_url=stores.nats_url, database_url=stores.database_url, credentials=self._credentials, replicas=options.copies
+        )
+        self.warnings = [
+            *(await doubts_of_broker(options.nats, self._credentials) if options.nats else []),
+            *(await doubts_of_database(options.postgres) if options.postgres else []),
+        ]
 
     def _service(self, name: str, health: Path) -> Supervised:
         async def unlink_health_socket() -> None:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 from deploy.broker import ADMIN, EmbeddedNats
 from deploy.concurrency import together
@@ -13,6 +12,7 @@ from deploy.folder import DataFolder
 from deploy.permissions import nats_config
 from deploy.postgres import SETTINGS, SUPERUSER, EmbeddedPostgres
 from deploy.supervise import State
+from shared.addresses import with_user
 
 DATABASE = "millrace"
 # Seconds after the beginning of a stop at which each one must be gone.
@@ -139,10 +139,3 @@ class Stores:
         if self._postgres is not None:
             return self._postgres.url(user, password, DATABASE)
         return with_user(self._given_postgres or "", user, password)
-
-
-def with_user(url: str, user: str, password: str) -> str:
-    """Return a URL with another user and password in it."""
-    parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{place}").geturl()

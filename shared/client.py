@@ -26,6 +26,7 @@ from nats.aio.subscription import Subscription
 from nats.nuid import NUID
 from nats.protocol.parser import PONG
 
+from shared.addresses import servers_of, user_of
 from shared.wire import Wire
 
 # Private parts are replaced: of this version, which pyproject.toml pins too. Any other is used as it is, and slower.
@@ -45,10 +46,19 @@ _nuid = NUID()
 
 
 async def connect(servers: str | list[str], **options: Any) -> Client:
-    """Connect with the options of nats-py's `connect`. Raises OSError or nats' errors."""
-    client = _new_client([servers] if isinstance(servers, str) else servers)
-    await client.connect(servers, **options)
+    """Connect with the options of nats-py's `connect`; a URL may name several servers. Raises OSError or nats' errors."""
+    named = [one for url in ([servers] if isinstance(servers, str) else servers) for one in servers_of(url)]
+    client = _new_client(named)
+    # A server of the cluster tells of others, whose addresses have no user.
+    user = user_of(named[0])
+    given = {} if user is None else {"user": user[0], "password": user[1]}
+    await client.connect(named, **(given | options))
     return client
+
+
+def cluster_of(client: Client) -> str | None:
+    """Return the name of the cluster that the server in use belongs to; None when it stands alone."""
+    return client._server_info.get("cluster") or None
 
 
 def count_error(client: Client) -> None:

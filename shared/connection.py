@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import nats.errors
 import structlog
@@ -104,11 +103,3 @@ async def attend(client: Client) -> None:
         await asyncio.sleep(ATTENDED_EVERY)  # neither is reported
         if is_given_up(client):
             raise GaveUp("the client does not try to reach the broker any more")
-
-
-def without_password(url: str) -> str:
-    """Return `url` as it may be shown."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:…@{parts.netloc.rpartition('@')[2]}"))

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.util import greenlet_spawn
 
 from shared import tracing
+from shared.addresses import writable
 from shared.config import POOL_WAIT, STATEMENT_WAIT, Settings
 from shared.errors import MillraceError, Unavailable
 from shared.health import Health
@@ -124,7 +126,16 @@ def open_engine(
     so that `url` may be that of a pooler that gives each transaction another one, if it knows prepared statements by name.
     """
     engine = create_async_engine(
-        _driver_url(url),
+        "postgresql+asyncpg://",
+        # The driver reads the URL itself, which may name several servers.
+        async_creator=partial(
+            asyncpg.connect,
+            url,
+            timeout=CONNECT_WAIT,
+            command_timeout=statement,
+            server_settings={"application_name": f"millrace-{service}", **(settings or {})},
+            **writable(url),
+        ),
         poolclass=CountingPool,
         pool_size=pool_size,
         max_overflow=0,
@@ -134,11 +145,6 @@ def open_engine(
         hide_parameters=True,
         json_serializer=lambda value: msgspec.json.encode(value).decode(),
         json_deserializer=msgspec.json.decode,
-        connect_args={
-            "timeout": CONNECT_WAIT,
-            "command_timeout": statement,
-            "server_settings": {"application_name": f"millrace-{service}", **(settings or {})},
-        },
     )
     if registry is not None:
         if registry not in _collected:
@@ -261,6 +267,7 @@ async def held_lock(url: str, name: str, *, service: str, waits: Callable[[], No
         connection = await asyncpg.connect(
             url,
             timeout=CONNECT_WAIT,
+            **writable(url),
             # Waiting for a lock is no slow statement: under the role's timeout a second replica would fail again and again.
             server_settings={"application_name": f"millrace-{service}-lock", "statement_timeout": "0"},
         )
@@ -300,10 +307,3 @@ async def _give_way(backend: int, user: str) -> None:
                 await asyncio.sleep(AGAIN_AFTER)
             else:
                 return
-
-
-def _driver_url(url: str) -> str:
-    for scheme in ("postgresql://", "postgres://"):
-        if url.startswith(scheme):
-            return "postgresql+asyncpg://" + url.removeprefix(scheme)
-    return url

@@ -19,8 +19,8 @@ import structlog
 import uvloop
 
 from shared import log, tasks, trace_settings
+from shared.addresses import without_password
 from shared.config import ConfigError, Environment
-from shared.connection import without_password
 from shared.health import Health
 from shared.health_server import HealthSettings, health_served
 

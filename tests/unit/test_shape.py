@@ -13,8 +13,8 @@ from services.executor.sandbox.ground import _copy_of_sdk
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "adapters", "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "cache", "calendars",
-    "charsets", "checkpoint", "circuits", "client", "commit",
+    "adapters", "addresses", "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "cache",
+    "calendars", "charsets", "checkpoint", "circuits", "client", "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "erasing",
     "errors", "expiring", "health", "health_server", "http", "leader", "letters", "levels", "lingering", "locks", "log",
     "messages", "metrics", "observing", "organizations",
