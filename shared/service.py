@@ -65,6 +65,8 @@ class Runtime(msgspec.Struct, frozen=True):
     health: Health
     background: Background
     sink: log.BusSink
+    leaving: list[Callable[[], Coroutine[Any, Any, None]]] = msgspec.field(default_factory=list)
+    """Called in turn when the service is to stop, while all else goes on."""
 
 
 App = Callable[[Any, Runtime], AbstractAsyncContextManager[None]]
@@ -137,7 +139,8 @@ async def _serve(
         loop.add_signal_handler(number, stop)
     background = Background(fail)
     try:
-        async with health_served(health, health_settings), app(settings, Runtime(health, background, sink)):
+        runtime = Runtime(health, background, sink)
+        async with health_served(health, health_settings), app(settings, runtime):
             begun.set()
             health.started = True
             # Objects made at start-up live for ever: keep the collector from walking them again and again.
@@ -150,6 +153,8 @@ async def _serve(
             health.started = False
             # Who asks whether this is ready learns of it before nothing more is taken.
             await asyncio.sleep(getattr(settings, "stop_delay", 0))
+            for leave in () if failures else runtime.leaving:
+                await leave()
             await background.cancel()
     except (OSError, nats.errors.Error) as error:
         nats_url = getattr(settings, "nats_url", "")

@@ -170,6 +170,10 @@ WORK = (
     ),
 )
 
+# The worker group of a workflow that names none.
+DEFAULT_GROUP = "default"
+WORK_OF_RUNS = tuple(work for work in WORK if work.service == "executor")
+
 REGISTRIES = (
     *(Registry(bucket=one.plural, writer=one.owner, readers=one.registered) for one in KINDS.values() if one.registered),
     Registry(bucket="workflows", writer="executor", readers=("gateway", "events", "executor")),

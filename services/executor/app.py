@@ -10,6 +10,7 @@ import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uv
@@ -32,6 +33,7 @@ from services.executor.runs.poison import Poison
 from services.executor.runs.purge import Purger
 from services.executor.runs.recent import Recent
 from services.executor.runs.resumer import Resumer
+from services.executor.runs.scaling import Scaling
 from services.executor.runs.shares import Shares
 from services.executor.runs.supervisor import Runs
 from services.executor.runs.usage import RunCounts
@@ -40,7 +42,9 @@ from services.executor.sandbox.builder import Builder
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, Tier
+from services.executor.sandbox.machine import Machine
 from services.executor.sandbox.process import ChildLimits
+from services.executor.sizing import RunUse
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import commits
 from services.executor.workspaces.adapter_jobs import AdapterJobs
@@ -65,6 +69,7 @@ from shared.quotas import Limits, Quotas, RunsUsed
 from shared.registry import RegistryWriter
 from shared.removals import RemovedOrganizations
 from shared.service import Runtime
+from shared.streams import DEFAULT_GROUP, WORK_OF_RUNS
 
 _log = structlog.get_logger()
 
@@ -91,7 +96,8 @@ class Executor:
         self.recent = Recent(self.removals.is_gone_at)
         self.looks = Looks(bus, self.store)
         self.poison = Poison(bus)
-        self.shares = Shares(settings.slots)
+        self.shares = Shares(settings.slots.least)
+        self.use = RunUse()
         self.longest_chain = settings.longest_chain
         self.quotas = Quotas(bus.client, health, Limits(**settings.quotas))
         self.slow = Slow()
@@ -223,9 +229,12 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         executor.rows = projections["runs"]
         executor.lines = projections["lines"]
         runs = Runs(executor)
-        worker = Worker(bus.client, runs, settings.slots)
-        slots = settings.slots if is_able else 0
-        runtime.health.state("pool", lambda: {"slots": slots, "taken": worker.taken, **sandbox.pool()})
+        worker = Worker(bus.client, runs, settings.slots.least, drain=settings.drain)
+        served = {DEFAULT_GROUP: WORK_OF_RUNS}
+        scaling = Scaling(bus.client, served, settings.slots, worker, executor.shares, sandbox, executor.use, Machine())
+        runtime.leaving.append(worker.leave)
+        of_slots = scaling.state if is_able else dict[str, Any](slots=0).copy
+        runtime.health.state("pool", lambda: {**of_slots(), "taken": worker.taken, **sandbox.pool()}, counters=("changes",))
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
         runtime.health.state("shares", executor.shares.state, labels=dict.fromkeys(("running", "in_place", "parked"), "org"))
         bus.answer(QUESTIONS, executor)
@@ -239,7 +248,10 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         stack.push_async_callback(worker.drain)
         stack.callback(executor.shares.close)
         if is_able:
+            by_group = dict.fromkeys(("queued", "in_work", "age_s", "desired_replicas"), "group")
+            runtime.health.state("workers", scaling.wanted, labels=by_group)
             runtime.background.start(worker.run(), "worker")
+            runtime.background.start(scaling.run(), "scaling")
             runtime.background.start(commits.resume(executor), "resuming")
         runtime.background.start(executor.quotas.organizations.run(), "registry orgs")
         usage = RunCounts(engine, RegistryWriter(bus.client, "usage", RunsUsed), executor.quotas)

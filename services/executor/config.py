@@ -12,6 +12,7 @@ from services.executor.domain import LEAST_KEPT
 from services.executor.environments.indexes import Indexes, indexes
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.process import ChildLimits
+from services.executor.sizing import SlotBounds
 from shared import config
 from shared.config import Environment
 from shared.egress.configured import egress_of
@@ -20,12 +21,15 @@ from shared.egress.policy import EgressRules
 DAY = 24 * 3600
 # Below a twentieth the kernel would let a run go for less than 5 ms at a time.
 LEAST_CORES, MOST_CORES = 0.05, 1024
+# Slots for each core: so many keep it busy with runs that compute, and so many wait on it for other systems.
+SLOTS_LEAST, SLOTS_MOST = 12, 48
+MOST_SLOTS = 1000
+# Seconds: `millrace up` has fifteen for all that it stops.
+DRAIN = 3
 
 
 class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
-    """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready.
-
-    Of twelve slots for each core one organization gets eight (see `shares`).
+    """Read once at start. `data` is a folder for caches; `warm` bounds the children kept ready while the slots are the least.
 
     `cores` and `processes` bound one run's share of the processor, and its processes. `egress` lists the names that runs may reach.
     `runs_kept` is how long the messages of a run stay on the bus after its end; its row and its archive stay longer.
@@ -33,8 +37,11 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     """
 
     data: Path
-    slots: int
+    slots: SlotBounds
+    """The least and the most runs at a time; the same twice for a fixed number."""
     warm: int
+    drain: int
+    """Seconds for which runs may go on once the service is to stop."""
     cores: float
     processes: int
     sandbox_uid: int | None
@@ -65,10 +72,11 @@ def read(environment: Environment) -> ExecutorSettings:
     return ExecutorSettings(
         **config.common(environment),
         data=environment.path("MILLRACE_DATA"),
-        slots=environment.integer("MILLRACE_SLOTS", 12 * cores, minimum=1, maximum=1000),
+        slots=_slots(environment),
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
         cores=_cores(environment),
         processes=environment.integer("MILLRACE_RUN_PROCESSES", ChildLimits.processes, minimum=8, maximum=4096),
+        drain=environment.integer("MILLRACE_DRAIN", DRAIN, maximum=DAY),
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
         longest_chain=config.longest_chain(environment),
@@ -81,6 +89,23 @@ def read(environment: Environment) -> ExecutorSettings:
         indexes=_indexes(environment),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
     )
+
+
+def _slots(environment: Environment) -> SlotBounds:
+    """Return a fixed number where `MILLRACE_SLOTS` is set; else bounds. One organization gets two thirds (`shares`)."""
+    cores = os.cpu_count() or 1
+    fixed, bounds = "MILLRACE_SLOTS", ("MILLRACE_SLOTS_MIN", "MILLRACE_SLOTS_MAX")
+    if environment.optional(fixed) is not None:
+        for name in bounds:
+            if environment.optional(name) is not None:
+                environment.complain(name, f"bounds a number of slots that follows the load, and {fixed} fixes it: set one of them")
+        slots = environment.integer(fixed, 1, minimum=1, maximum=MOST_SLOTS)
+        return SlotBounds(slots, slots)
+    most = environment.integer(bounds[1], min(MOST_SLOTS, SLOTS_MOST * cores), minimum=1, maximum=MOST_SLOTS)
+    least = environment.integer(bounds[0], min(most, SLOTS_LEAST * cores), minimum=1, maximum=MOST_SLOTS)
+    if least > most:
+        environment.complain(bounds[0], f"must be at most {bounds[1]}, which is {most}")
+    return SlotBounds(least, max(least, most))
 
 
 def _cores(environment: Environment) -> float:

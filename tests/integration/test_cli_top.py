@@ -56,6 +56,8 @@ millrace_projection_lag_age_seconds{projection="runs",service="executor"} 2.5
 db_client_connection_count{db_client_connection_pool_name="executor",db_client_connection_state="used"} 2.0
 db_client_connection_max{db_client_connection_pool_name="executor"} 8.0
 millrace_pool_slots{service="executor"} 24.0
+millrace_pool_slots_min{service="executor"} 24.0
+millrace_pool_slots_max{service="executor"} 96.0
 millrace_pool_taken{service="executor"} 3.0
 this is no sample
 """
@@ -232,7 +234,7 @@ def test_without_a_terminal_there_is_one_snapshot_and_no_colour(gateway: Any, tm
     assert document["workflows"][0] == {"workflow": 'slow "\\\n\x1b[2J', "ended": 2, "failed": 2, "mean_s": 15}
     assert document["per_second"] == {"runs": 0, "webhooks": 0, "requests": 0}
     assert (document["queue"], document["outcomes"]) == (
-        {"messages": 0, "age_s": 90, "slots": 24, "taken": 3},
+        {"messages": 0, "age_s": 90, "slots": 24, "slots_min": 24, "slots_max": 96, "taken": 3},
         {"failed": 2, "succeeded": 3},
     )
     assert {one["service"]: one["status"] for one in document["services"]}["logs"] == "down"

@@ -41,6 +41,8 @@ async def running(place: Place, service: str, **environment: str) -> AsyncIterat
             yield runtime
         finally:
             health.started = False
+            for leave in runtime.leaving:
+                await leave()
             await background.cancel()
     if failures:
         raise AssertionError(f"{service}: {failures}")

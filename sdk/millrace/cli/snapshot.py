@@ -45,6 +45,8 @@ def take(api: Api, before: Document | None = None) -> Document:
             "messages": samples.total("millrace_queued_runs_messages"),
             "age_s": max((age for name, age in _ages(samples).items() if name.startswith("executor-runs-")), default=0.0),
             "slots": samples.total("millrace_pool_slots"),
+            "slots_min": samples.total("millrace_pool_slots_min"),
+            "slots_max": samples.total("millrace_pool_slots_max"),
             "taken": samples.total("millrace_pool_taken"),
         },
         "outcomes": ended,

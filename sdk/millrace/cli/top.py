@@ -134,6 +134,8 @@ def lines(snapshot: Document) -> list[Line]:
     shown.append((f"per second  {named}", "info"))
     queue = snapshot["queue"]
     text = f"queue       {queue['messages']:.0f}, oldest {_age(queue['age_s'])}  slots {queue['taken']:.0f}/{queue['slots']:.0f}"
+    if queue["slots_min"] < queue["slots_max"]:
+        text += f" ({queue['slots_min']:.0f} to {queue['slots_max']:.0f})"
     shown.append((text, "warning" if queue["age_s"] > 60 else "info"))
     outcomes = "  ".join(f"{name} {number:.0f}" for name, number in sorted(snapshot["outcomes"].items())) or "none"
     shown.append((_plain(f"outcomes    {outcomes}"), "info"))

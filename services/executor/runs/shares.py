@@ -133,10 +133,21 @@ class Shares:
         return self._slots - self._running.total()
 
     @property
+    def in_place(self) -> int:
+        """Return how many runs wait in place."""
+        return sum(map(len, self._in_place.values()))
+
+    @property
     def crowded(self) -> bool:
         """Return whether the runs that wait in place leave no free slot."""
-        waiting = sum(map(len, self._in_place.values()))
+        waiting = self.in_place
         return waiting > 0 and waiting >= self.free
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on; of fewer than are taken none is free until as many runs have ended."""
+        self._slots = slots
+        self._admit()
+        self.changed.set()
 
     @property
     def parking(self) -> bool:

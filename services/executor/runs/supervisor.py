@@ -28,6 +28,7 @@ from services.executor.runs.shares import QueuedRun, Shares
 from services.executor.sandbox import jail
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox
+from services.executor.sizing import RunUse
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
 from services.executor.workspaces.packages import of as packages_of
@@ -89,6 +90,7 @@ class SupervisorDeps(CapabilityDeps, Protocol):
     recent: Recent
     poison: Poison
     shares: Shares
+    use: RunUse
     name: str
 
 
@@ -327,6 +329,7 @@ class Runs:
                 tracing.span("sandbox", attributes={"millrace.sandbox.tier": deps.sandbox.tier}),
             ):
                 outcome = await deps.sandbox.run(job, capabilities, cancel=mine.cancel)
+                deps.use.ended(outcome.duration_ms / 1000, outcome.usage.max_rss_mb)
         finally:
             # Before the end: a run that has ended has all its lines, and the trail of its denied connections.
             await capabilities.finish()

@@ -29,12 +29,17 @@ class Worker:
     the priorities are asked in order.
     """
 
-    def __init__(self, client: Client, runs: Runs, slots: int) -> None:
+    def __init__(self, client: Client, runs: Runs, slots: int, *, drain: float = DRAIN) -> None:
+        """`drain`: seconds for which runs may go on once this executor is to stop."""
         self._client = client
+        self._drain = drain
         self._runs = runs
         self._slots = slots
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._is_leaving = False
+        self.began = asyncio.Event()
+        """Set when a run begins where none went on."""
         self._waiting: dict[str, float] = {}
 
     @property
@@ -46,6 +51,22 @@ class Worker:
     def free(self) -> int:
         """Return how many more runs may begin."""
         return self._slots - len(self._tasks)
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots from now on; what goes on in more of them ends by itself."""
+        if not self._is_leaving:
+            self._slots = slots
+            self._changed.set()
+
+    async def leave(self) -> None:
+        """Begin nothing more, and let runs end for as long as the executor may take to stop; others get what comes.
+
+        All else goes on meanwhile: runs can be cancelled, and projections go on.
+        """
+        self.resize(0)
+        self._is_leaving = True
+        if self._tasks and self._drain > DRAIN:
+            await asyncio.wait(self._tasks, timeout=self._drain - DRAIN)
 
     async def run(self) -> None:
         """Pull and start work until cancelled."""
@@ -59,7 +80,7 @@ class Worker:
     async def drain(self) -> None:
         """Let runs end for a moment, and give back the rest; no more may begin."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=DRAIN)
+            await asyncio.wait(self._tasks, timeout=min(self._drain, DRAIN))
         for task in self._tasks:
             task.cancel()
         # Once: giving a run back takes its time, and a second cancellation would cut it off.
@@ -146,6 +167,8 @@ class Worker:
             except nats.errors.Error as error:
                 _log.warning("work.not_returned", reason=str(error))
             return
+        if not self._tasks:
+            self.began.set()
         task = asyncio.create_task(self._runs.work(msg))
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -158,6 +158,11 @@ class Children:
         if ground is not None:
             await asyncio.to_thread(ground.leave)
 
+    def resize(self, part: float) -> None:
+        """Keep so many times the children warm that were asked for at first."""
+        self._pool.resize(round(self._size * part), round(self._most * part))
+        self._residents.most = round(self._most * part)
+
     def state(self) -> dict[str, Any]:
         """Return the tier, its shortcomings and the limits that the kernel enforces for each run; as JSON."""
         return {"tier": self.tier, "refused": self.refused, "held": list(self.held), "unheld": self.unheld}

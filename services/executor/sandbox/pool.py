@@ -57,8 +57,9 @@ class ChildPool:
     ) -> None:
         """With `places` False `start` is asked for no certain bundle: nothing is gained by placing early, or all are for one."""
         self._start = start
+        self._memory = memory_mb // _CHILD_MB
         self._least = max(1, least)
-        self._most = max(self._least, min(most, memory_mb // _CHILD_MB))
+        self._most = max(self._least, min(most, self._memory))
         self._places = places
         self._slots: deque[asyncio.Task[Child]] = deque()
         self._plans: dict[asyncio.Task[Child], CodePaths | None] = {}
@@ -79,6 +80,12 @@ class ChildPool:
         lately = [at for at, _ in self._takes if now - at < 1.0]
         rate = len(lately) / max(now - lately[0], _START_S) if len(lately) > 1 else 0.0
         return max(self._least, min(self._most, max(self._asking, math.ceil(rate * _START_S))))
+
+    def resize(self, least: int, most: int) -> None:
+        """Keep from `least` to `most` children waiting from now on; no more than there is memory for."""
+        self._least = max(1, min(least, self._memory))
+        self._most = max(self._least, min(most, self._memory))
+        self.tend_soon()
 
     @property
     def waiting(self) -> list["asyncio.Task[Child]"]:

@@ -44,7 +44,7 @@ class Residents:
     """Children that wait for another run, by the key of that run. At most `most`: for one more, the longest idle one is ended."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._free: dict[Hashable, list[Resident]] = {}
         """The longest idle one of each key first."""
         self._returning: dict[Resident, tuple[Hashable, asyncio.TimerHandle]] = {}
@@ -104,7 +104,7 @@ class Residents:
             self._give_up(resident)
             return
         key = self._returned(resident)
-        if self.count >= self._most:
+        if self.count >= self.most:
             self._end_longest_idle()
         self._free.setdefault(key, []).append(resident)
         self._sweep_later()
