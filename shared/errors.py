@@ -116,6 +116,18 @@ class UnsupportedMediaType(MillraceError):
     title = "Unsupported media type"
 
 
+class RangeNotSatisfiable(MillraceError):
+    """A part was asked for that the content does not have; `size` is the content's, in bytes."""
+
+    kind = "range_not_satisfiable"
+    status = 416
+    title = "Range not satisfiable"
+
+    def __init__(self, detail: str, *, size: int = 0) -> None:
+        super().__init__(detail)
+        self.size = size
+
+
 class TooSlow(MillraceError):
     """Did not arrive in time."""
 

@@ -14,7 +14,17 @@ from aiohttp import web, web_response, web_urldispatcher
 
 from shared import tracing
 from shared.envelope import new_id
-from shared.errors import Malformed, MethodNotAllowed, MillraceError, NotFound, Problem, RateExceeded, TooLarge, TooSlow
+from shared.errors import (
+    Malformed,
+    MethodNotAllowed,
+    MillraceError,
+    NotFound,
+    Problem,
+    RangeNotSatisfiable,
+    RateExceeded,
+    TooLarge,
+    TooSlow,
+)
 
 PROBLEM_JSON = "application/problem+json"
 # The type of problem that draft-ietf-httpapi-ratelimit-headers registers.
@@ -94,6 +104,8 @@ def problem_of(error: MillraceError) -> web.Response:
     answer = problem(error.status, error.title, error.detail, errors=error.errors, retry_after=error.retry_after, violated=violated)
     if isinstance(error, MethodNotAllowed):
         answer.headers["Allow"] = ", ".join(error.allowed)
+    if isinstance(error, RangeNotSatisfiable):
+        answer.headers["Content-Range"] = f"bytes */{error.size}"
     return answer
 
 

@@ -220,7 +220,7 @@ class OrderedReader:
         self._after = after
         self._start = start
         self._made: str | None = None
-        self._batch = batch
+        self.batch = batch
         self._lingering = lingering
         self.pending_at_start: int | None = None
         self.created = asyncio.Event()
@@ -254,7 +254,7 @@ class OrderedReader:
         while arrived := await inbox.take(2 * HEARTBEAT):
             if self._lingering is not None and arrived[0].data:
                 # No more than are asked for can come.
-                await self._lingering.gather(arrived, inbox.take, min(left, self._batch // 2))
+                await self._lingering.gather(arrived, inbox.take, min(left, self.batch // 2))
             batch: list[Delivered] = []
             lost = False
             for msg in arrived:
@@ -285,8 +285,8 @@ class OrderedReader:
                 return
 
     async def _pull(self, inbox: Inbox, consumer: str) -> int:
-        await pull(self._client, self._stream, consumer, inbox.renew(), self._batch)
-        return self._batch
+        await pull(self._client, self._stream, consumer, inbox.renew(), self.batch)
+        return self.batch
 
     @staticmethod
     def _consumer_sequence(msg: Msg) -> int:

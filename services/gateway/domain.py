@@ -47,6 +47,7 @@ _ALWAYS = {
 _ALWAYS_HTTPS = {"Strict-Transport-Security": "max-age=63072000"}
 _BEARER = re.compile(r"bearer +(\S+) *\Z", re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?"([^"]*)"\Z')
+_TAGS = re.compile(r'(W/)?"([^"]*)"[ \t]*(?:,[ \t]*|\Z)')
 
 
 def always_of(public_url: str) -> dict[str, str]:
@@ -158,6 +159,20 @@ def tag_of(header: str) -> str | None:
     """Return the content of an entity tag between its quotes, or None when it is none (or several)."""
     found = _TAG.match(header.strip())
     return found[1] if found else None
+
+
+def tags_of(header: str, *, weak: bool) -> set[str] | None:
+    """Return the entity tags of a header (RFC 9110, 13.1), weak ones only where they count; None where it is no list of tags."""
+    found: set[str] = set()
+    at, header = 0, header.strip()
+    while at < len(header):
+        tag = _TAGS.match(header, at)
+        if tag is None:
+            return None
+        if weak or not tag[1]:
+            found.add(tag[2])
+        at = tag.end()
+    return found
 
 
 def chain_began(correlation_id: str, requested: datetime) -> datetime:

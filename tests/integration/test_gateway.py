@@ -907,6 +907,20 @@ async def test_a_file_streams_in_and_out_unchanged(place: Place) -> None:
         head = await client("HEAD", path)
         assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", "3000000")
         assert (await client("GET", path, headers=client.key | {"If-None-Match": tag})).status == 304
+        for range_, condition, start, end in (
+            ("bytes=2900000-", {}, 2_900_000, 3_000_000),
+            ("bytes=131000-132000", {"If-Range": tag}, 131_000, 132_001),
+            ("bytes=-1", {}, 2_999_999, 3_000_000),
+        ):
+            got = await client("GET", path, headers=client.key | {"Range": range_} | condition)
+            assert (got.status, got.body == content[start:end]) == (206, True)
+            assert got.headers["Content-Range"] == f"bytes {start}-{end - 1}/3000000"
+        for headers in ({"Range": "bytes=0-0,5-6"}, {"Range": "bytes=0-0", "If-Range": '"other"'}):
+            got = await client("GET", path, headers=client.key | headers)
+            assert (got.status, len(got.body), got.headers["Accept-Ranges"]) == (200, 3_000_000, "bytes")
+        got = await client("GET", path, headers=client.key | {"Range": "bytes=3000000-"})
+        assert (got.status, got.headers["Content-Range"]) == (416, "bytes */3000000")
+        assert (await client("HEAD", path, headers=client.key | {"Range": "bytes=0-0"})).status == 200
         assert (await client("GET", "/api/v1/workspace/files/none")).status == 404
         assert (await client("PUT", path, data=b"", headers=client.key | {"If-Match": tag})).status == 200
         assert files["a/b c.bin"].expected == tag.strip('"')

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.content import Content, sent
+from services.gateway.api.content import CONTENT, IF_RANGE, RANGE, Content, sent
 from services.gateway.api.endpoint import (
     CACHED,
     ETAG,
@@ -23,9 +23,9 @@ from services.gateway.api.endpoint import (
     endpoint,
 )
 from services.gateway.api.lists import Paged
-from services.gateway.domain import tag_of
+from services.gateway.domain import tags_of
 from shared.envelope import new_id
-from shared.errors import Conflict, Malformed, NotFound, PreconditionFailed, TooLarge
+from shared.errors import Conflict, Malformed, NotFound, PreconditionFailed, RangeNotSatisfiable, TooLarge
 from shared.http import Arriving, Pace
 from shared.questions.executor import FileList, FileView, GetFile, ListFiles, PutFile, RemoveFile
 
@@ -35,6 +35,8 @@ FILE = r"/api/v1/workspace/files/{path:[\s\S]+}"
 PACE = Pace(grace=60.0, rate=1024.0, whole=3600.0)
 # "If-None-Match: *" asks that there be no file yet.
 ABSENT = ""
+# A hash that no file has, for a tag that none ever had.
+NONE = "-"
 
 
 class FilesQuery(Paged, frozen=True, kw_only=True):
@@ -83,12 +85,12 @@ async def put_file(call: Call[None, Streamed]) -> Answer:
     "GET",
     FILE,
     role="viewer",
-    answers={200: Reply(bytes, headers=(ETAG,), media="application/octet-stream"), 304: None},
-    headers=(CACHED,),
-    errors=(NotFound,),
+    answers=CONTENT,
+    headers=(CACHED, RANGE, IF_RANGE),
+    errors=(NotFound, RangeNotSatisfiable),
 )
 async def get_file(call: Call[None, None]) -> web.StreamResponse:
-    """Send a file's content; its SHA-256 is its tag."""
+    """Send a file's content, or one range of it; its SHA-256 is its tag."""
     view = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
     return await sent(call.request, Content(view.sha256, view.size), call.gateway.workspace)
 
@@ -109,22 +111,27 @@ async def delete_file(call: Call[None, None]) -> FileView:
 
 
 async def _expected(call: Call[Any, Any]) -> str | None:
-    request = call.request
-    if request.headers.get("If-None-Match") == "*":
-        return ABSENT
-    if_match = request.headers.get("If-Match")
-    if if_match is None:
-        return None
-    if if_match.strip() == "*":
-        try:
-            view = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
-        except NotFound as error:
-            raise PreconditionFailed("If-Match: * wants the file to be there, and it is not") from error
-        return view.sha256
-    tag = tag_of(if_match)
-    if not tag:
-        raise PreconditionFailed("If-Match holds no tag that a file ever had")
-    return tag
+    """Return the SHA-256 that the file must have for the call's conditions, `ABSENT` for no file, None for any or none.
+
+    A condition that one hash does not say is held against the file as it is now, which must then still be so.
+    """
+    if_match, if_none_match = (call.request.headers.get(name) for name in ("If-Match", "If-None-Match"))
+    tags = None if if_match is None or if_match.strip() == "*" else tags_of(if_match, weak=False)
+    if if_match is None and (if_none_match is None or if_none_match.strip() == "*"):
+        return None if if_none_match is None else ABSENT
+    if if_none_match is None and tags is not None and len(tags) == 1:
+        return tags.pop() or NONE
+    try:
+        found = (await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))).sha256
+    except NotFound:
+        found = ABSENT
+    if if_match is not None and (not found or (if_match.strip() != "*" and found not in (tags or ()))):
+        raise PreconditionFailed(f"If-Match names no content that the file has: it is {found[:12] or 'not there'}")
+    if if_none_match is not None:
+        others = tags_of(if_none_match, weak=True) or ()
+        if found and (if_none_match.strip() == "*" or found in others):
+            raise PreconditionFailed(f"If-None-Match names the content that the file has: {found[:12]}")
+    return found
 
 
 async def arriving(request: web.Request) -> AsyncIterator[bytes]:

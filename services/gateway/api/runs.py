@@ -200,7 +200,7 @@ async def get_result(call: Call[None, None]) -> web.StreamResponse:
     tag = view.result_ref if inline is None else hashlib.sha256(inline).hexdigest()
     size = view.result_bytes if inline is None else len(inline)
     stored = None if inline is not None else call.gateway.results
-    return await sent(call.request, Content(tag or "", size or 0, "application/json"), stored, inline)
+    return await sent(call.request, Content(tag or "", size or 0, "application/json", in_parts=False), stored, inline)
 
 
 @endpoint("GET", "/api/v1/runs/{id}/logs", role="viewer", errors=(NotFound,))
