@@ -72,6 +72,8 @@ STATUSES: dict[str, RunStatus] = {
     "cancelled": RunStatus(meaning="stopped because somebody asked for it", ended=True, retried=True, level="warning"),
     "expired": RunStatus(meaning="had not begun by its deadline, and will not", ended=True, retried=True, level="warning"),
 }
+RESUMABLE = frozenset(name for name, status in STATUSES.items() if status.retried)
+"""The ends after which another run may go on where the run ended."""
 _FAILURE = ("{reason}: {error}",)
 EFFECTS: dict[type[Message], Effect] = {
     RunRequested: Effect("queued", ("{workflow} requested by {requested_by}",)),

@@ -11,6 +11,7 @@ from services.executor import removing
 from services.executor.runs import run_state, steps, usage
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.erasing import erase
+from services.executor.runs.inherited import RecordDeps, get_record
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
 from services.executor.runs.run_state import RunState
@@ -43,6 +44,7 @@ from shared.questions.executor import (
     FileView,
     FindWorkflow,
     GetFile,
+    GetRecord,
     GetRun,
     LineList,
     LineView,
@@ -76,7 +78,7 @@ MOST_COUNTED = 10_000_000
 MOST_READ = 4 * 1024 * 1024
 
 
-class QuestionDeps(removing.ExecutorRemovingDeps, adapters.AdapterDeps, Protocol):
+class QuestionDeps(removing.ExecutorRemovingDeps, adapters.AdapterDeps, RecordDeps, Protocol):
     """Dependencies of questions and commands."""
 
     store: ExecutorStore
@@ -309,6 +311,7 @@ QUESTIONS: Questions = {
     GetFile: get_file,
     ListFiles: list_files,
     GetRun: get_run,
+    GetRecord: get_record,
     ListAttempts: list_attempts,
     ListSteps: list_steps,
     ListStates: list_states,

@@ -127,8 +127,9 @@ def _made(type_: str, id_: str | None, link: Link) -> Cause:
 
 def _request(link: Link) -> Cause:
     by = link.fields.get("requested_by") or "somebody"
-    earlier = link.fields.get("rerun_of")
+    earlier, resumes = link.fields.get("rerun_of"), link.fields.get("resumes")
     what = f"{by} asked for it" if earlier is None else f"{by} asked for run {earlier} once more"
+    what = what if resumes is None else f"{by} asked to go on with run {resumes}"
     return Cause(type="request", id=link.id, message=link.id, time=link.time, what=what)
 
 

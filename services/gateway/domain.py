@@ -221,6 +221,7 @@ def succeeded(request: Sealed[RunRequested], end: Envelope) -> RunView | None:
         causation_id=request.envelope.causationid,
         parent=asked.parent,
         rerun_of=asked.rerun_of,
+        resumes=asked.resumes,
         run_at=asked.run_at,
         scheduled_for=asked.scheduled_for,
         concurrency_key=done.concurrency_key or asked.concurrency_key,

@@ -32,7 +32,7 @@ Priority = Literal["high", "normal", "low"]
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """A requested run. `run` derives from the idempotency key, if one was given: `repeatable`.
 
-    `input_ref` is the place of an input that is kept elsewhere.
+    `input_ref` is the place of an input that is kept elsewhere, `record_ref` that of the steps of the run that it `resumes`.
     """
 
     run: str
@@ -47,6 +47,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_key: str | None = None
     repeatable: bool = False
     rerun_of: str | None = None
+    resumes: str | None = None
+    record_ref: str | None = None
     scheduled_for: str | None = None
     input_ref: str | None = None
 
@@ -71,6 +73,7 @@ def fingerprint(asked: Start) -> str:
         asked.run_at,
         asked.deadline,
         asked.concurrency_key,
+        *([] if asked.resumes is None else [asked.workflow.version, asked.input_ref, asked.record_ref]),
     )
     return hashlib.sha256(msgspec.json.encode(payload, order="deterministic")).hexdigest()
 
@@ -100,6 +103,8 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedR
         timeout=asked.timeout or asked.workflow.timeout,
         priority=asked.priority,
         rerun_of=asked.rerun_of,
+        resumes=asked.resumes,
+        record_ref=asked.record_ref,
         scheduled_for=asked.scheduled_for,
         run_at=asked.run_at,
         deadline=asked.deadline or asked.workflow.policy.queue_timeout,

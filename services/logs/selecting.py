@@ -184,6 +184,7 @@ async def chain(
                jsonb_strip_nulls(jsonb_build_object(
                    'delivery', data ->> 'delivery', 'event', data ->> 'event', 'subscription', data ->> 'subscription',
                    'requested_by', data ->> 'requested_by', 'rerun_of', data ->> 'rerun_of',
+                   'resumes', data ->> 'resumes',
                    'blocked_on', data ->> 'blocked_on', 'attempt', data ->> 'attempt')) AS fields
           FROM message
          WHERE correlation_id = :correlation_id AND org = :org AND time >= :since AND type = ANY(:types) AND {kept}

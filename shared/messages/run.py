@@ -74,7 +74,8 @@ class RunRequested(Message, frozen=True, kw_only=True):
     with a `concurrency_policy` one run of that key goes on at a time. `scheduled_for` is the time of the schedule that it comes
     of, RFC 3339. `parent` is the run that asked for it. `hops` counts the
     runs before this one, each of which asked for the next, or emitted an event that started it. `fingerprint` distinguishes the
-    request from others with the same idempotency key.
+    request from others with the same idempotency key. With `resumes` it goes on where that run ended: what was recorded of it is in
+    the bucket `results` under `record_ref`, if anything was.
     """
 
     run: str
@@ -98,6 +99,8 @@ class RunRequested(Message, frozen=True, kw_only=True):
     hops: int = 0
     fingerprint: str | None = None
     scheduled_for: str | None = None
+    resumes: str | None = None
+    record_ref: str | None = None
 
 
 @message("run.started", key="run", by="executor")
@@ -166,12 +169,13 @@ class RunResumed(Message, frozen=True, kw_only=True):
 
 @message("run.signalled", key="run", by="executor")
 class RunSignalled(Message, frozen=True, kw_only=True):
-    """A wait of the run for the signal `name` was answered, also before the run waits."""
+    """A wait of the run for the signal `name` was answered, also before the run waits; or that of the run that it resumes."""
 
     run: str
     name: str
     signalled_by: str
     data: Any = None
+    inherited: bool = False
 
 
 @message("run.cancel_requested", key="run", by=REQUESTERS)

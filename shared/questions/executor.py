@@ -111,6 +111,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     waits: list[WaitView] = []
     parent: str | None = None
     rerun_of: str | None = None
+    resumes: str | None = None
     run_at: str | None = None
     scheduled_for: str | None = None
     concurrency_key: str | None = None
@@ -387,6 +388,35 @@ class ListStates(Question[RunStates], frozen=True, kw_only=True):
 
     id: Key
     after: Sequence = 0
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An ended run as another one may go on with it.
+
+    `record_ref` is where the bucket `results` has the `steps` and waits, and the `signals` that no wait had taken; None where there
+    are neither. `workflow_org` has the workspace that its workflow was from.
+    """
+
+    view: RunView
+    workflow_org: str | None
+    timeout: float
+    priority: str
+    deadline: float | None
+    concurrency_key: str | None
+    steps: int
+    signals: int
+    record_ref: str | None
+
+
+@question("executor.record", by="gateway", timeout=20.0)
+class GetRecord(Question[RunRecord], frozen=True, kw_only=True):
+    """What an ended run has recorded, without the steps and waits of the names in `forget`.
+
+    Raises NotFound, Conflict when it has not ended, succeeded or was erased, Invalid for a name of which nothing is recorded.
+    """
+
+    id: Key
+    forget: list[Name] = msgspec.field(default_factory=list)
 
 
 class Signalled(msgspec.Struct, frozen=True):

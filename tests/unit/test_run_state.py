@@ -233,7 +233,8 @@ class Story:
         assert run.ended or run.lost == self.lost
         if run.ended:
             assert run.status in ENDED
-            assert (run.held, run.waits, run.signals, run.blocked_on, run.until) == (False, [], [], None, None)
+            assert (run.held, run.waits, run.blocked_on, run.until) == (False, [], None, None)
+            assert run.status != "succeeded" or not run.signals
             assert run.finished_at is not None
         else:
             assert self.is_to_stop <= (run.status == "cancelling")

@@ -182,6 +182,18 @@ def rerun_run(session: Session, id_: str) -> None:
     _told(session, session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "rerun"))
 
 
+@runs.command("resume")
+@click.argument("id_", metavar="ID")
+@click.option("--version", type=click.Choice(["latest", "same"]), default="latest", help="The workflow as it is now, or as it was.")
+@click.option("--forget", multiple=True, metavar="NAME", help="A step or wait that is to be done again. Repeatable.")
+@click.option("--input", "whole_", metavar="JSON|@FILE|-", help="Changes of the input: a JSON merge patch.")
+@asks
+def resume_run(session: Session, id_: str, *, version: str, forget: tuple[str, ...], whole_: str | None) -> None:
+    """Go on with a run that failed, without repeating the steps that it has done. Prints the new run's id."""
+    body = {"version": version, "forget": list(forget), "input": {} if whole_ is None else an_object(whole_, "--input")}
+    _told(session, session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "resume", body=body))
+
+
 for _command in (why, *RECORDED):
     runs.add_command(_command)
 

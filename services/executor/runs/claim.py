@@ -23,6 +23,7 @@ from shared.messages import (
     RunCancelled,
     RunCancelRequested,
     RunResumed,
+    RunSignalled,
     RunStarted,
     RunStepCompleted,
     RunSucceeded,
@@ -188,6 +189,11 @@ class Claim:
             await self._append(message, f"{how}{message.kind}/{message.name}/{message.ordinal}")
         await self.check_lease()
 
+    async def inherit(self, message: RunSignalled, discriminator: str) -> None:
+        """Record a signal of the run that this one resumes. Raises like `step`."""
+        async with self._appending:
+            await self._append(message, discriminator)
+
     async def check_lease(self) -> None:
         """Return once the lease on the run is certain, which mostly nothing need be asked for. Raises like `step`."""
         now = asyncio.get_running_loop().time()
@@ -254,7 +260,7 @@ class Claim:
         self.current = state
         if state.status == "cancelling":
             self.cancel.set()
-            if not isinstance(message, RunStepCompleted | RunCancelled):
+            if not isinstance(message, RunStepCompleted | RunSignalled | RunCancelled):
                 raise _CancelRequested
 
 

@@ -23,6 +23,7 @@ from services.executor.runs import decide, run_state, traced
 from services.executor.runs.claim import Read, children_outcomes, read_now, sound
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.dispatch import expired
+from services.executor.runs.inherited import resumed
 from services.executor.runs.poison import TRIES as POISONED_AFTER
 from services.executor.runs.poison import Poison
 from services.executor.runs.run_state import RunState, StepId
@@ -47,7 +48,7 @@ from shared.messages.timer import fired_for, is_foreign
 from shared.projected import Projected, Recorded, in_batches
 from shared.projection import Projection
 from shared.pull import StreamError
-from shared.runs import END_SUBJECTS, RunEnd
+from shared.runs import END_SUBJECTS, RESUMABLE, RunEnd
 from shared.statements import Statement
 from shared.values import moment_of, storable
 
@@ -60,6 +61,8 @@ PAUSE_AFTER_A_BUG = 0.05
 LOCK = "executor.sweep"
 # Rows per search.
 ROUND = 500
+# Runs that resume each other, one after the other, of which the last may wait for a run that an earlier one has asked for.
+MOST_RESUMED = 32
 _FOLLOWED = (*(declaration_of(cls).pattern() for cls in (RunWaiting, RunCancelRequested, RunSignalled)), *END_SUBJECTS)
 _log = structlog.get_logger()
 
@@ -95,7 +98,7 @@ class Resumer:
             message, envelope = one.message, one.envelope
             if isinstance(message, RunEnd):
                 if message.parent is not None:
-                    await self._look_at(message.parent, envelope)
+                    await self._look_at_parent(message.parent, envelope)
                 if message.concurrency_key is not None:
                     await self._deps.concurrency.leave(message.run)
                     await self._deps.rows.caught_up(one.delivered.sequence)
@@ -104,6 +107,16 @@ class Resumer:
                 # There may be thousands that were parked; the process that parked them looks after them.
                 await self._look_at(envelope.subject, envelope)
         return []
+
+    async def _look_at_parent(self, parent: str, cause: Envelope) -> None:
+        """Look at the run that asked for one that has ended, or, where it has ended as well, at the one that resumes it."""
+        for _ in range(MOST_RESUMED):
+            if await self._look_at(parent, cause):
+                return
+            row = await self._deps.store.run(None, parent)
+            if row is None or row.status not in RESUMABLE:
+                return
+            parent = resumed(parent)
 
     async def _timers(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
         for one in batch:

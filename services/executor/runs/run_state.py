@@ -95,7 +95,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     `claim` is the envelope id of its last `run.started`, `work_seq` the sequence of the message that dispatches it to workers.
     `failures` counts failed attempts that were followed by another, `lost` claims of which nothing more was heard. `erased`:
-    what it was given and gave back was.
+    what it was given and gave back was. `inherited_signals` of the run that it resumes have been taken over.
     """
 
     id: str
@@ -114,6 +114,9 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     input_ref: str | None = None
     delivery: str | None = None
     rerun_of: str | None = None
+    resumes: str | None = None
+    record_ref: str | None = None
+    inherited_signals: int = 0
     fingerprint: str | None = None
     parent: str | None = None
     hops: int = 0
@@ -199,7 +202,8 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
             return msgspec.structs.replace(after, signals=_without_heard(state.signals, [heard]))
         case RunSignalled():
             given = Signal(message.name, message.data, message.signalled_by, at)
-            return msgspec.structs.replace(after, signals=[*state.signals, given])
+            inherited = state.inherited_signals + message.inherited
+            return msgspec.structs.replace(after, signals=[*state.signals, given], inherited_signals=inherited)
         case _ if isinstance(message, RunEnd):
             return _ended(after, message, at)
     return after
@@ -245,6 +249,8 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
         input_ref=message.input_ref,
         delivery=message.delivery,
         rerun_of=message.rerun_of,
+        resumes=message.resumes,
+        record_ref=message.record_ref,
         fingerprint=message.fingerprint,
         parent=message.parent,
         hops=message.hops,
@@ -315,7 +321,8 @@ def _ended(state: RunState, message: RunEnd, at: str) -> RunState:
         blocked_on=None,
         until=None,
         waits=[],
-        signals=[],
+        # A run that resumes it may have use for them.
+        signals=[] if isinstance(message, RunSucceeded) else state.signals,
         duration_ms=message.duration_ms,
         usage=message.usage,
         result=getattr(message, "result", None),

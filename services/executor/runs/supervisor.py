@@ -20,6 +20,7 @@ from services.executor.runs.capabilities import CapabilityDeps, RunCapabilities
 from services.executor.runs.claim import AlreadyEnded, Claim, Fenced, Outcome, fold
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.dispatch import DispatchedRun, failed, given_to, set_timer, take
+from services.executor.runs.inherited import inherit
 from services.executor.runs.past import past
 from services.executor.runs.poison import TRIES, Poison
 from services.executor.runs.recent import Recent
@@ -296,6 +297,7 @@ class Runs:
             bundle = await deps.bundles.get(run.version)
             found = bundle.workflow(run.workflow)
             inputs = await given_to(run, deps.bodies)
+            await inherit(mine, steps, deps)
             packages = await deps.builds.folder(packages_of(bundle.manifest.environments, found.path))
         except NotFound as error:
             return failed(run.id, mine.attempt, "CodeMissing", error.detail)

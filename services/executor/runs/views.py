@@ -42,6 +42,7 @@ def run_view(state: RunState, slot_held_by: list[str] | None = None) -> RunView:
         waits=[WaitView(wait.kind, wait.name, wait.until) for wait in waits],
         parent=state.parent,
         rerun_of=state.rerun_of,
+        resumes=state.resumes,
         run_at=state.run_at,
         scheduled_for=state.scheduled_for,
         concurrency_key=state.slot.key if state.slot is not None else state.concurrency_key,

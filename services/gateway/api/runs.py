@@ -279,7 +279,7 @@ async def rerun_run(call: Call[None, None]) -> Answer:
     if earlier.erased:
         raise Conflict(f"the input of run {earlier.id} was erased: start another one")
     workflow = await gateway.workflows.find(caller.org, earlier.workflow)
-    given = earlier.input if earlier.input_ref is None else await _kept(gateway, earlier.id, earlier.input_ref)
+    given = earlier.input if earlier.input_ref is None else await kept_input(gateway, earlier.id, earlier.input_ref)
     gateway.workflows.check(workflow, given)
     asked = Start(
         run=new_id(),
@@ -317,7 +317,7 @@ async def _run(call: Call[Any, Any]) -> RunView:
     return await call.ask(GetRun(org=call.caller.org, id=call.path["id"]))
 
 
-async def _kept(gateway: Gateway, run: str, sha256: str) -> Any:
+async def kept_input(gateway: Gateway, run: str, sha256: str) -> Any:
     """Return an input that is too large for a message. Raises `Conflict` when it is no longer kept."""
     try:
         return msgspec.json.decode(await gateway.bodies.read(sha256))
