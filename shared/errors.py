@@ -179,6 +179,14 @@ class Unavailable(MillraceError):
         super().__init__(detail, errors=errors, retry_after=retry_after)
 
 
+class CodeFailed(MillraceError):
+    """An author's code, on which the answer stands, has failed; the detail says how."""
+
+    kind = "code_failed"
+    status = 502
+    title = "The code failed"
+
+
 class ErrorDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     """An error as it crosses the bus in an answer; `kind` is a class of this module."""
 
@@ -204,6 +212,7 @@ KINDS: dict[str, type[MillraceError]] = {
         Conflict,
         PreconditionFailed,
         Unavailable,
+        CodeFailed,
     )
 }
 

@@ -13,6 +13,8 @@ PATH = 4096
 """Characters of a path, or of a prefix of one."""
 YEAR = 31_622_400.0
 """Seconds, of a leap year: no duration is longer."""
+DAY = 86_400.0
+"""Seconds for which options are kept at most."""
 RETRIES = 1000
 TURNS = 1000
 """Runs of one concurrency key that go on at a time."""

@@ -154,12 +154,28 @@ def workflow(
 @overload
 def data_provider(function: F, /) -> F: ...
 @overload
-def data_provider(*, name: str | None = None, timeout: float | None = None) -> Callable[[F], F]: ...
-def data_provider(function: F | None = None, /, *, name: str | None = None, timeout: float | None = None) -> F | Callable[[F], F]:
-    """Declare a function that answers options for forms; the function itself is returned unchanged."""
+def data_provider(
+    *, name: str | None = None, timeout: float | None = None, ttl: float = 60.0, stale: float = 300.0
+) -> Callable[[F], F]: ...
+def data_provider(
+    function: F | None = None,
+    /,
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    ttl: float = 60.0,
+    stale: float = 300.0,
+) -> F | Callable[[F], F]:
+    """Declare a function that answers options for forms; the function itself is returned unchanged. Durations are in seconds.
+
+    It returns a list of texts, numbers, or dicts with a `value` and what else a form wants of it, such as a `label`. The options
+    for one input are kept: for `ttl` they are fresh, and for `stale` after that they are still answered while a run makes them
+    anew, or fails to. Both are at most a day.
+    """
+    kept = {"ttl": _within_a_day(ttl, "ttl", above_zero=True), "stale": _within_a_day(stale, "stale")}
 
     def declare(target: F) -> F:
-        _register(target, name, timeout, 0, None, is_data_provider=True, policy={})
+        _register(target, name, timeout, 0, None, is_data_provider=True, policy={"options": kept})
         return target
 
     return declare if function is None else declare(function)
@@ -168,6 +184,14 @@ def data_provider(function: F | None = None, /, *, name: str | None = None, time
 def register_adapter(function: Callable[..., Any], name: str, declared: dict[str, Any]) -> None:
     """Register the function by which a child serves an adapter. Raises TypeError or ValueError for a name that is none."""
     _register(function, name, None, 0, None, is_data_provider=False, policy={}, adapter=declared)
+
+
+def _within_a_day(given: object, what: str, *, above_zero: bool = False) -> float:
+    found = _bounds.seconds(given, what, above_zero=above_zero)
+    if found > _bounds.DAY:
+        msg = f"{what} is at most a day ({_bounds.DAY:.0f} s), not {found:g}"
+        raise ValueError(msg)
+    return found
 
 
 def _checked(

@@ -48,6 +48,7 @@ from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import connected
+from shared.cache import Cache
 from shared.circuits import Circuits
 from shared.db import open_engine
 from shared.egress.fetched import FetchedDocuments
@@ -139,7 +140,9 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         fetcher = Fetcher(settings.egress)
         stack.callback(fetcher.close)
         kept = keepers(bus, engine, projections["catalog"], use, users, tags, removals, nats_url=settings.nats_public_url)
-        remover = Remover(bus, engine, removals, kept, projections)
+        options = Cache(bus.client, "gateway", "options", runtime.health)
+        stack.push_async_callback(options.close)
+        remover = Remover(bus, engine, removals, kept, projections, options)
         quotas = Quotas(bus.client, runtime.health, Limits(**settings.quotas), organizations)
         fetched = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         stack.push_async_callback(fetched.close)
@@ -178,6 +181,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             keepers=kept,
             removing=remover,
             quotas=quotas,
+            options=options,
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
             cors_origins=settings.cors_origins,

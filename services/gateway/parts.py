@@ -34,6 +34,7 @@ from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import Bus
+from shared.cache import Cache
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.health import Health
@@ -82,6 +83,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     keepers: Mapping[str, Keeper[Any]]
     removing: Remover
     quotas: Quotas
+    options: Cache
     public_url: str
     trusted_proxies: tuple[Network, ...]
     cors_origins: frozenset[str]

@@ -54,6 +54,13 @@ class DeclaredSchedule(msgspec.Struct, frozen=True, kw_only=True):
     catch_up: str = "one"
 
 
+class DeclaredOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """For how many seconds the options of a data provider are fresh, and for how many they are answered after that."""
+
+    ttl: float = 60.0
+    stale: float = 300.0
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """A workflow's declarations for its runs, beside their time-out and the number of retries. Durations are in seconds.
 
@@ -61,7 +68,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     A run that has not begun after `queue_timeout` expires. Of runs that share the workflow's concurrency key `concurrency_limit`
     go on at a time; `concurrency_policy` is `queue`, `reject` or `cancel_older`. `isolation` is `run`, or `workflow` where a child
     serves several runs of one organization, one after the other. `preload`: whether packages may be imported ahead of its runs.
-    `schedule` is when it runs by itself.
+    `schedule` is when it runs by itself. `options` are there for a data provider, and only then.
     """
 
     retry_delay: float = 1.0
@@ -72,6 +79,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     isolation: str = "run"
     preload: bool = True
     schedule: DeclaredSchedule | None = None
+    options: DeclaredOptions | None = None
 
 
 @message("workflow.changed", key="key", by="executor")

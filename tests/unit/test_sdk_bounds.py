@@ -161,6 +161,8 @@ DECLARED: dict[str, list[Any]] = {
     "concurrency_limit": [0, -1, 1001, True, 1.5, "1", None],
     "concurrency_policy": ["wait", "", 5, None, ["queue"]],
     "isolation": ["none", "", 5, None],
+    "ttl": [*NO_TIMES, None, 0, 86_401],
+    "stale": [*NO_TIMES, None, -1, 86_401],
     "schedule": [
         "",
         5,
@@ -181,7 +183,9 @@ def test_what_can_never_work_is_said_at_the_decorator_by_name(parameter: str) ->
     def main() -> None: ...
 
     for wrong in DECLARED[parameter]:
-        for decorator in (workflow, data_provider) if parameter in {"name", "timeout"} else (workflow,):
+        both = {"name": (workflow, data_provider), "timeout": (workflow, data_provider)}
+        only = (data_provider,) if parameter in {"ttl", "stale"} else (workflow,)
+        for decorator in both.get(parameter, only):
             made: Any = decorator
             with pytest.raises((ValueError, TypeError), match=r"name" if parameter == "name" else parameter):
                 made(**{parameter: wrong})(main)

@@ -10,6 +10,7 @@ import click
 from millrace.cli import (
     applying,
     audit,
+    data_providers,
     dead_letters,
     deliveries,
     dev,
@@ -53,6 +54,7 @@ for _module in (
     workspace,
     dev,
     environments,
+    data_providers,
     runs,
     hooks,
     entities,

@@ -17,11 +17,12 @@ from services.executor.sandbox import grammar
 from services.executor.sandbox.jail import BundleProblem, DeclaredAdapter, DeclaredWorkflow, Description
 from shared.calendars import checked_cron, checked_zone
 from shared.errors import Invalid
-from shared.messages.catalog import AdapterDeclaration, DeclaredSchedule, Policy
+from shared.messages.catalog import AdapterDeclaration, DeclaredOptions, DeclaredSchedule, Policy
 from shared.questions.adapters import check_answer
 from shared.registering import REGISTRATION, DeclaredRegistering
 from shared.resources.source import BUILT_IN, COMMON_SETTINGS
 from shared.schemas import checker_of
+from shared.streams import DAY
 from shared.values import YEAR
 from shared.verification import Verification
 
@@ -56,6 +57,13 @@ class _Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     catch_up: Literal["none", "one", "all"] = "one"
 
 
+class _Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `catalog.DeclaredOptions` as a child may send it."""
+
+    ttl: Annotated[float, msgspec.Meta(gt=0, le=DAY)] = 60.0
+    stale: Annotated[float, msgspec.Meta(ge=0, le=DAY)] = 300.0
+
+
 class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `catalog.Policy` as a child may send it."""
 
@@ -67,6 +75,7 @@ class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     isolation: Literal["run", "workflow"] = "run"
     preload: bool = True
     schedule: _Schedule | None = None
+    options: _Options | None = None
 
 
 class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,7 +164,9 @@ def _workflow(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:
     except ValueError as error:
         return BundleProblem(one.path, one.line, f"{one.name}: schedule: {error}"[:2000])
     fields = {name: getattr(one, name) for name in one.__struct_fields__}
-    policy = Policy(**{name: getattr(one.policy, name) for name in one.policy.__struct_fields__} | {"schedule": schedule})
+    kept = one.policy.options and DeclaredOptions(ttl=one.policy.options.ttl, stale=one.policy.options.stale)
+    declared = {name: getattr(one.policy, name) for name in one.policy.__struct_fields__}
+    policy = Policy(**declared | {"schedule": schedule, "options": kept})
     return DeclaredWorkflow(**(fields | {"policy": policy}))
 
 

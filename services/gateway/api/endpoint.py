@@ -72,7 +72,7 @@ Handler = Callable[[Any], Awaitable[Any]]
 
 API = "/api/v1"
 # What `{name}` names in the paths of a group.
-_NAMED = {"workflows": "workflow", "sources": "source"}
+_NAMED = {"workflows": "workflow", "data-providers": "workflow", "sources": "source"}
 Code = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z]{4}[ -]?[A-Za-z]{4}\Z")]
 """What a device that signs in shows to a person."""
 # The type of a path's part, by its name.

@@ -18,6 +18,7 @@ from services.gateway.removing.rows import Removal, RemovalRows, RemovalView, en
 from services.gateway.tables import login, metadata
 from shared import aggregate
 from shared.bus import Bus
+from shared.cache import Cache
 from shared.db import transaction
 from shared.envelope import derived_id, new_id, rfc3339, utc_now
 from shared.errors import Conflict, MillraceError, NotFound, Unavailable
@@ -74,6 +75,7 @@ class Remover:
         view: RemovedOrganizations,
         keepers: Mapping[str, Keeper[Any]],
         projections: Mapping[str, Projection],
+        options: Cache,
         *,
         pause: float = PAUSE,
     ) -> None:
@@ -83,6 +85,7 @@ class Remover:
         self._view = view
         self._keepers = keepers
         self._projections = projections
+        self._options = options
         besides = {"key_use": "id IN (SELECT id FROM resource WHERE org = :org)", "login": "org = :org AND state <> 'pending'"}
         self._own = Rows(engine, metadata, besides)
         self._entries = RegistryWriter(bus.client, "removals", RemovalEntry)
@@ -247,4 +250,7 @@ class Remover:
         async with transaction(self._engine) as connection:
             # Not counted: whoever asks for a key of a name need not be of the organization, and could do so for ever.
             await connection.execute(delete(login).where(login.c.org == org, login.c.state == "pending"))
-        return await are_level(list(self._projections.values())) or await self._own.delete(org, deadline)
+        left = await are_level(list(self._projections.values())) or await self._own.delete(org, deadline)
+        if forgotten := await self._options.forget(org):
+            left["option"] = forgotten
+        return left
