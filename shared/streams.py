@@ -201,4 +201,6 @@ BUCKETS = (
     # Results of runs that are too large for a message.
     Bucket(name="results", writers=("executor",), readers=("gateway",), max_age=30 * DAY),
     Bucket(name="workspace", writers=("gateway", "executor"), readers=("gateway", "executor")),
+    # The files that a workspace and its repository had last in common, as one list.
+    Bucket(name="agreed", writers=("executor",), readers=("executor",)),
 )

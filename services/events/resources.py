@@ -15,6 +15,7 @@ from services.events.adapters import ADAPTERS, VERIFICATIONS, Adapter, custom, d
 from services.events.entities import Claims
 from services.events.mappings import Values, absent, integration_of, misfits
 from services.events.registrations.rules import RegistrationRules
+from services.events.repositories import Repositories
 from services.events.retentions import Retentions
 from services.events.schedules.rules import Schedules
 from services.events.subscriptions import Subscriptions, Workflows
@@ -31,7 +32,7 @@ from shared.owners.rules import Derive, Draft, Rules
 from shared.projection import Projection
 from shared.questions.resources import PutResource, RemoveResource
 from shared.quotas import Quotas
-from shared.resources import Resource
+from shared.resources import KINDS, Resource
 from shared.resources.integration import Integration
 from shared.resources.mapping import Mapping as MappingSpec
 from shared.resources.source import BUILT_IN, Source
@@ -127,11 +128,11 @@ class Sources(Rules[Source]):
 
     async def check_removal(self, present: Resource[Source]) -> None:
         """Raise `Conflict` where subscriptions or schedules refer to a source: another one of its name would not be theirs."""
-        for noun in ("subscription", "schedule"):
+        for noun in ("subscription", "schedule", "repository"):
             left = [one.name for one in await self._rows.referrers(noun, "source", present.id, MOST_NAMED + 1)]
             if left:
                 named = ", ".join(left[:MOST_NAMED]) + (", …" if len(left) > MOST_NAMED else "")
-                raise Conflict(f"{noun}s refer to source {present.name!r}, remove them first: {named}")
+                raise Conflict(f"{KINDS[noun].plural} refer to source {present.name!r}, remove them first: {named}")
 
     async def _adapter(self, org: str, name: str) -> Adapter:
         """Return an adapter, asking its owner where the view does not know it. Raises `Invalid`, `Unavailable`."""
@@ -292,6 +293,7 @@ def keepers(
         "integration": Integrations(claims),
         "schedule": Schedules(rows, engine, known),
         "retention": Retentions(),
+        "repository": Repositories(),
         "mapping": Mappings(rows, claims),
     }
     made = catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)

@@ -25,6 +25,8 @@ from services.executor.environments.environments import Environments
 from services.executor.environments.housekeeping import Housekeeping
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
+from services.executor.repositories import remote
+from services.executor.repositories.remote import Remotes
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.looks import Looks
 from services.executor.runs.metrics import RunMetrics
@@ -61,6 +63,7 @@ from shared.errors import Unavailable
 from shared.expressions.pool import Expressions, evaluating
 from shared.health import Health
 from shared.levels import follow_level
+from shared.locks import Locks
 from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.adapters import AdapterEntry
@@ -86,6 +89,7 @@ class Executor:
         expressions: Expressions,
         environments: Environments,
         resolver: Resolver,
+        remotes: Remotes,
         health: Health,
     ) -> None:
         self.bus = bus
@@ -110,6 +114,9 @@ class Executor:
         self.blobs = Blobs(bus.client, "workspace")
         self.bodies = Blobs(bus.client, "bodies")
         self.results = Blobs(bus.client, "results")
+        self.agreed = Blobs(bus.client, "agreed")
+        self.remotes = remotes
+        self.locks = Locks(bus.client, "executor")
         self.bundles = Bundles(settings.data / "bundles", self.blobs, compile_=sandbox.compile, forget=sandbox.forget)
         self.builds = Builds(environments, self.blobs, self._register)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
@@ -170,6 +177,22 @@ async def _packages(
 
 
 @asynccontextmanager
+async def _remotes(settings: ExecutorSettings, tier: Tier | None, resolver: Resolver) -> AsyncIterator[Remotes]:
+    """Have the ways to remote repositories, behind the walls of a tier, for the block."""
+    disk = Disk(settings.data / "repositories")
+    await asyncio.to_thread(disk.start)
+    libraries = await asyncio.to_thread(remote.laid_out, disk.folder)
+    builder = Builder(
+        settings.data / "sandbox", disk.folder, tier=tier, uid=settings.sandbox_uid, shown=[libraries], limits=remote.LIMITS
+    )  # fmt: skip
+    try:
+        yield Remotes(disk, builder, libraries, settings.egress, resolver)
+    finally:
+        await builder.close()
+        await asyncio.to_thread(disk.close)
+
+
+@asynccontextmanager
 async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Run the service for the block."""
     async with AsyncExitStack() as stack:
@@ -208,7 +231,8 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         stack.callback(resolver.close)
         packages = _packages(settings, bus, sandbox.tier if is_able else None, resolver, runtime.health)
         environments, housekeeping = await stack.enter_async_context(packages)
-        executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver, runtime.health)
+        remotes = await stack.enter_async_context(_remotes(settings, sandbox.tier if is_able else None, resolver))
+        executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver, remotes, runtime.health)
         stack.push_async_callback(executor.builds.close)
         stack.push_async_callback(executor.adapter_jobs.close)
         await executor.bundles.start()

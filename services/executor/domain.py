@@ -43,13 +43,14 @@ def passed_by_all(incarnation: str, readers: Iterable[Position]) -> int:
 
 def checked_path(path: str) -> str:
     """Return `path` if a workspace may hold a file there: relative, normal, printable. Raises `Invalid` with the reason."""
-    complaint = _path_complaint(path)
+    complaint = path_complaint(path)
     if complaint:
         raise Invalid(f"{path[:120]!r} cannot be a workspace path: {complaint}", errors=(Problem("path", complaint),))
     return path
 
 
-def _path_complaint(path: str) -> str | None:
+def path_complaint(path: str) -> str | None:
+    """Return why a workspace cannot hold a file at a path, None where it can."""
     if not path:
         return "it is empty"
     if len(path.encode(errors="surrogatepass")) > PATH_BYTES:
@@ -77,8 +78,15 @@ def check_changes(paths: Sequence[str]) -> None:
 
 def check_places(tree: Mapping[str, str], paths: Iterable[str]) -> None:
     """Raise `Invalid` unless each of these paths of a tree can be beside all others of it."""
+    for path, complaint in misplaced(tree, paths).items():
+        raise Invalid(f"{path[:120]} cannot be put there: {complaint}", errors=(Problem("path", complaint),))
+
+
+def misplaced(tree: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
+    """Return which of these paths of a tree cannot be beside all others of it, with the reason."""
     below: dict[str, str] = {}
     alike: dict[str, list[str]] = {}
+    found: dict[str, str] = {}
     for path in sorted(tree):
         alike.setdefault(path.lower(), []).append(path)
         for folder in _folders(path):
@@ -88,8 +96,8 @@ def check_places(tree: Mapping[str, str], paths: Iterable[str]) -> None:
         in_the_way += [below[path]] if path in below else []
         in_the_way += [other for other in alike[path.lower()] if other != path]
         if in_the_way:
-            complaint = clash(path, in_the_way[0])
-            raise Invalid(f"{path[:120]} cannot be put there: {complaint}", errors=(Problem("path", complaint),))
+            found[path] = clash(path, in_the_way[0])
+    return found
 
 
 def _folders(path: str) -> list[str]:

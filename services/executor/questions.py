@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from services.executor import removing
+from services.executor.repositories import questions as repositories
 from services.executor.runs import run_state, steps, usage
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.erasing import erase
@@ -323,4 +324,5 @@ QUESTIONS: Questions = {
     SignalRun: signal_run,
     EraseInExecutor: erase,
     **removing.QUESTIONS,
+    **repositories.QUESTIONS,
 }

@@ -28,6 +28,7 @@ STREAM_OF_NOUN = {
     "workflow": "CATALOG",
     "adapter": "CATALOG",
     "file": "CATALOG",
+    "sync": "CATALOG",
     "secret": "CATALOG",
     "registration": "CATALOG",
     "provider": "CATALOG",

@@ -18,6 +18,7 @@ from shared.questions import (
     oauth,
     removing,
     replays,
+    repositories,
     resources,
     rotation,
     sign_in,

@@ -53,6 +53,17 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
         {"kind": "mapping", "name": "halo-1", "entity_id": "42"},
         {"kind": "mapping", "name": "halo-0", "org": "beta", "config": {"subdomain": "beta"}},
     ],
+    "rest/git.yaml": [
+        {
+            "kind": "repository",
+            "name": "flows",
+            "url": "https://git.example.org/acme/flows.git",
+            "branch": "main",
+            "secret": "key-0",
+            "source": "repo-1",
+            "on_event": "sync",
+        },
+    ],
     "rest/integrations.yaml": [
         {
             "kind": "integration",

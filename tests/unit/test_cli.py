@@ -352,6 +352,9 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         ("preview", "--key", None),
         ("put", "--key-id", None),
         ("patch", "--key-id", None),
+        # Of repositories: the name of the secret.
+        ("put", "--secret", None),
+        ("patch", "--secret", None),
         ("put", "--secret", "NAME[=FILE]"),
         ("map", "--secret", "NAME[=FILE]"),
         ("put", "--token-file", "FILE"),

@@ -2,12 +2,15 @@
 
 The child's folder is the only place that it can write to. Resolving and fetching have a way to the package indexes and execute
 nothing that came from there. Unpacking has no way out, and is believed about the one wheel that it unpacked only. Steps of source
-distributions are in `sources`.
+distributions are in `sources`. A look at a repository of git, or a push to one, is not of an environment, and as apart: its code
+comes with the job.
 """
 
+import importlib
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 from typing import Any
 
@@ -23,6 +26,10 @@ def done(folder: str, job: dict[str, Any], packages: str | None) -> dict[str, An
     """Carry a step out in a folder; answer its findings. `packages` are those that a build requires. Raises OSError, ValueError."""
     largest = job["most_bytes"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if job["step"] == "repository":
+        sys.path.append(job["libraries"])
+        found: dict[str, Any] = importlib.import_module("repository_inside").done(folder, job)
+        return found
     if job["step"] == "open":
         return sources.opened(folder)
     if job["step"] == "hook":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
 import structlog
@@ -46,7 +47,15 @@ _log = structlog.get_logger()
 
 async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committed:
     """Change many files and register the workspace's workflows once."""
-    registered = await _commit(command, command.changes, deps, PATIENCE)
+    return await commit_with(command, (), deps)
+
+
+async def commit_with(command: CommitFiles, besides: Sequence[tuple[Sealed[Any], int]], deps: RegistrationDeps) -> Committed:
+    """Change many files, likewise, and store other messages of the catalog together with them, each as it expects.
+
+    Raises `Conflict` where something of either has changed since; then nothing of both is recorded.
+    """
+    registered = await _commit(command, command.changes, deps, PATIENCE, besides)
     # One that is not there any more was removed by a later commit, before this one was answered.
     paths = [change.path for change in command.changes if change.sha256 is not None]
     rows = await deps.store.files_at(command.org, paths)
@@ -98,12 +107,18 @@ async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
     return FileView(path=command.path, sha256=row["sha256"], size=row["size"], updated_at="", problems=registered.problems)
 
 
-async def _commit(command: Command[Any], changes: list[FileChange], deps: RegistrationDeps, patience: float) -> Registration:
+async def _commit(
+    command: Command[Any],
+    changes: list[FileChange],
+    deps: RegistrationDeps,
+    patience: float,
+    besides: Sequence[tuple[Sealed[Any], int]] = (),
+) -> Registration:
     """Record the changes, unless an earlier sending of the command has, and with them the changed workflows.
 
     Where an environment is to be built first, waits so many seconds for it, and for the registration that follows.
     """
-    registered = await _committed(command, changes, deps)
+    registered = await _committed(command, changes, deps, besides)
     if registered.is_building and await deps.builds.settled(command.org, patience):
         return await register(command.org, deps)
     return registered
@@ -147,7 +162,9 @@ async def _of_changes(found: Registration, cause: str, org: str, deps: Registrat
     ]
 
 
-async def _committed(command: Command[Any], changes: list[FileChange], deps: RegistrationDeps) -> Registration:
+async def _committed(
+    command: Command[Any], changes: list[FileChange], deps: RegistrationDeps, besides: Sequence[tuple[Sealed[Any], int]]
+) -> Registration:
     domain.check_changes([change.path for change in changes])
     new = [change for change in changes if change.sha256 is not None]
     await tasks.each(AT_ONCE, new, lambda change: _check_content(change, deps))
@@ -170,6 +187,7 @@ async def _committed(command: Command[Any], changes: list[FileChange], deps: Reg
                 elif isinstance(command, RemoveFile):
                     # Another removal came first, since the look at the row.
                     raise NotFound(f"there is no file {change.path}")
+            appends += besides
             files = domain.changed_tree(files, {change.path: change.sha256 for change in changes})
             before_sizes = dict(sizes)
             sizes |= {change.path: change.size for change in new}
@@ -205,6 +223,9 @@ async def _record(appends: list[tuple[Sealed[Any], int]], changes: list[Change],
             await deps.workflows.put(message.key, seq, cast("WorkflowEntry | None", entry))
 
     await tasks.each(AT_ONCE, range(len(changes)), register)
+    if declaration_of(appends[-1][0].message).noun not in NOUNS:
+        # The rows of a workspace are made from others: they do not come to this one.
+        last = await aggregate.newest(deps.bus.client, *NOUNS)
     if not await deps.catalog.caught_up(last, timeout=max(ROWS_WITHIN, len(appends) * ROW_WITHIN)):
         # They are recorded: the command that is sent again finds them.
         raise Unavailable("the change is recorded, and the rows of the workspace are behind")
