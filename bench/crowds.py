@@ -3,13 +3,14 @@
 The crowds, all at the same time, and all of them this process:
 
 - 2,000 followers of runs, of which 500 never read what they are sent, and 1,000 have a key of their own;
-- 5,000 uploads that send a byte a second; one that is refused begins anew.
+- 5,000 uploads that send a byte a second; for one that is refused another comes.
 
 Then each of the 1,000 keys is revoked while its client follows:
 
 - `get_p99_ms`, `hook_p99_ms`: of reads and of webhooks, one after the other, `alone` and `beside`; `failed` of them;
-- `rss_mib`: of the gateway before, at its highest, and after, with the bytes that a connection takes;
+- `rss_mib`: of the gateway before, beside, at its highest, and after all have gone, with the KiB that a connection takes;
 - `cut_slowest_ms`: from the answer that a key is revoked to the end of its stream; `cut_missed`: streams that went on;
+  `unrevoked`: keys that there was no time for;
 - `refused`: followers that were not taken; `uploads`: answers to uploads by status; `stalled_cut`: those let go that never read.
 
 The figure is the p99 of webhooks beside the crowds, the limit the same alone.
@@ -21,6 +22,7 @@ import asyncio
 import resource
 import secrets
 import socket
+import struct
 import sys
 import time
 from collections import Counter
@@ -44,8 +46,14 @@ CONNECTIONS = 12_000
 # A stalled client takes this much and no more; its run says far more.
 TAKEN = 4096
 AT_ONCE = 32
-# Seconds in which a client that takes nothing is let go, and in which crowds have come.
-LET_GO, COME = 40.0, 20.0
+# Seconds in which a client that takes nothing is let go, in which crowds have come, and in which all keys are revoked.
+LET_GO, COME, REVOKING = 40.0, 20.0, 150.0
+# Uploads that come at a time, and seconds between.
+COMING, PAUSE = 200, 0.2
+# They end by a reset: each would else leave a port in TIME_WAIT for a minute, and there are 28,000.
+RESET = struct.pack("ii", 1, 0)
+# Seconds after the crowds in which memory settles.
+SETTLED = 5.0
 SAYS = 20_000
 CODE = (
     b"""
@@ -64,11 +72,11 @@ async def loud() -> None:
 
 
 class Follower(asyncio.Protocol):
-    """One client of a run's stream; `reads` it, or takes nothing at all."""
+    """One client of a run's stream."""
 
-    def __init__(self, head: bytes, *, reads: bool) -> None:
+    def __init__(self, head: bytes) -> None:
         self._head = head
-        self._reads = reads
+        self._transport: Any = None
         self.status = 0
         self.ended_at = 0.0
         self.answered = asyncio.Event()
@@ -76,9 +84,22 @@ class Follower(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         """Ask."""
+        self._transport = transport
         transport.write(self._head)
-        if not self._reads:
-            transport.pause_reading()
+
+    def stall(self) -> None:
+        """Take nothing more."""
+        # Not where the connection is made: the loop would begin to read only then.
+        self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Take what there still is, or learn that there is no more."""
+        if not self.ended.is_set():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Go."""
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Note the status."""
@@ -104,6 +125,7 @@ class Upload(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin."""
         self._transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         transport.write(self._head)
         self._crowd.sending[self] = None
 
@@ -114,6 +136,10 @@ class Upload(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Note the answer, and go."""
         self._crowd.answers[data[9:12].decode(errors="replace")] += 1
+        self.close()
+
+    def close(self) -> None:
+        """Go."""
         self._transport.close()
 
     def connection_lost(self, _error: Exception | None) -> None:
@@ -137,14 +163,18 @@ class UploadCrowd:
 
     async def run(self) -> None:
         """Keep them coming, and each a byte a second, for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep())
-            group.create_task(self._dribble())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._keep())
+                group.create_task(self._dribble())
+        finally:
+            for one in list(self.sending):
+                one.close()
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            for _ in range(min(100, self._size - len(self.sending))):
+            for _ in range(min(COMING, self._size - len(self.sending))):
                 try:
                     await loop.create_connection(lambda: Upload(self._head, self), *self._where)
                 except OSError as error:
@@ -152,7 +182,7 @@ class UploadCrowd:
             if len(self.sending) >= self._size:
                 self.gone.clear()
                 await self.gone.wait()
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(PAUSE)
 
     async def _dribble(self) -> None:
         slices = 50
@@ -181,24 +211,35 @@ async def measure(folder: Path, seconds: float) -> Outcome:
         before = _memory(gateway, "VmRSS")
         say(f"alone {alone}, {before:.0f} MiB")
         followers = await _followers(stack, runs, keys)
+        began = time.perf_counter()
         say(f"{len(followers)} followers")
         crowd = UploadCrowd(source["url"], UPLOADS)
         uploading = asyncio.create_task(crowd.run())
         await _come(crowd)
         open_uploads = len(crowd.sending)
-        say(f"{Counter(one.status for _, one in followers)} of followers, {open_uploads} uploads")
+        say(f"{Counter(one.status for _, one in followers)} of followers, {open_uploads} uploads, {_buffered():.0f} MiB in sockets")
         beside = await _normal(normal, seconds)
         during = _memory(gateway, "VmRSS")
         say(f"beside {beside}, {during:.0f} MiB")
         cut = await _revoked(stack, keys, followers)
         say(f"{cut}")
         stalled = [one for kind, one in followers if kind == "stalled"]
+        await asyncio.sleep(max(0.0, began + LET_GO - time.perf_counter()))
+        for one in stalled:
+            one.go_on()
         with suppress(TimeoutError):
-            async with asyncio.timeout(LET_GO):
+            async with asyncio.timeout(SETTLED):
                 await asyncio.gather(*(one.ended.wait() for one in stalled))
+        cut_stalled = sum(one.ended.is_set() for one in stalled)
+        say(f"{cut_stalled} of {len(stalled)} that never read were cut")
         uploading.cancel()
         await asyncio.gather(uploading, return_exceptions=True)
-        highest = _memory(gateway, "VmHWM")
+        say(f"uploads {dict(crowd.answers)}")
+        for _, one in followers:
+            one.close()
+        await asyncio.sleep(SETTLED)
+        highest, after = _memory(gateway, "VmHWM"), _memory(gateway, "VmRSS")
+        say(f"after {after:.0f} MiB, at its highest {highest:.0f}")
         ready = msgspec.json.decode((folder / "data" / "ready.json").read_bytes())
     statuses = Counter(str(one.status) for kind, one in followers if kind != "stalled")
     more = {
@@ -207,11 +248,11 @@ async def measure(folder: Path, seconds: float) -> Outcome:
         "keys": KEYS,
         "alone": alone,
         "beside": beside,
-        "rss_mib": {"before": before, "during": during, "highest": highest},
+        "rss_mib": {"before": before, "during": during, "highest": highest, "after": after},
         "kib_per_connection": (during - before) * 1024 / (FOLLOWERS + UPLOADS),
         "followers_by_status": dict(statuses),
         "refused": sum(count for status, count in statuses.items() if status != "200"),
-        "stalled_cut": sum(one.ended.is_set() for one in stalled),
+        "stalled_cut": cut_stalled,
         "uploads": dict(crowd.answers),
         "restarted": ready["services"]["gateway"] != gateway,
         **cut,
@@ -281,7 +322,7 @@ async def _followers(
             path = f"/api/v1/runs/{runs[org, workflow]}/stream?org={org}"
             head = f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
             reads = kind != "stalled"
-            made = Follower(head, reads=reads)
+            made = Follower(head)
             sock = socket.socket()
             if not reads:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, TAKEN)
@@ -290,7 +331,9 @@ async def _followers(
             await loop.sock_connect(sock, (parts.hostname, parts.port))
             await loop.create_connection(lambda made=made: made, sock=sock)  # type: ignore[misc]
             found.append((kind, made))
-            if reads:
+            if not reads:
+                made.stall()
+            else:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(COME):
                         await made.answered.wait()
@@ -331,7 +374,9 @@ async def _revoked(stack: Whole, keys: list[tuple[str, str, str]], followers: li
             took.append(max(0.0, stream.ended_at - answered) * 1000)
 
     began = time.perf_counter()
-    await asyncio.gather(*(revoke() for _ in range(AT_ONCE)))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(REVOKING):
+            await asyncio.gather(*(revoke() for _ in range(AT_ONCE)))
     if not took:
         raise BenchError("no key had a stream")
     return {
@@ -339,8 +384,15 @@ async def _revoked(stack: Whole, keys: list[tuple[str, str, str]], followers: li
         "cut_slowest_ms": max(took),
         "cut_p50_ms": outcome.percentile(took, 50),
         "cut_missed": missed,
+        "unrevoked": len(left),
         "revoking_s": time.perf_counter() - began,
     }
+
+
+def _buffered() -> float:
+    """Return what sockets of this machine hold, in MiB."""
+    (line,) = (one for one in Path("/proc/net/sockstat").read_text().splitlines() if one.startswith("TCP:"))
+    return int(line.split()[-1]) * resource.getpagesize() / 2**20
 
 
 def _memory(pid: int, name: str) -> float:

@@ -17,14 +17,21 @@ ON_THEIR_WAY = 1.0
 # Seconds that requests in flight have to finish once no new ones are taken.
 DRAIN = 8.0
 BACKLOG = 1024
+# Bytes on their way to a client that the system keeps for it, and again as many for their keeping; left alone it keeps 4 MiB for
+# one that takes nothing. Enough for 2 MB a second to a client that is 100 ms away.
+UNTAKEN = 128 * 1024
 
 
 def listening(descriptor: int | None, host: str, port: int) -> socket.socket:
     """Return the socket to serve on: `descriptor`, which is taken over, or a new one. Raises OSError when it cannot be bound."""
     if descriptor is not None:
-        return socket.socket(fileno=descriptor)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        made = socket.socket(fileno=descriptor)
+    else:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    # Every connection inherits it.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNTAKEN)
+    return made
 
 
 def url_of(sock: socket.socket) -> str:

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import io
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from services.gateway import peers
+from services.gateway import peers, serving
 from services.gateway.memory_budget import MIB
 from shared import http
 from shared.encryption import Keyring
@@ -272,6 +273,20 @@ async def test_nothing_of_a_body_is_read_where_the_head_shows_that_it_cannot_be_
     # In one or two seconds, and so in as many messages.
     assert 1 <= len(await eventually(audited)) <= 6  # type: ignore[arg-type]
     assert len(await received(place)) == 2
+
+
+async def test_of_an_answer_that_nobody_takes_the_system_keeps_little() -> None:
+    with serving.listening(None, "127.0.0.1", 0) as door, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(door.getsockname())
+        served, _ = door.accept()
+        with served:
+            served.setblocking(False)
+            kept = 0
+            with contextlib.suppress(BlockingIOError):
+                while kept < 4 * serving.UNTAKEN:
+                    kept += served.send(b"x" * 4096)
+    assert kept < 4 * serving.UNTAKEN
 
 
 # -- heads and connections ---------------------------------------------------------------------------------------------

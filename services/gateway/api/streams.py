@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -12,10 +13,10 @@ from aiohttp import web
 
 from services.gateway.api.access import Caller
 from services.gateway.api.endpoint import LAST_EVENT_ID, Call, Reply, endpoint
-from services.gateway.api.sse import HEADERS, EventClient
+from services.gateway.api.sse import HEADERS, EventClient, event
 from services.gateway.parts import Gateway
 from shared.errors import Malformed, NotFound, Problem, Unavailable
-from shared.questions.executor import ListLines, ListStates, RunStates, RunView
+from shared.questions.executor import LineView, ListLines, ListStates, RunStates, RunView
 
 # Seconds between looks at a silent run, and between tries while a service is away.
 LOOKS = 10.0
@@ -24,6 +25,8 @@ PAUSE = 1.0
 GATHER = 0.05
 # Lines that are asked for at once.
 LINES = 500
+# Bytes of lines that are sent together: a slow client takes them within the time that it has for one event.
+TOGETHER = 16 * 1024
 
 _log = structlog.get_logger()
 
@@ -125,9 +128,12 @@ async def _write_lines(gateway: Gateway, caller: Caller, run: str, client: _Tell
     while more:
         asked = ListLines(org=caller.org, id=run, after=client.place.line, limit=LINES, settled=True)
         page = await gateway.bus.ask(asked)
-        for line in page.items:
-            await client.line(line.n, line)
         more = page.next_cursor is not None
+        # A client that takes nothing holds some bytes up, and no page of them.
+        parts = client.encoded(page.items)
+        del page
+        for part in parts:
+            await client.lines(*part)
 
 
 async def _last(gateway: Gateway, caller: Caller, run: str) -> RunView:
@@ -148,8 +154,20 @@ class _Telling:
     async def state(self, seq: int, view: RunView) -> None:
         await self._event("state", msgspec.structs.replace(self.place, seq=seq), view)
 
-    async def line(self, number: int, line: Any) -> None:
-        await self._event("line", msgspec.structs.replace(self.place, line=number), line)
+    def encoded(self, lines: Iterable[LineView]) -> list[tuple[int, bytes]]:
+        """Return lines as they are sent, some together: each time the number of the last one, and the bytes."""
+        parts, part, size = [], list[bytes](), 0
+        for line in lines:
+            part.append(event("line", msgspec.structs.replace(self.place, line=line.n).id, line))
+            size += len(part[-1])
+            if size >= TOGETHER:
+                parts.append((line.n, b"".join(part)))
+                part, size = [], 0
+        return [*parts, (line.n, b"".join(part))] if part else parts
+
+    async def lines(self, last: int, data: bytes) -> None:
+        await self._client.write(data)
+        self.place = msgspec.structs.replace(self.place, line=last)
 
     async def end(self, view: RunView) -> None:
         await self._event("end", msgspec.structs.replace(self.place, over=True), view)
