@@ -54,14 +54,25 @@ async def keys(platform: Client) -> dict[str, str | None]:
     return {role: found[role] for role in ROLES}
 
 
-async def complaints(url: str, key_of: Mapping[str, str | None], folder: Path, *, each: int, within: float) -> str | None:
+async def complaints(
+    url: str,
+    key_of: Mapping[str, str | None],
+    folder: Path,
+    *,
+    each: int,
+    within: float,
+    seed: int | None = None,
+    seconds: int | None = None,
+) -> str | None:
     """Return what Schemathesis says against the answers to these keys, None for nothing; `folder` is for its files.
 
-    It sends `each` requests of an operation with each key, the same in every run.
+    It sends `each` requests of an operation with each key, the same in every run, or for a `seed`; after so many `seconds` no more.
     """
+    drawn = ("--generation-deterministic",) if seed is None else ("--seed", str(seed), "--generation-database", "none")
     code, said = await output(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"),
-        *("--phases", "fuzzing", "--generation-deterministic", "--max-examples", str(each * len(key_of))),
+        *("--phases", "fuzzing", *drawn, "--max-examples", str(each * len(key_of))),
+        *(() if seconds is None else ("--max-time", str(seconds))),
         *("--request-timeout", "70", "--no-color", "--checks", ",".join(CHECKS)),
         *LEFT_OUT,
         cwd=folder,

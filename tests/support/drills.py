@@ -11,12 +11,12 @@ import msgspec
 from tests.support.programs import program
 
 
-async def said_by(drill: str, bound: float) -> dict[str, Any]:
+async def said_by(drill: str, bound: float, *options: str) -> dict[str, Any]:
     """Run the module `drill` within `bound` seconds; return its JSON, with `exit` and all it said as `text`.
 
     One that takes longer is ended, which it does in order, and its words are told.
     """
-    process = await program(sys.executable, "-m", drill, "--quick", "--json")
+    process = await program(sys.executable, "-m", drill, "--quick", "--json", *options)
     communicating = asyncio.ensure_future(process.communicate())
     try:
         await asyncio.wait((communicating,), timeout=bound)
