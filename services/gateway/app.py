@@ -40,7 +40,6 @@ from services.gateway.removing.remover import Remover
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.sessions import Sessions
 from services.gateway.supervisor import backup
-from services.gateway.trail import Trail
 from services.gateway.users import Users
 from services.gateway.visitors import Strangers, Visitors
 from services.gateway.watching import Watching
@@ -65,6 +64,7 @@ from shared.removals import RemovedOrganizations
 from shared.resources.source import SourceEntry
 from shared.service import Runtime
 from shared.service import main as run_service
+from shared.trail import Trail
 
 # Seconds that the start waits for the registries and for the first count of the backlog. Without the former it serves all the same,
 # by asking their owners; without the latter it takes webhooks without a bound.

@@ -85,6 +85,11 @@ class Keys(RegistryView[KeyEntry]):
             self.used[found.id] = self._clock()
         return found
 
+    def note_use(self, id_: str, at: float) -> None:
+        """Take over when a key was used elsewhere, in epoch seconds; of one that is gone nothing."""
+        if id_ in self._digests:
+            self.used[id_] = max(at, self.used.get(id_, at))
+
     def is_over(self, principal: Principal) -> bool:
         """Return whether a key has expired."""
         return principal.until is not None and principal.until <= self._clock()

@@ -26,7 +26,6 @@ from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.removing.remover import Remover
 from services.gateway.sessions import Sessions
-from services.gateway.trail import Trail
 from services.gateway.users import Users
 from services.gateway.visitors import Strangers, Visitors
 from services.gateway.watching import Watching
@@ -41,6 +40,7 @@ from shared.health import Health
 from shared.owners.keeper import Keeper
 from shared.owners.rotation import Rotation
 from shared.quotas import Quotas
+from shared.trail import Trail
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):

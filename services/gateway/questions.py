@@ -1,13 +1,16 @@
-"""Questions and commands to the gateway: about its resources, their sealing, and what a removed organization has left."""
+"""Questions and commands to the gateway: about its resources, their sealing and use, and what a removed organization has left."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from services.gateway.identity import Keys
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.owners.answering import questions_of, rotate_keys
 from shared.owners.removing import erase_of_organization
+from shared.questions import Done
+from shared.questions.key_use import NoteKeyUse
 from shared.questions.removing import EraseInGatewayOf, Left
 from shared.questions.rotation import RotateCredentials
 
@@ -23,4 +26,22 @@ async def erase(command: EraseInGatewayOf, deps: CatalogErasingDeps) -> Left:
     return await erase_of_organization(deps.bus.client, command)
 
 
-QUESTIONS: Questions = {**questions_of("gateway"), RotateCredentials: rotate_keys, EraseInGatewayOf: erase}
+class KeyUseDeps(Protocol):
+    """Dependency of noting the use of keys."""
+
+    keys: Keys
+
+
+async def note_use(command: NoteKeyUse, deps: KeyUseDeps) -> Done:
+    """Take over when keys were used; it is written together with the use here."""
+    for id_, at in command.used.items():
+        deps.keys.note_use(id_, at)
+    return Done()
+
+
+QUESTIONS: Questions = {
+    **questions_of("gateway"),
+    RotateCredentials: rotate_keys,
+    EraseInGatewayOf: erase,
+    NoteKeyUse: note_use,
+}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import structlog
 
 from services.gateway.admission import WebhookEndpoint
-from services.gateway.crowds import Crowds
 from shared.bus import Bus
 from shared.commit import Refused
+from shared.crowds import Crowds
 from shared.errors import MillraceError
 from shared.messages import WebhookRefused
 

@@ -41,6 +41,7 @@ from shared.registry import RegistryView
 from shared.removals import RemovedOrganizations
 from shared.resources.retention import RetentionEntry
 from shared.service import Runtime
+from shared.trail import Trail
 
 # The log of archiving itself stays on standard output: archived, it would feed itself.
 _ABOUT_ARCHIVING = ("archive.", "projection.")
@@ -58,13 +59,16 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
         async with (
             connected(settings.nats_url, service="logs", health=runtime.health) as bus,
             runtime.sink.sending(_publishing(bus)),
+            contextlib.AsyncExitStack() as stack,
         ):
             # Before the first row, so that none has to be moved.
             await make_first(engine, runtime.health)
             runtime.background.start(keep_ahead(engine, runtime.health, settings.database_url), "partitions")
             removed = RemovedOrganizations(bus.client, runtime.health)
             runtime.background.start(removed.run(), "registry removals")
-            telling = await _subscribers(bus, settings.issuer, runtime, removed)
+            trail = Trail(bus)
+            stack.push_async_callback(trail.finish)
+            telling = await _subscribers(bus, trail, settings.issuer, runtime, removed)
             projections = started(
                 projected(bus.client, telling), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
             )
@@ -119,17 +123,20 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
         await engine.dispose()
 
 
-async def _subscribers(bus: Bus, issuer: Issuer | None, runtime: Runtime, removed: RemovedOrganizations) -> Telling | None:
+async def _subscribers(
+    bus: Bus, trail: Trail, issuer: Issuer | None, runtime: Runtime, removed: RemovedOrganizations
+) -> Telling | None:
     """Admit subscribers from now on, and return what tells them; None where nobody can sign for them."""
     if issuer is None:
         return None
     grants = Grants(bus.client, runtime.health)
-    connections = Subscribers(bus.client, grants, issuer)
+    connections = Subscribers(bus.client, grants, issuer, trail)
     telling = Telling(bus.client, lambda: grants.wanted, removed.is_past)
     runtime.health.state("subscribers", lambda: connections.fact() | {"told": telling.told}, counters=("refused", "told"))
     runtime.background.start(grants.run(), "registry keys")
     runtime.background.start(connections.admit(), "admission of subscribers")
     runtime.background.start(connections.watch(), "connections of subscribers")
+    runtime.background.start(connections.tell_use(bus), "use of keys by subscribers")
     await connections.start()
     return telling
 

@@ -13,6 +13,7 @@ from shared.questions import (
     events,
     executor,
     health,
+    key_use,
     letters,
     logs,
     oauth,

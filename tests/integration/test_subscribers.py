@@ -392,6 +392,24 @@ async def test_a_key_for_nats_is_of_no_use_to_the_api_and_no_other_key_for_nats(
         assert (got.status, [one["path"] for one in got.json["errors"]]) == (422, [path]), got.body
 
 
+async def test_when_a_key_for_nats_was_last_used_is_told(admitting: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "TELLS", 0.1)
+    async with house(admitting) as home:
+        key, unused = await home.key(), await home.key("unused")
+        assert (key["last_used_at"], unused["last_used_at"]) == (None, None)
+
+        async def told(after: str | None) -> str | None:
+            got = await home.client("GET", "/api/v1/keys/tool?org=acme")
+            found: str | None = got.json["last_used_at"]
+            return found if found is not None and found > (after or "") else None
+
+        async with home.connected(key["key"]):
+            first = await eventually(lambda: told(None))
+            # Also of one that stays.
+            await eventually(lambda: told(str(first)))
+        assert (await home.client("GET", "/api/v1/keys/unused?org=acme")).json["last_used_at"] is None
+
+
 async def test_no_organization_takes_all_the_room(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "EACH", 3)
     monkeypatch.setattr(connections, "MOST", 6)
@@ -406,15 +424,38 @@ async def test_no_organization_takes_all_the_room(home: House, monkeypatch: pyte
         pass
 
 
-async def test_no_key_is_in_the_log_of_who_came(
+async def test_strangers_are_in_the_audit_and_no_key_is_there_or_in_the_log_of_who_came(
     home: House, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    key = await home.key()
+    key, over = await home.key(), await home.key("over", expires_at=rfc3339(utc_now() + timedelta(seconds=3)))
     unknown = "mr_" + "unknown-" * 5
     async with home.connected(key["key"]):
-        await stays_out(key["nats_url"], unknown)
-    said = caplog.text + "".join(capfd.readouterr())
+        for _ in range(5):
+            await stays_out(key["nats_url"], unknown)
+
+    async def is_over() -> bool:
+        return bool((await home.client("GET", "/api/v1/keys/over?org=acme")).json["status"] == "expired")
+
+    await eventually(is_over)
+    await stays_out(over["nats_url"], over["key"])
+    records: dict[str, list[dict[str, Any]]] = {}
+
+    async def audited() -> bool:
+        for org in ("acme", "global"):
+            got = await home.client("GET", f"/api/v1/audit?q=data.category:access+data.detail.protocol:nats&org={org}")
+            assert got.status == 200, got.body
+            records[org] = [one["data"] for one in got.json["items"]]
+        return bool(records["acme"]) and sum(one["detail"]["count"] for one in records["global"]) >= 5
+
+    # Those of a second are one record, with their number.
+    await eventually(audited)
+    (of_key,) = {(one["actor"], one["outcome"], one["detail"]["reason"]) for one in records["acme"]}
+    (of_stranger,) = {(one["actor"], one["outcome"], one["detail"]["reason"]) for one in records["global"]}
+    assert of_key == ("key:over", "unauthenticated", "expired_key")
+    assert of_stranger == ("unknown", "unauthenticated", "unknown_key")
+    assert {one["remote"] for found in records.values() for one in found} == {"127.0.0.1"}
+    said = caplog.text + "".join(capfd.readouterr()) + json.dumps(records)
     assert hashed_key("x") not in said
     for text in (key["key"], unknown):
         assert text not in said

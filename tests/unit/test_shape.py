@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "adapters", "addresses", "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "cache",
     "calendars", "charsets", "checkpoint", "circuits", "client", "commit",
-    "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "erasing",
+    "config", "connection", "consumer", "crowds", "db", "deadlines", "durables", "egress", "encryption", "envelope", "erasing",
     "errors", "expiring", "health", "health_server", "http", "leader", "letters", "levels", "lingering", "locks", "log",
     "messages", "metrics", "observing", "organizations",
     "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registering", "registry", "resources", "runs", "salvage", "schemas", "sending", "service",
     "jose", "statements", "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",
     "expressions", "gathering", "web_tokens", "nkeys", "subscribers", "exporting", "trace_settings", "traceparent", "tracing",
-    "quotas", "removals",
+    "quotas", "removals", "trail",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",
         "services.oauth.domain", "services.gateway.domain"]  # fmt: skip

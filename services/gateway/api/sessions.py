@@ -11,11 +11,11 @@ from services.gateway.api.access import cookie_name, remote
 from services.gateway.api.endpoint import Answer, Audit, Call, Endpoint, Example, endpoint
 from services.gateway.parts import Gateway
 from services.gateway.sessions import Ended, OpenedSession, Proof, Session
-from services.gateway.trail import Trail
 from services.gateway.users import home_of
 from shared.messages import Audited
 from shared.organizations import PLATFORM
 from shared.resources.user import Method, UserEntry
+from shared.trail import Trail
 
 # What a key is told in place of these.
 FOR_USERS = Example(status=403)

@@ -20,17 +20,26 @@ from nats.aio.msg import Msg
 
 from services.logs.subscribers import admission
 from services.logs.subscribers.admission import Stranger
-from services.logs.subscribers.grants import Grants
+from services.logs.subscribers.grants import Grant, Grants
 from shared.bounded import is_room
+from shared.bus import Bus
 from shared.client import subscribe
+from shared.envelope import new_id
+from shared.errors import MillraceError, Unauthenticated
+from shared.messages import Audited
 from shared.nkeys import Issuer
+from shared.organizations import PLATFORM
+from shared.questions.key_use import NoteKeyUse
 from shared.resources.key import digest_of
 from shared.subscribers import ADMITTING, CONNECTIONS, KICK
+from shared.trail import Trail
 
 # Subscribers at a time, of one organization and in all. For a slow one the broker holds 64 MiB back at most, for ten seconds.
 EACH, MOST = 50, 200
 # Seconds between two looks, and in which all servers of the broker have answered.
 LOOKS, GATHERED = 5.0, 0.25
+# Seconds between two times that the gateway hears which keys were used: `last_used_at` is right to a minute or two.
+TELLS = 60.0
 # Questions that wait here; a client whose question finds no room comes again.
 WAITING = 200
 # Seconds after which an admitted connection is there, or never will be.
@@ -64,8 +73,11 @@ class _Answer(msgspec.Struct):
 class Subscribers:
     """Admits subscribers by their grants, and sees that none stays whose grant is over."""
 
-    def __init__(self, client: Client, grants: Grants, issuer: Issuer, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, client: Client, grants: Grants, issuer: Issuer, trail: Trail, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._client = client
+        self._trail = trail
         self._grants = grants
         self._issuer = issuer
         self._clock = clock
@@ -74,6 +86,8 @@ class Subscribers:
         self._seen: dict[At, str] = {}
         self._admitted: dict[At, tuple[str, float]] = {}
         self._refused = 0
+        # By id of the key: when somebody was there by it, in epoch seconds, while the gateway has not heard of it.
+        self._used: dict[str, float] = {}
 
     def fact(self) -> dict[str, Any]:
         """Return how many there are, and how many were refused."""
@@ -108,6 +122,19 @@ class Subscribers:
                 async with asyncio.timeout(LOOKS):
                     await self._grants.changed.wait()
 
+    async def tell_use(self, bus: Bus) -> None:
+        """Tell the gateway now and then, for ever, which keys were used; where it is away it hears of them with the next ones."""
+        while True:
+            await asyncio.sleep(TELLS)
+            used, self._used = self._used, {}
+            if not used:
+                continue
+            try:
+                await bus.ask(NoteKeyUse(id=new_id(), org=PLATFORM, actor="logs", used=used))
+            except MillraceError as error:
+                self._used = used | self._used
+                _log.warning("subscriber.use_untold", reason=error.detail)
+
     def _arrived(self, msg: Msg) -> None:
         with contextlib.suppress(asyncio.QueueFull):
             self._questions.put_nowait(msg)
@@ -116,10 +143,11 @@ class Subscribers:
         now = self._clock()
         grant = self._grants.by_digest(digest_of(asked.key))
         reason = None
-        if grant is None:
-            reason = "unknown key" if self._grants.is_complete else "not all keys are known yet"
-        elif not grant.counts(now):
-            reason = "expired key"
+        if grant is None and not self._grants.is_complete:
+            reason = "not all keys are known yet"
+        elif grant is None or not grant.counts(now):
+            reason = "unknown key" if grant is None else "expired key"
+            self._denied(grant, asked.client_info.host, reason)
         else:
             taken = Counter(name.partition("/")[0] for name in self._there().values())
             if not is_room(taken[grant.org], taken.total(), EACH, MOST):
@@ -132,8 +160,23 @@ class Subscribers:
             _log.warning("subscriber.refused", reason=reason, remote=asked.client_info.host, **named)
             return admission.refused(asked, reason or "", self._issuer, int(now))
         self._admitted[asked.at] = grant.connection, now
+        self._used[grant.key] = now
         _log.info("subscriber.admitted", key=grant.name, of=grant.org, remote=asked.client_info.host)
         return admission.admitted(asked, grant, self._issuer, int(now))
+
+    def _denied(self, grant: Grant | None, remote: str, reason: str) -> None:
+        """Record a denied attempt in the background; many of one kind are one record, with their number."""
+        org = PLATFORM if grant is None else grant.org
+        audited = Audited(
+            category="access",
+            verb="denied",
+            actor="unknown" if grant is None else f"key:{grant.name}" if org != PLATFORM else f"key:{PLATFORM}/{grant.name}",
+            target=remote,
+            outcome=Unauthenticated.kind,
+            remote=remote,
+            detail={"protocol": "nats", "reason": reason.replace(" ", "_")},
+        )
+        self._trail.refused(audited, org=org)
 
     def _there(self) -> dict[At, str]:
         return {at: name for at, (name, _) in self._admitted.items()} | self._seen
@@ -163,6 +206,7 @@ class Subscribers:
         for (server, number), name in list(there.items()):
             grant = self._grants.by_connection(name)
             if grant is not None and grant.counts(now):
+                self._used[grant.key] = now
                 continue
             with contextlib.suppress(nats.errors.Error):
                 # The broker does nothing for one who cannot be answered.

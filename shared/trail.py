@@ -1,13 +1,13 @@
-"""The audit trail of the gateway: every change, and every denied attempt without letting those flood it."""
+"""The audit trail of a service that strangers come to: every change, and every denied attempt without letting those flood it."""
 
 from __future__ import annotations
 
 import msgspec
 import structlog
 
-from services.gateway.crowds import Crowds
 from shared.bus import Bus
 from shared.commit import Refused
+from shared.crowds import Crowds
 from shared.errors import MillraceError
 from shared.messages import Audited
 from shared.values import storable
