@@ -19,9 +19,10 @@ from services.gateway.identity import Keys, digest_of
 from services.gateway.users import Users
 from shared import registry
 from shared.bus import Bus
-from shared.envelope import rfc3339, utc_now
+from shared.envelope import open_message, rfc3339, utc_now
 from shared.errors import Unavailable
 from shared.health import Health
+from shared.messages import Audited
 from shared.pull import StreamError, api_request
 from shared.questions.logs import TailLogs, TailPage
 from shared.streams import REGISTRIES, STREAMS
@@ -171,7 +172,7 @@ async def test_no_key_makes_one_that_may_do_more(client: Client) -> None:
         assert (await by(client, admin, "PATCH", "/api/v1/keys/admin", json={name: "x"})).status == 422
 
 
-async def test_a_put_that_comes_again_keeps_the_value(client: Client) -> None:
+async def test_a_put_that_comes_again_keeps_the_value_and_is_no_change(place: Place, client: Client) -> None:
     first = await client("PUT", "/api/v1/keys/ci?org=acme", json={"role": "admin"})
     key = first.json["key"]
     again = await client("PUT", "/api/v1/keys/ci?org=acme", json={"role": "admin"})
@@ -179,6 +180,10 @@ async def test_a_put_that_comes_again_keeps_the_value(client: Client) -> None:
     changed = await client("PATCH", "/api/v1/keys/ci?org=acme", json={"scopes": ["keys"]})
     assert [one.headers["X-Millrace-Change"] for one in (first, again, tried, changed)] == ["created", "none", "created", "changed"]
     assert (again.json["key"], tried.json["key"], changed.json["key"]) == (None, None, None)
+    assert (again.headers["ETag"], again.json["version"]) == (first.headers["ETag"], first.json["version"])
+    said = [open_message(one) for one in await stream(place, "AUDIT")]
+    changes = [(one.verb, one.target) for one in said if isinstance(one, Audited) and one.category == "key"]
+    assert changes == [("put", "ci"), ("check", "other"), ("patch", "ci")]
     assert await status(client, key) == 200
     assert await status(client, key, "/api/v1/runs") == 403
 

@@ -144,7 +144,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 class Call(Generic[Q, B]):
     """A call of an endpoint: `query` and `body` are decoded, `path` holds the checked parts of the path by name.
 
-    `verb`, where the handler sets it, takes the place of the one that its audit declares.
+    `verb`, where the handler sets it, takes the place of the one that its audit declares. `unchanged`: what was asked for was so
+    already, and of that success there is no audit.
     """
 
     def __init__(self, gateway: Gateway, caller: Caller, request: web.Request) -> None:
@@ -156,6 +157,7 @@ class Call(Generic[Q, B]):
         self.body: B
         self.notes: dict[str, Any] = {}
         self.verb: str | None = None
+        self.unchanged = False
         self.record: Callable[[], None] = _nothing
 
     async def ask(self, asked: Question[A] | Command[A]) -> A:

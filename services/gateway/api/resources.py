@@ -131,6 +131,7 @@ class Resources:
             )
         )
         call.note(change=shown.change)
+        call.unchanged = shown.change == "none" and not call.query.dry_run
         if shown.changes and not call.query.dry_run:
             call.note(changes=_bounded(shown.changes))
         return Answer(body=self._shown(call, shown.fields), tag=shown.version, headers={CHANGE.name: shown.change})

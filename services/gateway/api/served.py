@@ -131,8 +131,8 @@ def _org(endpoint: Endpoint, request: web.Request, principal: Principal) -> str:
             raise NotFound(f"there is no organization {named[:80]!r}")
         return named
     named = request.query.get("org", request.headers.get("X-Millrace-Org"))
-    if named is None and principal.org != PLATFORM:
-        return principal.org
+    if named is None:
+        return principal.default_org
     return EVERY_ORG if named == EVERY_ORG and endpoint.every_org else org_of(named)
 
 
@@ -184,7 +184,7 @@ async def _take_body(endpoint: Endpoint, call: Call[Any, Any]) -> None:
 
 
 async def _recorded(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamResponse:
-    """Handle a call and have its audit on disk before it is answered, however it ends."""
+    """Handle a call and have its audit on disk before it is answered, however it ends; not where that changed nothing."""
     recording: list[asyncio.Task[None]] = []
 
     def record(outcome: str = "ok") -> None:
@@ -201,8 +201,10 @@ async def _recorded(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamRespo
         outcome = error.kind
         raise
     finally:
-        record(outcome)
-        await recording[0]
+        if not call.unchanged:
+            record(outcome)
+        if recording:
+            await recording[0]
     return response
 
 
