@@ -11,6 +11,7 @@ from typing import get_args
 
 import msgspec
 
+from services.gateway.domain import DEFAULT_ORG
 from shared.organizations import PLATFORM
 from shared.resources.declaration import Role
 
@@ -38,6 +39,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     is_user: bool = False
     user: str | None = None
     generation: int = 0
+
+    @property
+    def default_org(self) -> str:
+        """Return the organization that its requests mean which name none."""
+        return DEFAULT_ORG if self.org == PLATFORM else self.org
 
     def role_in(self, org: str) -> Role | None:
         """Return what it may do in an organization, None where it is nobody there."""

@@ -456,6 +456,24 @@ def test_members_are_those_of_the_organization_that_is_named(
     assert ("a@x.example" in shown, "operator" in shown) == (True, True)
 
 
+def test_open_invitations_are_those_of_the_organization_that_is_named(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("MILLRACE_URL", server.url), ("MILLRACE_KEY", "mr_k"), ("MILLRACE_ORG", "acme")):
+        monkeypatch.setenv(name, value)
+    times = {"created_at": "2026-01-01T00:00:00.1Z", "ends_at": "2026-01-08T00:00:00.1Z"}
+    one = {"id": "0199", "role": "operator", "name": None, "email": "a@x.example", "invited_by": "user:ada"} | times
+    server.answers = [page([one], None), (204, "application/json", b"")]
+    for arguments in (["list"], ["delete", "0199"]):
+        assert main(["invitations", *arguments]) == 0
+    assert [(method, path.partition("?")[0]) for method, path, _ in server.asked] == [
+        ("GET", "/api/v1/orgs/acme/invitations"),
+        ("DELETE", "/api/v1/orgs/acme/invitations/0199"),
+    ]
+    shown = capsys.readouterr().out
+    assert [text in shown for text in ("0199", "operator", "a@x.example", "2026-01-08")] == [True] * 4
+
+
 def test_what_an_organization_still_has_names_the_option_that_erases_it(
     server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

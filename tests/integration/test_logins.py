@@ -85,6 +85,7 @@ async def test_a_device_gets_the_key_that_an_administrator_allowed_it(client: Cl
     assert key["prefix"] == given["key"][:9]
     me = (await by(client, given["key"], "GET", "/api/v1/me")).json
     assert (me["actor"], me["org"], me["roles"]) == (f"key:{given['name']}", "acme", {"acme": "operator"})
+    assert me["default_org"] == "acme"
     said = [(of["category"], of["verb"], of["actor"], of["target"], of["org"]) for of in await audited(place)]
     assert ("login", "approve", "platform-key", given["name"], "acme") in said
     assert ("key", "create", "platform-key", given["name"], "acme") in said

@@ -53,6 +53,7 @@ async def test_a_user_acts_with_its_role_in_each_organization_and_in_no_other(pl
     me = got.json
     assert (me["actor"], me["kind"], me["name"], me["roles"]) == ("user:ada", "user", "ada", {"acme": "admin", "globex": "viewer"})
     assert me["csrf"] == browser.changes["X-Millrace-CSRF"]
+    assert (me["org"], me["default_org"]) == ("global", "default")
     for path, wanted in (
         ("/api/v1/keys?org=acme", 200),
         ("/api/v1/keys?org=globex", 403),

@@ -76,5 +76,27 @@ def delete_member(session: Session, name: str) -> None:
     session.api.call("DELETE", "/orgs", org_of(session), "members", name)
 
 
+@click.group()
+def invitations() -> None:
+    """The links of an organization (--org) that nobody has used yet; `users invite` makes one."""
+
+
+@invitations.command("list")
+@LIMIT
+@asks
+def list_invitations(session: Session, limit: int) -> None:
+    """List the open invitations, oldest first. Their links are shown only when they are made."""
+    columns = [*map(show.field, ("id", "role", "name", "email", "invited_by")), *map(show.moment, ("created_at", "ends_at"))]
+    show.listing(session.api.pages("/orgs", org_of(session), "invitations", limit=limit), columns, is_json=session.is_json)
+
+
+@invitations.command("delete")
+@click.argument("id")
+@asks
+def delete_invitation(session: Session, id: str) -> None:  # noqa: A002 - what it is called outside
+    """Take an invitation back: its link is of no use any more."""
+    session.api.call("DELETE", "/orgs", org_of(session), "invitations", id)
+
+
 # The group `users` is one of those of the resources.
-COMMANDS: list[click.Command] = [members]
+COMMANDS: list[click.Command] = [members, invitations]

@@ -21,16 +21,17 @@ from shared.values import Words
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):
-    """Who calls, as audits have it; `org` is meant where none is named, `roles` are those by organization, `global`: in every one.
+    """Who calls, as audits have it, of the organization `org`; `roles` are those by organization, `global`: in every one.
 
-    `until`: from when on the key or the session counts no more. Of a session `csrf` is what each change has to show, as
-    `X-Millrace-CSRF`, and `method` how the user has signed in.
+    `default_org`: the organization that requests mean which name none. `until`: from when on the key or the session counts no more.
+    Of a session `csrf` is what each change has to show, as `X-Millrace-CSRF`, and `method` how the user has signed in.
     """
 
     actor: str
     kind: Literal["key", "user"]
     name: str | None
     org: str
+    default_org: str
     roles: dict[str, Role]
     scopes: list[str]
     until: Moment | None
@@ -73,6 +74,7 @@ def me_of(principal: Principal, session: Session | None = None, value: str = "")
         kind="user" if principal.is_user else "key",
         name=principal.actor.rpartition("/" if "/" in principal.actor else ":")[2] if principal.id is not None else None,
         org=principal.org,
+        default_org=principal.default_org,
         roles=dict(principal.roles),
         scopes=list(principal.scopes),
         until=until,
