@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
+from zxcvbn_rs_py import zxcvbn
 
 from shared.errors import Invalid, Problem, TooMany
 
@@ -26,6 +27,9 @@ MEMORY, PASSES, LANES, SALT, LENGTH = 19 * 1024, 2, 1, 16, 32
 # Hashes that are made at the same time, each with its memory, and those that wait for it.
 AT_ONCE, MOST_WAITING = 2, 32
 LEAST = 12
+# Of zxcvbn's five scores, 0 to 4, the one from which on a password takes 10^8 guesses or more; words that are guessed here first.
+SCORE = 3
+OURS = ("millrace",)
 Password = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Code = Annotated[str, msgspec.Meta(max_length=64)]
 # Seconds of a code, and how many codes before and after the present one count: clocks differ.
@@ -64,16 +68,24 @@ class Passwords:
 
 
 def check_password(password: str, name: str) -> None:
-    """Raise `Invalid` for a password that is guessed too easily."""
-    detail = None
-    if len(_normal(password)) < LEAST:
-        detail = f"has less than {LEAST} characters"
-    elif name.lower() in password.lower() and len(password) - len(name) < LEAST:
-        detail = "is the login with a little more"
-    elif len(set(password)) < 5:
-        detail = "repeats the same few characters"
-    if detail is not None:
-        raise Invalid(f"password {detail}", errors=(Problem("password", detail),))
+    """Raise `Invalid` for a password that is short or guessed early: a common one, or made of the login or of rows of keys."""
+    normal, why = _normal(password), None
+    if len(normal) < LEAST:
+        why = f"has less than {LEAST} characters"
+    # What has no UTF-8 is no password of anybody else.
+    elif int((found := zxcvbn(_text(normal), [*OURS, _text(name)])).score) < SCORE:
+        warning = None if found.feedback is None else found.feedback.warning
+        why = "is guessed too easily" + ("" if warning is None else f": {_lowered(str(warning))}")
+    if why is not None:
+        raise Invalid(f"password {why}", errors=(Problem("password", why),))
+
+
+def _text(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 def _normal(password: str) -> str:

@@ -244,10 +244,31 @@ async def test_what_a_user_signs_in_with_is_changed_soon_after_a_sign_in(place: 
     assert not {"secret", "counter"} & items[0].keys()
 
 
-@pytest.mark.parametrize("password", ["short", "ada", "ada-12345", "aaaaaaaaaaaaaaaa", "abababababababab"])
-def test_a_password_that_is_guessed_easily_is_refused(password: str) -> None:
-    with pytest.raises(Invalid):
-        check_password(password, "ada")
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [
+        ("short", "less than 12 characters"),
+        ("ada", "less than 12 characters"),
+        ("aaaaaaaaaaaaaaaa", "easily: repeats"),
+        ("abababababababab", "easily: repeats"),
+        ("password1234", "very common password"),
+        ("P@ssw0rd1234", "commonly used password"),
+        ("qwertyuiop12", "commonly used password"),
+        ("ada.lovelace-1", "easily"),
+        ("Millrace1234", "easily"),
+        ("a" * 1024, "easily"),
+    ],
+)
+def test_a_password_that_is_guessed_easily_is_refused(password: str, why: str) -> None:
+    with pytest.raises(Invalid, match=why):
+        check_password(password, "ada.lovelace")
+
+
+@pytest.mark.parametrize(
+    "password", ["correct horse battery staple", "k9#mQ2vLp0zX", "\ud800 among other characters", "ключ от квартиры где"]
+)
+def test_a_password_that_takes_long_to_guess_is_taken(password: str) -> None:
+    check_password(password, "ada.lovelace")
 
 
 def test_a_code_is_that_of_the_step_before_the_present_one_or_the_next(  # RFC 6238, appendix B
