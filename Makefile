@@ -7,7 +7,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint bench chaos fuzz lock clean
+.PHONY: help install demo up cluster test lint bench chaos fuzz lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ demo: install  ## Start everything, send a signed GitHub webhook, show the run a
 
 up: install  ## Run the whole stack in the foreground (ARGS="--port 9000 --data DIR")
 	@exec "$(BIN)/python" -m deploy.local $(ARGS)
+
+cluster: install  ## Run three NATS servers, Postgres with a standby and two of each service in the foreground (ARGS="--data DIR")
+	@exec "$(BIN)/python" -m deploy.local --cluster --data .millrace-cluster $(ARGS)
 
 # Two for each of two cores: most tests wait most of their time. Files are begun in the order of their folders, which has the quick
 # ones of tests/unit last: they fill what the long ones leave.

@@ -93,6 +93,11 @@ class EmbeddedNats:
             changed=told,
         )
 
+    @property
+    def programs(self) -> dict[str, Supervised]:
+        """The server, by name."""
+        return {"nats": self.supervised}
+
     def url(self, user: str, password: str) -> str:
         """Return the server's address for a user: valid until `stop`, also across restarts."""
         return f"nats://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self._port}"

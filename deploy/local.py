@@ -35,6 +35,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     postgres_pid: int | None
     pid: int
     services: dict[str, int | None]
+    # Of each gateway, and the processes of the stores, by name.
+    urls: list[str] = []
+    stores: dict[str, int | None] = {}
 
 
 @click.command(name="up", context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,6 +47,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--public-url", help="The address under which senders of webhooks reach this.")
 @click.option("--nats", help="Administrator URL of a NATS server to use instead of the embedded one.")
 @click.option("--postgres", help="Administrator URL of a Postgres database to use instead of the embedded one.")
+@click.option("--cluster", is_flag=True, help="Three NATS servers, Postgres with a standby, and two processes of each service.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 16),
+    help="Processes of each service, each gateway at a port; 2 with --cluster, else 1.",
+)
 @click.option(
     "--nats-replicas",
     "copies",
@@ -52,9 +61,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     help="Copies of each stream; unless given 3 where NATS is a cluster, else 1.",
 )
 @click.option("--unsafe", is_flag=True, help="Run workflows even where no sandbox is available.")
-def main(*, data: Path, host: str, port: int, **chosen: Any) -> None:
+def main(*, data: Path, host: str, port: int, cluster: bool, replicas: int | None, **chosen: Any) -> None:
     """Start everything on this machine and keep it running until SIGINT or SIGTERM."""
-    options = Options(**chosen)
+    options = Options(cluster=cluster, replicas=replicas or (2 if cluster else 1), **chosen)
     try:
         if sys.version_info < OLDEST_PYTHON:
             message = f"Millrace needs Python {'.'.join(map(str, OLDEST_PYTHON))} or later."
@@ -74,7 +83,11 @@ async def up(data: Path, host: str, port: int, options: Options) -> None:
         folder = held.enter_context(claim(data))
         folder.ready.unlink(missing_ok=True)
         await end_orphans(folder)
-        listening = held.enter_context(listen(host, port))
+        check_kind(folder, options)
+        # Of several gateways the first is at the port asked for, and each other one at the next.
+        ports = [port + number if port else 0 for number in range(options.replicas)]
+        listening = [held.enter_context(listen(host, one)) for one in ports]
+        urls = [local_url(one) for one in listening]
         credentials = _credentials(folder)
         if not folder.last_backup.exists():
             folder.last_backup.touch(0o600)
@@ -83,20 +96,20 @@ async def up(data: Path, host: str, port: int, options: Options) -> None:
         def changed() -> None:
             tell(folder, stack)
             if folder.ready.exists():
-                announce(folder, stack, credentials, local_url(listening))
+                announce(folder, stack, credentials, urls)
 
         stack = Stack(
             folder=folder, sockets=sockets, credentials=credentials, listening=listening, options=options, changed=changed
         )
         try:
-            await _run(stack, folder, credentials, local_url(listening), stop)
+            await _run(stack, folder, credentials, urls, stop)
         finally:
             folder.ready.unlink(missing_ok=True)
             await stack.stop()
             folder.states.unlink(missing_ok=True)
 
 
-async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: str, stop: asyncio.Event) -> None:
+async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, urls: list[str], stop: asyncio.Event) -> None:
     starting = asyncio.create_task(stack.start(), name="start")
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
@@ -104,7 +117,7 @@ async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: 
         if not starting.done():
             return
         health = starting.result()
-        announce(folder, stack, credentials, url)
+        announce(folder, stack, credentials, urls)
         for warning in stack.warnings:
             click.echo(f"WARNING: {warning}", err=True)
         sandbox = health["executor"].get("sandbox")
@@ -114,7 +127,9 @@ async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: 
                 click.echo(f"  tier {tier}: {reason}", err=True)
         click.echo(f"address and administrator key: {folder.ready}")
         click.echo("the first person to sign in is invited by: millrace users invite --org global --role admin")
-        click.echo(f"ready {url}")
+        if len(urls) > 1:
+            click.echo(f"{stack.copies} of each stream; gateways at {' and '.join(urls)}")
+        click.echo(f"ready {urls[0]}")
         await stop.wait()
     finally:
         for task in (starting, stopped):
@@ -122,11 +137,29 @@ async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: 
         await asyncio.gather(starting, stopped, return_exceptions=True)
 
 
-def announce(folder: DataFolder, stack: Stack, credentials: Credentials, url: str) -> None:
+def check_kind(folder: DataFolder, options: Options) -> None:
+    """Raise StartError for a folder whose stores are a cluster's and which is started without one, and the other way round."""
+    single, cluster = ((folder.path / name).exists() for name in ("nats", "nats-1"))
+    if options.cluster and (options.nats or options.postgres):
+        raise StartError(
+            "--cluster brings servers of its own: give no --nats and no --postgres with it (--replicas goes with both)."
+        )
+    if single and options.cluster:
+        raise StartError(
+            f"{folder.path} holds data of one broker and one database: start it without --cluster, or `millrace backup` it and "
+            "fill servers of your own from the backup."
+        )
+    if cluster and not options.cluster:
+        raise StartError(f"{folder.path} holds data of a cluster: start it with --cluster.")
+
+
+def announce(folder: DataFolder, stack: Stack, credentials: Credentials, urls: list[str]) -> None:
     """Write ready.json as the stack is now."""
     ready = Ready(
         version=running_version(),
-        url=url,
+        url=urls[0],
+        urls=urls,
+        stores={name: state.pid for name, state in stack.stores.states.items()},
         admin_key=credentials.admin_key,
         nats_url=stack.stores.nats_url,
         database_url=stack.stores.database_url,
@@ -167,7 +200,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _credentials(folder: DataFolder) -> Credentials:
     """Read or make the secrets; new ones for an old cluster would lock it for good, so that is refused."""
-    if not folder.credentials.exists() and (folder.path / "postgres" / "data").exists():
+    if not folder.credentials.exists() and any(folder.path.glob("postgres*/data")):
         message = f"{folder.credentials} is missing although {folder.path} holds data: put it back from a backup."
         raise StartError(message)
     return load_or_create(folder.credentials, os.environ.get("MILLRACE_ADMIN_KEY") or None)

@@ -13,7 +13,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -63,12 +63,15 @@ class EmbeddedPostgres:
         password: str,
         changed: Callable[[], None] = lambda: None,
         settings: Mapping[str, str] = SETTINGS,
+        role: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Name the places: `folder` for the cluster, `sockets` an existing folder with a short path; start nothing yet.
 
-        `settings` are the server's own, by their names in postgresql.conf.
+        `settings` are the server's own, by their names in postgresql.conf. `role` is awaited before each start, when nothing runs
+        on the cluster any more, of a server that is one of several.
         """
         self._settings = settings
+        self._role = role
         self._folder = folder
         self._data = folder / "data"
         self._sockets = sockets
@@ -89,9 +92,14 @@ class EmbeddedPostgres:
                 # It is asked for TLS, which it answers before authentication. Only an operator may end it.
                 liveness=Liveness(socket=sockets / ".s.PGSQL.5432", question=TLS_REQUEST, answer=b"[SN]", misses=None),
             ),
-            before=self._clear_leftovers,
+            before=self._before,
             changed=changed,
         )
+
+    @property
+    def programs(self) -> dict[str, Supervised]:
+        """The server, by name."""
+        return {"postgres": self.supervised}
 
     def url(self, user: str, password: str, database: str) -> str:
         """Return the address of a database for a user: valid until `stop`, also across restarts."""
@@ -101,7 +109,7 @@ class EmbeddedPostgres:
     async def start(self) -> None:
         """Make the cluster the first time, start it and wait until it answers; StartError gives the reason where it does not."""
         await asyncio.to_thread(self._prepare_folders)
-        if not (self._data / "PG_VERSION").exists():
+        if not self.is_made():
             await self._make_cluster()
         await self._check_major_version()
         await self.supervised.start()
@@ -119,6 +127,67 @@ class EmbeddedPostgres:
                 await connection.execute('CREATE DATABASE "{}"'.format(name.replace('"', '""')))
         finally:
             await connection.close()
+
+    # -- as one of several --------------------------------------------------------------------------------------------
+
+    def is_made(self) -> bool:
+        """Return whether there is a cluster."""
+        return (self._data / "PG_VERSION").exists()
+
+    def is_standby(self) -> bool:
+        """Return whether the cluster is one that follows another."""
+        return (self._data / "standby.signal").exists()
+
+    def configure(self, text: str) -> None:
+        """Replace the settings that a running server is given by ALTER SYSTEM."""
+        self._put("postgresql.auto.conf", text)
+
+    def follow(self, told: str) -> None:
+        """Make this the cluster of a standby, with such settings."""
+        self.configure(told)
+        self._put("standby.signal", "")
+
+    async def copy(self, source: Path) -> None:
+        """Replace this cluster, which must not run, by a copy of the one whose socket is in the folder `source`."""
+        await asyncio.to_thread(self._prepare_folders)
+        unfinished = self._folder / "data.new"
+        await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        if self._account is not None:
+            os.chown(unfinished, *self._account)
+        await self._tool(
+            *["pg_basebackup", "-D", str(_inside(unfinished)), "-d", _connection_of(source), "-X", "stream", "-c", "fast"],
+            directory=unfinished,
+        )
+        await asyncio.to_thread(shutil.rmtree, self._data, ignore_errors=True)
+        unfinished.rename(self._data)
+
+    async def rewind(self, source: Path) -> None:
+        """Take back in this cluster, which must not run, what the one at `source`, once its standby, has not."""
+        await self._tool(
+            *[
+                "pg_rewind",
+                "--target-pgdata",
+                str(_inside(self._data)),
+                "--source-server",
+                f"{_connection_of(source)} dbname=postgres",
+            ],
+            directory=self._data,
+        )
+
+    async def _tool(self, program: str, *arguments: str, directory: Path) -> None:
+        environment = {"PGPASSWORD": self._password}
+        code, said = await self._run(
+            self._account, str(self._binaries / program), *arguments, directory=directory, environment=environment
+        )
+        if code != 0:
+            message = f"{program} failed for {self._folder}: {said.strip()[-500:]}"
+            raise StartError(message)
+
+    def _put(self, name: str, text: str) -> None:
+        write_private(self._data / name, text.encode())
+        if self._account is not None:
+            os.chown(self._data / name, *self._account)
 
     def _command(self) -> tuple[str, ...]:
         settings = {**self._settings, "unix_socket_directories": '"{}"'.format(str(self._sockets).replace('"', '""'))}
@@ -165,14 +234,20 @@ class EmbeddedPostgres:
             os.chown(self._folder, *self._account)
         unfinished.rename(self._data)
 
-    async def _run(self, account: tuple[int, int] | None, *command: str, directory: Path = Path("/")) -> tuple[int, str]:
+    async def _run(
+        self,
+        account: tuple[int, int] | None,
+        *command: str,
+        directory: Path = Path("/"),
+        environment: Mapping[str, str] | None = None,
+    ) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
             *launcher(account, signal.SIGKILL),
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=_environment(),
+            env=_environment() | dict(environment or {}),
             cwd=directory,
             start_new_session=True,
         )
@@ -217,6 +292,11 @@ class EmbeddedPostgres:
                 await connection.close()
                 return
 
+    async def _before(self) -> None:
+        await self._clear_leftovers()
+        if self._role is not None:
+            await self._role()
+
     async def _clear_leftovers(self) -> None:
         """End processes that still run on this data folder, and drop a postmaster.pid whose pid is another program's by now."""
         pidfile = self._data / "postmaster.pid"
@@ -231,6 +311,12 @@ class EmbeddedPostgres:
             gently = (signal.SIGINT,) if identity.pid == first else ()
             await processes.end(identity, (*gently, signal.SIGQUIT), grace=5)
         pidfile.unlink(missing_ok=True)
+
+
+def _connection_of(sockets: Path) -> str:
+    """Return how libpq names a server; the password, which others would see in a command line, goes by the environment."""
+    quoted = str(sockets).replace("\\", "\\\\").replace("'", "\\'")
+    return f"host='{quoted}' user={SUPERUSER}"
 
 
 def _inside(data: Path) -> Path:

@@ -25,17 +25,17 @@ NOTE = "made-for"
 HERE = Path("/proc/self/cwd")
 
 
-def sandbox_folder(data: Path) -> Path:
-    """Return where the executor's folder is: below `data`, or elsewhere when the sandbox's user does not get to `data`."""
+def sandbox_folder(data: Path, name: str = "executor") -> Path:
+    """Return where an executor's folder is: below `data`, or elsewhere when the sandbox's user does not get to `data`."""
     if os.geteuid() != 0 or barred(data) is None:
-        return data / "executor"
-    name = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]
-    return CACHES / f"executor-{name}"
+        return data / name
+    digest = hashlib.sha256(os.fsencode(data.resolve())).hexdigest()[:16]
+    return CACHES / f"{name}-{digest}"
 
 
-def make_sandbox_folder(data: Path) -> Path:
-    """Make the executor's folder, closed to other users. StartError when it cannot be made."""
-    folder = sandbox_folder(data)
+def make_sandbox_folder(data: Path, name: str = "executor") -> Path:
+    """Make an executor's folder, closed to other users. StartError when it cannot be made."""
+    folder = sandbox_folder(data, name)
     if folder.parent == data:
         folder.mkdir(exist_ok=True)
     else:

@@ -7,7 +7,7 @@ import site
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from deploy.given import check_users, doubts_of_broker, doubts_of_database
 from deploy.liveness import Liveness
 from deploy.prepare import prepare
 from deploy.reach import make_sandbox_folder
-from deploy.readiness import Asked, wait_until_ready
+from deploy.readiness import READY_WITHIN, Asked, wait_until_ready
 from deploy.stores import Stores
 from deploy.supervise import Program, State, Supervised
 
@@ -102,6 +102,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     unsafe: bool
     # Of each stream on the broker; as many as there are servers for unless given.
     copies: int | None = None
+    # Three brokers and a database with a standby instead of one of each.
+    cluster: bool = False
+    # Processes of each service.
+    replicas: int = 1
 
 
 class Stack:
@@ -113,11 +117,11 @@ class Stack:
         folder: DataFolder,
         sockets: Path,
         credentials: Credentials,
-        listening: socket.socket,
+        listening: Sequence[socket.socket],
         options: Options,
         changed: Callable[[], None],
     ) -> None:
-        """Start nothing yet; `sockets` is an existing folder with a short path, `listening` the gateway's socket."""
+        """Start nothing yet; `sockets` is an existing folder with a short path, `listening` a socket for each gateway."""
         self._folder = folder
         self._sockets = sockets
         self._credentials = credentials
@@ -125,7 +129,13 @@ class Stack:
         self._options = options
         self._changed = changed
         self.stores = Stores(
-            folder=folder, sockets=sockets, credentials=credentials, nats=options.nats, postgres=options.postgres, changed=changed
+            folder=folder,
+            sockets=sockets,
+            credentials=credentials,
+            nats=options.nats,
+            postgres=options.postgres,
+            changed=changed,
+            cluster=options.cluster,
         )
         self._services: dict[str, Supervised] = {}
         self._bounding: asyncio.Task[None] | None = None
@@ -151,18 +161,24 @@ class Stack:
         self._bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         health = self._sockets / "health"
         health.mkdir(mode=0o700)
-        for name in SERVICES:
-            self._services[name] = self._service(name, health / f"{name}.sock")
+        for service in SERVICES:
+            for number in range(1, self._options.replicas + 1):
+                name = named(service, number)
+                self._services[name] = self._service(service, number, health / f"{name}.sock")
         await together(*(supervised.start() for supervised in self._services.values()))
         return await wait_until_ready(
-            [Asked(supervised=supervised, socket=health / f"{name}.sock") for name, supervised in self._services.items()]
+            [Asked(supervised=supervised, socket=health / f"{name}.sock") for name, supervised in self._services.items()],
+            READY_WITHIN * self._options.replicas,
         )
 
     async def stop(self) -> None:
         """End everything that was started, in order, within 15 s; returns when no process is left."""
         began = time.monotonic()
-        for name, supervised in self._services.items():
-            await supervised.stop(max(0.1, began + GONE_AFTER[name] - time.monotonic()))
+        for service in SERVICES:
+            numbers = range(1, self._options.replicas + 1)
+            replicas = [self._services[name] for number in numbers if (name := named(service, number)) in self._services]
+            grace = max(0.1, began + GONE_AFTER[service] - time.monotonic())
+            await together(*(supervised.stop(grace) for supervised in replicas))
         await self.stores.stop(began)
         if self._bounding is not None:
             self._bounding.cancel()
@@ -180,25 +196,27 @@ class Stack:
             *(await doubts_of_database(options.postgres) if options.postgres else []),
         ]
 
-    def _service(self, name: str, health: Path) -> Supervised:
+    def _service(self, service: str, number: int, health: Path) -> Supervised:
+        name = named(service, number)
+
         async def unlink_health_socket() -> None:
             health.unlink(missing_ok=True)
 
-        place = make_sandbox_folder(self._folder.path) if name == "executor" else self._folder.own(name)
+        place = make_sandbox_folder(self._folder.path, name) if service == "executor" else self._folder.own(name)
         program = Program(
             name=name,
-            command=(sys.executable, "-P", "-m", "services", name),
-            environment=_passed_on() | self._environment(name, health, place),
+            command=(sys.executable, "-P", "-m", "services", service),
+            environment=_passed_on() | self._environment(service, number, health, place),
             directory=place,
             log=self._folder.logs / f"{name}.log",
             pidfile=self._folder.pidfiles / f"{name}.pid",
-            descriptors=(self._listening.fileno(),) if name == "gateway" else (),
+            descriptors=(self._listening[number - 1].fileno(),) if service == "gateway" else (),
             liveness=Liveness(socket=health),
-            niceness=NICENESS.get(name, 0),
+            niceness=NICENESS.get(service, 0),
         )
         return Supervised(program, before=unlink_health_socket, changed=self._changed)
 
-    def _environment(self, name: str, health: Path, place: Path) -> dict[str, str]:
+    def _environment(self, name: str, number: int, health: Path, place: Path) -> dict[str, str]:
         given = {
             "MILLRACE_NATS_URL": self.stores.nats_url_of(name),
             "MILLRACE_DATABASE_URL": self.stores.database_url_of(name),
@@ -207,9 +225,9 @@ class Stack:
             "MILLRACE_DATA": str(place),
         }
         if name in {"gateway", "events"}:
-            given["MILLRACE_PUBLIC_URL"] = self._options.public_url or local_url(self._listening)
+            given["MILLRACE_PUBLIC_URL"] = self._options.public_url or local_url(self._listening[0])
         if name == "gateway":
-            given["MILLRACE_LISTEN_FD"] = str(self._listening.fileno())
+            given["MILLRACE_LISTEN_FD"] = str(self._listening[number - 1].fileno())
             given["MILLRACE_ADMIN_KEY"] = self._credentials.admin_key
             given["MILLRACE_SUPERVISOR"] = str(self._folder.states)
         if name == "logs":
@@ -227,6 +245,11 @@ class Stack:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(bound, log, LARGEST_LOG)
             await asyncio.sleep(LOGS_CHECKED_EVERY)
+
+
+def named(service: str, number: int) -> str:
+    """Return the name of one of a service's processes."""
+    return service if number == 1 else f"{service}-{number}"
 
 
 def keys_of(credentials: Credentials, environment: Mapping[str, str]) -> dict[str, str]:

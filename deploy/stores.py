@@ -9,8 +9,10 @@ from deploy.broker import ADMIN, EmbeddedNats
 from deploy.concurrency import together
 from deploy.credentials import Credentials
 from deploy.folder import DataFolder
+from deploy.nats_cluster import NatsCluster
 from deploy.permissions import nats_config
 from deploy.postgres import SETTINGS, SUPERUSER, EmbeddedPostgres
+from deploy.standby import PostgresPair
 from deploy.supervise import State
 from shared.addresses import with_user
 
@@ -25,6 +27,7 @@ POSTGRES_UNSYNCED = {"fsync": "off", "full_page_writes": "off", "max_wal_size": 
 class Stores:
     """Both stores. Those given by an administrator's URL are used as they are; `changed` reports the embedded ones' deaths.
 
+    A `cluster` of them is three brokers and two databases, one of which is a standby; None: as the folder has it.
     `unsynced`: what the embedded ones acknowledge is not on the disk before they have ended and the caller has synced the folder.
     """
 
@@ -38,6 +41,7 @@ class Stores:
         postgres: str | None,
         changed: Callable[[], None] = lambda: None,
         unsynced: bool = False,
+        cluster: bool | None = None,
     ) -> None:
         """Start nothing yet; `sockets` is an existing folder with a short path."""
         self._unsynced = unsynced
@@ -47,8 +51,10 @@ class Stores:
         self._given_nats = nats
         self._given_postgres = postgres
         self._changed = changed
-        self._nats: EmbeddedNats | None = None
-        self._postgres: EmbeddedPostgres | None = None
+        # A folder goes on as what it was made.
+        self._cluster = (folder.path / "nats-1").exists() if cluster is None else cluster
+        self._nats: EmbeddedNats | NatsCluster | None = None
+        self._postgres: EmbeddedPostgres | PostgresPair | None = None
 
     @property
     def nats_url(self) -> str:
@@ -71,17 +77,18 @@ class Stores:
     @property
     def nats_pid(self) -> int | None:
         """The embedded broker's process; None while it is down or when there is none."""
-        return None if self._nats is None else self._nats.supervised.state.pid
+        return _first_pid(self._nats)
 
     @property
     def postgres_pid(self) -> int | None:
         """The embedded database's process; None while it is down or when there is none."""
-        return None if self._postgres is None else self._postgres.supervised.state.pid
+        return _first_pid(self._postgres)
 
     @property
     def states(self) -> dict[str, State]:
         """The embedded ones as they are now, by name."""
-        return {name: store.supervised.state for name, store in (("nats", self._nats), ("postgres", self._postgres)) if store}
+        stores = [store for store in (self._nats, self._postgres) if store is not None]
+        return {name: one.state for store in stores for name, one in sorted(store.programs.items())}
 
     async def start(self) -> None:
         """Start the embedded ones and wait until they answer. StartError when one does not in time."""
@@ -103,30 +110,43 @@ class Stores:
     async def _start_nats(self) -> None:
         if self._given_nats is not None:
             return
-        self._nats = EmbeddedNats(
-            folder=self._folder.own("nats"),
-            pidfile=self._folder.pidfiles / "nats.pid",
-            log=self._folder.logs / "nats.log",
-            config=partial(nats_config, self._credentials, sync_interval="2m" if self._unsynced else "always"),
-            password=self._credentials.nats_admin,
-            changed=self._changed,
-        )
+        synced = "2m" if self._unsynced else "always"
+        if self._cluster:
+            self._nats = NatsCluster(
+                folder=self._folder, credentials=self._credentials, sync_interval=synced, changed=self._changed
+            )
+        else:
+            self._nats = EmbeddedNats(
+                folder=self._folder.own("nats"),
+                pidfile=self._folder.pidfiles / "nats.pid",
+                log=self._folder.logs / "nats.log",
+                config=partial(nats_config, self._credentials, sync_interval=synced),
+                password=self._credentials.nats_admin,
+                changed=self._changed,
+            )
         await self._nats.start()
 
     async def _start_postgres(self) -> None:
         if self._given_postgres is not None:
             return
-        sockets = self._sockets / "pg"
-        sockets.mkdir(mode=0o700)
-        self._postgres = EmbeddedPostgres(
-            folder=self._folder.path / "postgres",
-            sockets=sockets,
-            pidfile=self._folder.pidfiles / "postgres.pid",
-            log=self._folder.logs / "postgres.log",
-            password=self._credentials.postgres_admin,
-            changed=self._changed,
-            settings=SETTINGS | (POSTGRES_UNSYNCED if self._unsynced else {}),
-        )
+        settings = SETTINGS | (POSTGRES_UNSYNCED if self._unsynced else {})
+        password = self._credentials.postgres_admin
+        if self._cluster:
+            self._postgres = PostgresPair(
+                folder=self._folder, sockets=self._sockets, password=password, settings=settings, changed=self._changed
+            )
+        else:
+            sockets = self._sockets / "pg"
+            sockets.mkdir(mode=0o700)
+            self._postgres = EmbeddedPostgres(
+                folder=self._folder.path / "postgres",
+                sockets=sockets,
+                pidfile=self._folder.pidfiles / "postgres.pid",
+                log=self._folder.logs / "postgres.log",
+                password=password,
+                changed=self._changed,
+                settings=settings,
+            )
         await self._postgres.start()
         await self._postgres.create_database(DATABASE)
 
@@ -139,3 +159,7 @@ class Stores:
         if self._postgres is not None:
             return self._postgres.url(user, password, DATABASE)
         return with_user(self._given_postgres or "", user, password)
+
+
+def _first_pid(store: EmbeddedNats | NatsCluster | EmbeddedPostgres | PostgresPair | None) -> int | None:
+    return None if store is None else next(iter(store.programs.values())).state.pid
