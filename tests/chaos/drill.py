@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,15 +89,18 @@ def options(quick: str) -> Callable[[Command], Command]:
     return decorated
 
 
-def carry_out(name: str, announced: str, drill: Drill, *, write: bool, as_json: bool, keep: bool) -> None:
-    """Carry a drill out and exit: 0 when nothing was wrong, 1 otherwise, 143 after a SIGTERM."""
+Start = Callable[[Path], AbstractAsyncContextManager[Installation]]
+
+
+def carry_out(name: str, announced: str, drill: Drill, *, write: bool, as_json: bool, keep: bool, start: Start = installed) -> None:
+    """Carry a drill out on what `start` starts, and exit: 0 when nothing was wrong, 1 otherwise, 143 after a SIGTERM."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
     try:
         with place_of(name, keep=keep) as place:
             console.print(f"{announced}, in {place}")
-            report = asyncio.run(_through(place, drill, console))
+            report = asyncio.run(_through(place, drill, console, start))
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
     except DrillError as error:
@@ -112,11 +116,11 @@ def carry_out(name: str, announced: str, drill: Drill, *, write: bool, as_json: 
     sys.exit(0 if report.clean else 1)
 
 
-async def _through(place: Path, drill: Drill, console: Console) -> Report:
+async def _through(place: Path, drill: Drill, console: Console, start: Start) -> Report:
     end_in_order()
     # A client does not wait for other clients.
     connector = aiohttp.TCPConnector(limit=0)
-    async with installed(place) as installation, aiohttp.ClientSession(connector=connector) as session:
+    async with start(place) as installation, aiohttp.ClientSession(connector=connector) as session:
         return await drill(Site(place, installation, session, console))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import asyncpg
-import nats
 from nats.aio.client import Client
 
+from shared.client import connect
 from shared.envelope import Envelope, open_envelope
 from shared.errors import Unavailable
 from shared.pull import Delivered, OrderedReader, api_request
@@ -71,7 +71,7 @@ async def settle(evidence: Evidence, ready: dict[str, Any], marks: Path, bound: 
     """Wait up to `bound` seconds until nothing is wrong that time may heal; `evidence` has judged what there is then."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + bound
-    client = await nats.connect(ready["nats_url"])
+    client = await connect(ready["nats_url"])
     try:
         streams = Streams(client, evidence)
         while True:

@@ -50,8 +50,10 @@ class Installation:
     def pid(self, target: str) -> int | None:
         """Return the process of a service or store; None while it is down."""
         ready = self.ready()
-        pid: int | None = ready[f"{target}_pid"] if f"{target}_pid" in ready else ready["services"][target]
-        return pid
+        if f"{target}_pid" in ready:
+            return ready[f"{target}_pid"]  # type: ignore[no-any-return]
+        found: dict[str, int | None] = ready["services"] | ready["stores"]
+        return found[target]
 
     async def running(self, target: str, *, other_than: int | None = None) -> int:
         """Wait until a target runs, as another process than `other_than`; returns its pid. Raises `DrillError` if none comes."""
@@ -122,14 +124,17 @@ class Installation:
 
 
 @contextlib.asynccontextmanager
-async def installed(place: Path) -> AsyncIterator[Installation]:
-    """Start an installation in the folder `place` for the block. Raises `DrillError` when it does not get ready."""
+async def installed(place: Path, *, options: tuple[str, ...] = ()) -> AsyncIterator[Installation]:
+    """Start an installation in the folder `place` for the block, with `options` of `up`.
+
+    Raises `DrillError` when it does not get ready.
+    """
     said = place / "up.log"
     with said.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             # It ends with this process, however that ends.
             *launcher(None, signal.SIGTERM),
-            *[sys.executable, "-m", "deploy.local", "--data", str(place / "data"), "--port", "0", "--unsafe"],
+            *[sys.executable, "-m", "deploy.local", "--data", str(place / "data"), "--port", "0", "--unsafe", *options],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -20,8 +20,9 @@ HEADS = (
     "## Webhooks that come twice and out of order\n",
     "## Refresh tokens that rotate, over two oauth services\n",
     "## Parts that are away, under reads, writes and webhooks\n",
+    "## A cluster that loses a broker, or its primary database\n",
 )
-WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES = range(5)
+WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES, CLUSTER = range(6)
 
 
 class Row(msgspec.Struct, frozen=True):
