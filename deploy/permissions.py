@@ -228,12 +228,13 @@ def nats_config(
 ) -> str:
     """Return the configuration of a server with its accounts and users; secrets are within: mode 0600.
 
+    A `server_name` with a $ in front names a variable of the server's environment.
     `sync_interval: always` makes an acknowledged message a stored one (facts of JetStream: the default is two minutes).
     """
     named = "\n".join(f"  {name}: {json.dumps(account)}" for name, account in accounts(credentials).items())
     ports = f"ports_file_dir: {quoted(ports_dir)}\n" if ports_dir else ""
     return f"""\
-server_name: {json.dumps(server_name)}
+server_name: {server_name if server_name.startswith("$") else json.dumps(server_name)}
 listen: {json.dumps(listen)}
 {ports}max_payload: {MAX_PAYLOAD}
 write_deadline: "10s"

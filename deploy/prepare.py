@@ -15,7 +15,6 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import click
@@ -27,10 +26,9 @@ from nats.aio.client import Client
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from deploy import given
+from deploy import given, service_env
 from deploy.credentials import Credentials, load_or_create
 from deploy.errors import StartError
-from deploy.permissions import nats_config
 from shared.addresses import writable
 from shared.client import cluster_of, connect
 from shared.durables import bring
@@ -313,17 +311,39 @@ def _migrate(connection: Connection, service: str, versions: Path) -> None:
     envvar="MILLRACE_NATS_REPLICAS",
     help="Copies of each stream; unless given 3 in a cluster, else 1.",
 )
+@click.option(
+    "--write-env",
+    "env",
+    type=click.Path(path_type=Path),
+    help="Write a file of variables for each service there instead of connecting.",
+)
+@click.option("--public-url", help="The address under which senders reach the gateways; for --write-env.")
 @click.option("--print-nats-config", is_flag=True, help="Print the server's configuration with users instead of connecting.")
-def main(nats_url: str | None, database_url: str | None, path: Path, replicas: int | None, *, print_nats_config: bool) -> None:
+def main(
+    nats_url: str | None,
+    database_url: str | None,
+    path: Path,
+    replicas: int | None,
+    *,
+    env: Path | None,
+    public_url: str | None,
+    print_nats_config: bool,
+) -> None:
     """Prepare an external NATS and Postgres; writes each service's credentials to a file of mode 0600."""
     try:
         credentials = load_or_create(path, os.environ.get("MILLRACE_ADMIN_KEY"))
         if print_nats_config:
-            port = urlsplit(nats_url or "").port or 4222
-            click.echo(nats_config(credentials, listen=f"0.0.0.0:{port}", store_dir="/data/jetstream"))
+            click.echo(service_env.nats_config_of(credentials, nats_url or "nats://localhost:4222"))
             return
         if not nats_url or not database_url:
             raise click.UsageError("--nats and --postgres are needed.")
+        if env is not None:
+            if not public_url:
+                raise click.UsageError("--write-env needs --public-url.")
+            urls = {"nats_url": nats_url, "database_url": database_url, "public_url": public_url}
+            for file in service_env.write(env, credentials, **urls):
+                click.echo(file)
+            return
         copies, warnings = asyncio.run(_prepared(nats_url, database_url, credentials, replicas))
     except StartError as error:
         click.echo(f"prepare: {error}", err=True)

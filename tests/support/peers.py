@@ -99,7 +99,7 @@ async def oidc_peer() -> AsyncIterator[Peer]:
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     if int(version.lstrip("v").partition(".")[0]) < OLDEST_NODE:
         without(f"Node.js is {version}, and {OLDEST_NODE} is needed")
-    await asyncio.to_thread(_install)
+    await asyncio.to_thread(install, OIDC)
     process = await asyncio.create_subprocess_exec(
         *[node, "server.mjs"], cwd=OIDC, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -129,11 +129,14 @@ def without(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def _install() -> None:
-    """Have npm install what the lock file names, once for all workers, and again when the file has changed."""
-    lock = OIDC / "package-lock.json"
+def install(folder: Path) -> None:
+    """Have npm install what the lock file in a folder names, once for all workers, and again when the file has changed.
+
+    Skips the test where it cannot.
+    """
+    lock = folder / "package-lock.json"
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
-    installed = OIDC / "node_modules" / ".installed"
+    installed = folder / "node_modules" / ".installed"
     with lock.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if installed.is_file() and installed.read_text() == wanted:
@@ -141,9 +144,9 @@ def _install() -> None:
         npm = shutil.which("npm") or without("`npm` is not installed")
         command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=20000"]
         try:
-            subprocess.run(command, cwd=OIDC, capture_output=True, text=True, timeout=120, check=True)
+            subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=True)
         except subprocess.TimeoutExpired:
-            without("npm did not install `oidc-provider` in time")
+            without(f"npm did not install `{folder.name}` in time")
         except subprocess.CalledProcessError as error:
-            without(f"npm could not install `oidc-provider`: {error.stderr[-500:]}")
+            without(f"npm could not install `{folder.name}`: {error.stderr[-500:]}")
         installed.write_text(wanted)
