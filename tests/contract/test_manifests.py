@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import jsonschema_rs
 import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from deploy import service_env
 from deploy.broker import binary
@@ -124,7 +127,7 @@ def test_nothing_speaks_to_anything_unless_it_is_said_and_only_gateways_are_for_
 def test_executors_are_scaled_by_a_metric_that_is_documented() -> None:
     (metric,) = of_kind("HorizontalPodAutoscaler")["executor"]["spec"]["metrics"]
     assert metric["type"] == "External"
-    assert f"`{metric['external']['metric']['name']}`" in (ROOT / "docs" / "observability.md").read_text()
+    assert f"`{metric['external']['metric']['name']}`" in (ROOT / "docs" / "operations.md").read_text()
 
 
 # -- what services are told -------------------------------------------------------------------------------------------------
@@ -256,6 +259,8 @@ def test_the_image_is_of_an_ordinary_user_and_copies_what_is_there() -> None:
 def test_the_image_has_the_packages_that_are_tested_and_no_tools() -> None:
     tested, image = (locked(ROOT / "requirements.lock"), locked(DEPLOY / "requirements.lock"))
     assert image.items() <= tested.items()
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {canonicalize_name(Requirement(one).name) for one in needed} <= image.keys(), "call `make lock`"
     assert not {"pytest", "ruff", "mypy", "kubernetes-validate", "hypothesis"} & image.keys()
 
 
