@@ -30,6 +30,7 @@ from shared.streams import (
     WORK,
     Stream,
     among_replicas,
+    work_of_runs,
 )
 from shared.subscribers import ADMITTING, CONNECTIONS, KICK, READABLE, SUBSCRIBERS, TOLD, TOLD_ORG
 
@@ -86,6 +87,10 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish.add(f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}")
             # The time of the oldest message that waits stands with the message, which the broker gives whole.
             publish.add(f"$JS.API.STREAM.MSG.GET.{work.stream}")
+    if service == "executor":
+        # Its executors make the consumers of worker groups, which are known when they start.
+        runs = work_of_runs()[0].stream
+        publish |= {f"$JS.API.CONSUMER.INFO.{runs}.*", f"$JS.ACK.{runs}.*.>", f"$JS.ACK.*.*.{runs}.*.>"}
     for registry in REGISTRIES:
         if service == registry.writer or service in registry.readers:
             publish |= _reading(f"KV_{registry.bucket}")
@@ -129,6 +134,10 @@ def _never(service: str) -> set[str]:
     denied: set[str] = set()
     for work in WORK:
         verbs = ("DELETE",) if work.service == service else ("DELETE", "CREATE", "MSG.NEXT")
+        if service not in {work.service, *work.watched_by}:
+            denied.add(f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}")
+        if work.service != service:
+            denied |= {f"$JS.ACK.{work.stream}.{work.name}.>", f"$JS.ACK.*.*.{work.stream}.{work.name}.>"}
         denied |= {f"$JS.API.CONSUMER.{verb}.{work.stream}.{work.name}" for verb in verbs}
         denied |= {f"$JS.API.CONSUMER.{verb}.{work.stream}.{work.name}.>" for verb in verbs}
     return denied

@@ -105,11 +105,12 @@ def _parameters(declared: Declaration) -> dict[str, Any]:
         declared.key_field: "The key.",
         declared.verb_field: "The last part of the type.",
         declared.suffix: "May be left out.",
+        declared.ending: "Left out where it is null.",
     }
     return {field: {"description": description} for field, description in fields.items() if field is not None}
 
 
 def _address(declared: Declaration) -> str:
     verb = declared.verb if declared.verb_field is None else f"{{{declared.verb_field}}}"
-    suffix = "" if declared.suffix is None else f".{{{declared.suffix}}}"
+    suffix = "".join(f".{{{field}}}" for field in (declared.suffix, declared.ending) if field is not None)
     return f"{declared.noun}.{{{declared.key_field}}}.{verb}{suffix}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -185,11 +185,11 @@ class Bus:
         await asyncio.gather(*(one.drain(DRAIN) for one in self._taking))
         self._taking.clear()
 
-    async def keep_durables(self) -> None:
-        """See for ever that the consumers of this service's work are there; what waits for them is the fact `consumers`."""
+    async def keep_durables(self, also: Iterable[Work] = ()) -> None:
+        """See for ever that the consumers of this service's work are there, and some more; what waits is the fact `consumers`."""
         backlogs: dict[str, WorkBacklog] = {}
         self._health.state("consumers", lambda: lag(backlogs), labels=dict.fromkeys(("waiting", "in_work", "age_s"), "consumer"))
-        await keep(self.client, [work for work in WORK if work.service == self.service], backlogs)
+        await keep(self.client, [*(work for work in WORK if work.service == self.service), *also], backlogs)
 
 
 @contextlib.asynccontextmanager

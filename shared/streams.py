@@ -129,6 +129,9 @@ STREAMS = (
 )
 
 PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")
+# The worker group of a workflow that names none, and the names of all others: part of a subject, and of a consumer's name.
+DEFAULT_GROUP = "default"
+GROUP = rf"\A(?!{DEFAULT_GROUP}\Z)[a-z0-9][a-z0-9_-]{{0,31}}\Z"
 
 # Webhooks wait in the prompt lane, whose subjects have no suffix, unless much of their source waits already: so that others do not
 # wait behind it. Several, so that such sources do not wait behind each other.
@@ -148,6 +151,25 @@ def _alerting(purpose: str, *messages: type[Message]) -> Work:
     return Work(name=f"events-alert-{purpose}", service="events", messages=messages, subjects=subjects, enveloped=True)
 
 
+def work_of_runs(group: str = DEFAULT_GROUP) -> tuple[Work, ...]:
+    """Return the consumers of the runs of a worker group, one for each priority, the highest first.
+
+    Those of the default group are made with the others; the executors that serve another group make its own.
+    """
+    ending = "" if group == DEFAULT_GROUP else group
+    return tuple(
+        Work(
+            name="-".join(filter(None, ("executor-runs", priority, ending))),
+            service="executor",
+            messages=(RunRequested, RunResumed),
+            subjects=tuple(".".join(filter(None, (f"run.*.{verb}", priority, ending))) for verb in ("requested", "resumed")),
+            managed=True,
+            watched_by=() if ending else ("gateway", "events"),
+        )
+        for priority in PRIORITIES
+    )
+
+
 WORK = (
     *_in_lanes("events-parse", WebhookReceived, "webhook.*.received"),
     *_in_lanes("events-route", EventAccepted, "event.*.accepted"),
@@ -157,22 +179,8 @@ WORK = (
     _alerting("searches", AlertRaised),
     _alerting("registrations", RegistrationFailed),
     _alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired),
-    *(
-        Work(
-            name=f"executor-runs-{priority}",
-            service="executor",
-            messages=(RunRequested, RunResumed),
-            subjects=(f"run.*.requested.{priority}", f"run.*.resumed.{priority}"),
-            managed=True,
-            watched_by=("gateway", "events"),
-        )
-        for priority in PRIORITIES
-    ),
+    *work_of_runs(),
 )
-
-# The worker group of a workflow that names none.
-DEFAULT_GROUP = "default"
-WORK_OF_RUNS = tuple(work for work in WORK if work.service == "executor")
 
 REGISTRIES = (
     *(Registry(bucket=one.plural, writer=one.owner, readers=one.registered) for one in KINDS.values() if one.registered),

@@ -20,14 +20,14 @@ from deploy.errors import StartError
 from deploy.positions import held
 from deploy.prepare import REFILLING, stream_config
 from deploy.rebuild.display import Display
-from services.executor.runs.run_state import RunState
+from services.executor.runs.run_state import RunState, resumed
 from services.logs.tables import archive_of
 from shared import aggregate
 from shared.commit import Journal
 from shared.durables import bring
 from shared.envelope import CONTENT_TYPE, Envelope, derived_id, open_envelope, open_message, rfc3339, seal, utc_now
 from shared.errors import Invalid
-from shared.messages import Message, RunResumed
+from shared.messages import Message
 from shared.messages.declaration import class_of, declaration_of
 from shared.messages.log import SERVICES
 from shared.projection import INCARNATION
@@ -99,15 +99,15 @@ class Refill:
             state = msgspec.json.decode(row["state"], type=RunState)
             if (state.status in BLOCKED and not state.held) or state.work_seq > done["RUNS"] or state.last_seq > done["RUNS"]:
                 continue
-            resumed = seal(
-                RunResumed(run=state.id, priority=state.priority),
+            again = seal(
+                resumed(state),
                 service="executor",
                 org=state.org,
                 now=utc_now(),
                 id=derived_id(state.id, "rebuilt", str(state.last_seq)),
                 correlation=state.correlation_id,
             )
-            await aggregate.append(self._admin, Journal(self._admin), resumed, state.last_seq, since=state.last_seq)
+            await aggregate.append(self._admin, Journal(self._admin), again, state.last_seq, since=state.last_seq)
             offered += 1
         return offered
 

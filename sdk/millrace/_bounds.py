@@ -27,6 +27,10 @@ LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**64 - 1
 LEAST_FLOAT, MOST_FLOAT = 1e-300, 1e285
 MOST_EXTREME = 100
 """Numbers beyond these, zero left out, in a result, a step's or an event: reading one takes hundreds of times as long."""
+GROUP = 32
+"""Characters of the name of a worker group."""
+DEFAULT_GROUP = "default"
+_IN_GROUPS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 PRIORITIES = ("high", "normal", "low")
 _FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _SHOWN = 60
@@ -115,6 +119,17 @@ def one_of(given: object, what: str, choices: tuple[str, ...]) -> str:
         msg = f"{what} is one of {', '.join(choices)}, not {_shown(given)}"
         raise ValueError(msg)
     return str(given)
+
+
+def group(given: object) -> str | None:
+    """Answer the name of a worker group; None for the default one."""
+    found = text(given, "group", GROUP)
+    if found == DEFAULT_GROUP:
+        return None
+    if found[0] in "-_" or not _IN_GROUPS.issuperset(found):
+        msg = f"group has lower-case letters, digits, - and _, the first a letter or digit, not {_shown(given)}"
+        raise ValueError(msg)
+    return found
 
 
 def mapping(given: object, what: str) -> dict[str, Any]:

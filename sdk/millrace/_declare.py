@@ -70,6 +70,7 @@ def workflow(
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue",
     isolation: Literal["run", "workflow"] = "run",
     preload: bool = True,
+    group: str | None = None,
     schedule: str | dict[str, Any] | None = None,
 ) -> Callable[[F], F]: ...
 def workflow(
@@ -87,6 +88,7 @@ def workflow(
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = _POLICY,
     isolation: Literal["run", "workflow"] = _ISOLATION,
     preload: bool = True,
+    group: str | None = None,
     schedule: str | dict[str, Any] | None = None,
 ) -> F | Callable[[F], F]:
     """Declare a function as a workflow; the function itself is returned unchanged. Durations are in seconds.
@@ -107,6 +109,8 @@ def workflow(
 
     `preload=False` has each run import its packages itself, rather than find those imported that can be.
 
+    `group` names the worker group whose executors carry its runs out, such as `"gpu"`: lower-case letters, digits, `-` and `_`.
+
     `schedule` is when the workflow runs by itself: a cron expression of five fields, of UTC, or a dict of `cron` or `every`
     (seconds), `timezone`, `input`, `overlap` (`"skip"`, `"queue"`, `"replace"`, `"allow"`) and `catch_up` (`"none"`, `"one"`,
     `"all"`).
@@ -123,6 +127,7 @@ def workflow(
         or concurrency_policy is not _POLICY
         or isolation is not _ISOLATION
         or preload is not True
+        or group is not None
     ):
         policy = _checked(
             retry_delay=retry_delay,
@@ -132,6 +137,7 @@ def workflow(
             concurrency_policy=concurrency_policy,
             isolation=isolation,
             preload=preload,
+            group=group,
         )
     if schedule is not None:
         policy |= {"schedule": _scheduled(schedule)}
@@ -203,6 +209,7 @@ def _checked(
     concurrency_policy: object,
     isolation: object,
     preload: object,
+    group: object,
 ) -> dict[str, Any]:
     return {
         "retry_delay": _bounds.seconds(retry_delay, "retry_delay"),
@@ -212,6 +219,7 @@ def _checked(
         "concurrency_policy": _bounds.one_of(concurrency_policy, "concurrency_policy", ("queue", "reject", "cancel_older")),
         "isolation": _bounds.one_of(isolation, "isolation", ("run", "workflow")),
         "preload": _bounds.flag(preload, "preload"),
+        "group": None if group is None else _bounds.group(group),
     }
 
 

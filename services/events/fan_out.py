@@ -254,6 +254,7 @@ def requested(run: str, workflow: WorkflowEntry, subscription: SubscriptionEntry
         requested_by=f"subscription:{subscription.name}",
         timeout=workflow.timeout,
         deadline=workflow.policy.queue_timeout,
+        group=workflow.policy.group,
         workflow_org=workflow.org,
         subscription=subscription.id,
         **of,

@@ -28,6 +28,7 @@ from services.executor.questions import QUESTIONS
 from services.executor.repositories import remote
 from services.executor.repositories.remote import Remotes
 from services.executor.runs.concurrency import ConcurrencySlots
+from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.looks import Looks
 from services.executor.runs.metrics import RunMetrics
 from services.executor.runs.parking import Parking
@@ -72,7 +73,7 @@ from shared.quotas import Limits, Quotas, RunsUsed
 from shared.registry import RegistryWriter
 from shared.removals import RemovedOrganizations
 from shared.service import Runtime
-from shared.streams import DEFAULT_GROUP, WORK_OF_RUNS
+from shared.streams import DEFAULT_GROUP, work_of_runs
 
 _log = structlog.get_logger()
 
@@ -91,6 +92,8 @@ class Executor:
         resolver: Resolver,
         remotes: Remotes,
         health: Health,
+        *,
+        is_able: bool,
     ) -> None:
         self.bus = bus
         self.engine = engine
@@ -102,6 +105,9 @@ class Executor:
         self.poison = Poison(bus)
         self.shares = Shares(settings.slots.least)
         self.use = RunUse()
+        # Shown in run.started: unique among replicas and over restarts.
+        self.name = f"{os.uname().nodename}-{os.getpid()}-{new_id()[-8:]}"
+        self.groups = WorkerGroups(bus.client, self.name, settings.groups if is_able else (), self.store.queued_in_groups)
         self.longest_chain = settings.longest_chain
         self.quotas = Quotas(bus.client, health, Limits(**settings.quotas))
         self.slow = Slow()
@@ -125,8 +131,6 @@ class Executor:
         self.catalog: Projection
         self.rows: Projection
         self.lines: Projection
-        # Shown in run.started: unique among replicas and over restarts.
-        self.name = f"{os.uname().nodename}-{os.getpid()}-{new_id()[-8:]}"
 
     async def _register(self, org: str) -> None:
         await commits.register(org, self)
@@ -232,7 +236,9 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         packages = _packages(settings, bus, sandbox.tier if is_able else None, resolver, runtime.health)
         environments, housekeeping = await stack.enter_async_context(packages)
         remotes = await stack.enter_async_context(_remotes(settings, sandbox.tier if is_able else None, resolver))
-        executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver, remotes, runtime.health)
+        executor = Executor(
+            settings, bus, engine, sandbox, expressions, environments, resolver, remotes, runtime.health, is_able=is_able
+        )
         stack.push_async_callback(executor.builds.close)
         stack.push_async_callback(executor.adapter_jobs.close)
         await executor.bundles.start()
@@ -253,10 +259,12 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         executor.rows = projections["runs"]
         executor.lines = projections["lines"]
         runs = Runs(executor)
-        worker = Worker(bus.client, runs, settings.slots.least, drain=settings.drain)
-        served = {DEFAULT_GROUP: WORK_OF_RUNS}
+        served = {group: work_of_runs(group) for group in executor.groups.mine}
+        # Of one priority after the other.
+        in_order = [work for same in zip(*served.values(), strict=True) for work in same]
+        worker = Worker(bus.client, runs, settings.slots.least, in_order, drain=settings.drain)
         scaling = Scaling(bus.client, served, settings.slots, worker, executor.shares, sandbox, executor.use, Machine())
-        runtime.leaving.append(worker.leave)
+        runtime.leaving.extend([executor.groups.leave, worker.leave])
         of_slots = scaling.state if is_able else dict[str, Any](slots=0).copy
         runtime.health.state("pool", lambda: {**of_slots(), "taken": worker.taken, **sandbox.pool()}, counters=("changes",))
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
@@ -267,7 +275,10 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         stack.push_async_callback(bus.drain)
         runtime.background.start(bus.attend(), "broker")
         runtime.background.start(follow_level(bus, runtime.health), "log level")
-        runtime.background.start(bus.keep_durables(), "durables")
+        named = [work for group, work_of_it in served.items() if group != DEFAULT_GROUP for work in work_of_it]
+        runtime.background.start(bus.keep_durables(named), "durables")
+        runtime.background.start(executor.groups.run(named), "worker groups")
+        runtime.health.state("groups", executor.groups.state, labels=dict.fromkeys(("executors", "queued", "unserved"), "group"))
         # When all that goes on in the background has ended, and nothing is pulled any more, but before the sandbox is closed.
         stack.push_async_callback(worker.drain)
         stack.callback(executor.shares.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from shared import config
 from shared.config import Environment
 from shared.egress.configured import egress_of
 from shared.egress.policy import EgressRules
+from shared.streams import DEFAULT_GROUP, GROUP
 
 DAY = 24 * 3600
 # Below a twentieth the kernel would let a run go for less than 5 ms at a time.
@@ -24,6 +26,8 @@ LEAST_CORES, MOST_CORES = 0.05, 1024
 # Slots for each core: so many keep it busy with runs that compute, and so many wait on it for other systems.
 SLOTS_LEAST, SLOTS_MOST = 12, 48
 MOST_SLOTS = 1000
+# Each has three pulls that wait at the broker.
+MOST_GROUPS = 20
 # Seconds: `millrace up` has fifteen for all that it stops.
 DRAIN = 3
 
@@ -39,6 +43,8 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     data: Path
     slots: SlotBounds
     """The least and the most runs at a time; the same twice for a fixed number."""
+    groups: tuple[str, ...]
+    """The worker groups whose runs are carried out here."""
     warm: int
     drain: int
     """Seconds for which runs may go on once the service is to stop."""
@@ -73,6 +79,7 @@ def read(environment: Environment) -> ExecutorSettings:
         **config.common(environment),
         data=environment.path("MILLRACE_DATA"),
         slots=_slots(environment),
+        groups=_groups(environment),
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
         cores=_cores(environment),
         processes=environment.integer("MILLRACE_RUN_PROCESSES", ChildLimits.processes, minimum=8, maximum=4096),
@@ -106,6 +113,16 @@ def _slots(environment: Environment) -> SlotBounds:
     if least > most:
         environment.complain(bounds[0], f"must be at most {bounds[1]}, which is {most}")
     return SlotBounds(least, max(least, most))
+
+
+def _groups(environment: Environment) -> tuple[str, ...]:
+    given = (environment.optional("MILLRACE_WORKER_GROUPS") or DEFAULT_GROUP).replace(",", " ").split()
+    wrong = [one for one in given if one != DEFAULT_GROUP and not re.match(GROUP, one)]
+    if wrong or len(given) > MOST_GROUPS:
+        allowed = "lower-case letters, digits, - and _, at most 32, with commas between them"
+        environment.complain("MILLRACE_WORKER_GROUPS", f"must be at most {MOST_GROUPS} names of groups of {allowed}")
+        return (DEFAULT_GROUP,)
+    return tuple(dict.fromkeys(given))
 
 
 def _cores(environment: Environment) -> float:

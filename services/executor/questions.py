@@ -12,6 +12,7 @@ from services.executor.repositories import questions as repositories
 from services.executor.runs import run_state, steps, usage
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.erasing import erase
+from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.inherited import RecordDeps, get_record
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
@@ -84,6 +85,7 @@ class QuestionDeps(removing.ExecutorRemovingDeps, adapters.AdapterDeps, RecordDe
 
     store: ExecutorStore
     concurrency: ConcurrencySlots
+    groups: WorkerGroups
     lines: Projection
     looks: Looks
     recent: Recent
@@ -137,7 +139,7 @@ async def get_run(question: GetRun, deps: QuestionDeps) -> RunView:
     """Return a run: from its row once it has ended, else from the stream as it is now."""
     state = await _run(question.org, question.id, deps)
     waits_for_slot = state.status == "waiting" and state.blocked_on == "concurrency" and state.slot is not None
-    return run_view(state, await deps.concurrency.holders(state.slot.key) if waits_for_slot and state.slot else None)
+    return run_view(state, deps.groups, await deps.concurrency.holders(state.slot.key) if waits_for_slot and state.slot else None)
 
 
 async def list_attempts(question: ListAttempts, deps: QuestionDeps) -> AttemptList:
@@ -214,7 +216,7 @@ async def list_runs(question: ListRuns, deps: QuestionDeps) -> RunList:
         before=question.page.before(),
         limit=limit + 1,
     )
-    items = fitting([run_view(state) for state in states[:limit]])
+    items = fitting([run_view(state, deps.groups) for state in states[:limit]])
     return RunList(items, f"{items[-1].requested_at}|{items[-1].id}" if len(states) > len(items) else None)
 
 
@@ -231,7 +233,7 @@ async def list_states(question: ListStates, deps: QuestionDeps) -> RunStates:
     size = 0
     for state in states:
         if state.last_seq > after:
-            item = RunAt(state.last_seq, run_view(state))
+            item = RunAt(state.last_seq, run_view(state, deps.groups))
             size += len(msgspec.json.encode(item))
             if items and size > PAGE_BYTES:
                 return RunStates(items, ended=False, more=True)
@@ -284,7 +286,7 @@ async def list_lines(question: ListLines, deps: QuestionDeps) -> LineList:
 
 async def count_parked_runs(_question: CountParkedRuns, deps: QuestionDeps) -> ParkedRuns:
     """Return how many runs wait for their organization's share."""
-    return ParkedRuns(await deps.store.parked())
+    return ParkedRuns(await deps.store.parked() + sum((await deps.store.queued_in_groups()).values()))
 
 
 async def list_environments(question: ListEnvironments, deps: QuestionDeps) -> EnvironmentList:

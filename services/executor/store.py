@@ -40,7 +40,7 @@ from shared.envelope import rfc3339
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.statements import Compiled, Filtered, Statement, inserted, overwriting, parameter
-from shared.streams import PRIORITIES
+from shared.streams import DEFAULT_GROUP, PRIORITIES
 from shared.tables import Moment
 
 _REGISTERED = (tables.workflow, tables.adapter)
@@ -176,17 +176,26 @@ class ExecutorStore:
         given = {"run": run_id, "seq": after[0], "place": after[1], "limit": limit, "room": room, "results": results}
         return [_step(run_id, row) for row in await self._all(text(statement), given)]
 
-    async def orgs_queued(self, limit: int = 100) -> list[str]:
-        """Return organizations that have a run queued, however many each has."""
+    async def orgs_queued(self, groups: Sequence[str], limit: int = 100) -> list[str]:
+        """Return organizations that have a run of these worker groups queued, however many each has."""
         statement = """
             WITH RECURSIVE found AS (
-                (SELECT org FROM run WHERE status = 'queued' ORDER BY org LIMIT 1)
+                SELECT worker_group, (SELECT org FROM run WHERE status = 'queued' AND run.worker_group = served.worker_group
+                                       ORDER BY org LIMIT 1) AS org
+                  FROM unnest(CAST(:groups AS text[])) AS served (worker_group)
                 UNION ALL
-                SELECT (SELECT run.org FROM run WHERE status = 'queued' AND run.org > found.org ORDER BY run.org LIMIT 1)
+                SELECT worker_group, (SELECT run.org FROM run WHERE status = 'queued' AND run.worker_group = found.worker_group
+                                         AND run.org > found.org ORDER BY run.org LIMIT 1)
                   FROM found WHERE found.org IS NOT NULL)
-            SELECT org FROM found WHERE org IS NOT NULL LIMIT :limit
+            SELECT DISTINCT org FROM found WHERE org IS NOT NULL LIMIT :limit
         """
-        return [row["org"] for row in await self._all(text(statement), {"limit": limit})]
+        return [row["org"] for row in await self._all(text(statement), {"limit": limit, "groups": list(groups)})]
+
+    async def queued_in_groups(self) -> dict[str, int]:
+        """Return how many runs of each worker group but the default one are queued."""
+        statement = "SELECT worker_group, count(*) AS n FROM run WHERE status = 'queued' AND worker_group {} :default GROUP BY 1"
+        both = f"{statement.format('<')} UNION ALL {statement.format('>')}"  # the index leads past the default one
+        return {row["worker_group"]: int(row["n"]) for row in await self._all(text(both), {"default": DEFAULT_GROUP})}
 
     async def parked(self) -> int:
         """Return how many runs are parked."""
@@ -282,7 +291,7 @@ _LAST_LINES = Compiled(
 _RUN = inserted(
     tables.run,
     *("id", "org", "workflow", "status", "requested_at", "finished_at", "last_seq", "state"),
-    *("blocked_on", "concurrency_key", "rank", "due_at", "expires_at", "chain"),
+    *("blocked_on", "concurrency_key", "rank", "due_at", "expires_at", "chain", "worker_group"),
 )
 _PUT_STATES = Compiled(
     overwriting(
@@ -328,6 +337,7 @@ def put_states(changed: list[RunState]) -> Statement:
             "due_at": None if state.until is None else datetime.fromisoformat(state.until),
             "expires_at": None if state.attempt or state.ended else state.expires_at,
             "chain": state.correlation_id if state.hops else None,
+            "worker_group": state.group or DEFAULT_GROUP,
         }
         for state in changed
     )

@@ -45,6 +45,7 @@ run = Table(
     Column("expires_at", Moment),
     # The chain that it continues, which another run started.
     Column("chain", Text),
+    Column("worker_group", Text, nullable=False, server_default="default"),
 )
 WAITS_FOR_SLOT = text("status = 'waiting' AND blocked_on = 'concurrency'")
 """The runs that wait for a concurrency slot: the condition of their index."""
@@ -63,7 +64,7 @@ Index(
     postgresql_where=WAITS_FOR_SLOT,
 )
 Index("run_waiting", run.c.id, postgresql_where=text("status IN ('waiting', 'delayed', 'cancelling')"))
-Index("run_queued", run.c.org, postgresql_where=text("status = 'queued'"))
+Index("run_queued", run.c.worker_group, run.c.org, postgresql_where=text("status = 'queued'"))
 Index("run_parked", run.c.id, postgresql_where=IS_PARKED)
 Index("run_chain", run.c.org, run.c.chain, postgresql_where=run.c.chain.is_not(None))
 

@@ -102,6 +102,7 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedR
         requested_by=asked.actor,
         timeout=asked.timeout or asked.workflow.timeout,
         priority=asked.priority,
+        group=asked.workflow.policy.group,
         rerun_of=asked.rerun_of,
         resumes=asked.resumes,
         record_ref=asked.record_ref,

@@ -68,7 +68,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     A run that has not begun after `queue_timeout` expires. Of runs that share the workflow's concurrency key `concurrency_limit`
     go on at a time; `concurrency_policy` is `queue`, `reject` or `cancel_older`. `isolation` is `run`, or `workflow` where a child
     serves several runs of one organization, one after the other. `preload`: whether packages may be imported ahead of its runs.
-    `schedule` is when it runs by itself. `options` are there for a data provider, and only then.
+    `schedule` is when it runs by itself. `options` are there for a data provider, and only then. `group` is the worker group that
+    carries its runs out, None for the default one.
     """
 
     retry_delay: float = 1.0
@@ -78,6 +79,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_policy: str = "queue"
     isolation: str = "run"
     preload: bool = True
+    group: str | None = None
     schedule: DeclaredSchedule | None = None
     options: DeclaredOptions | None = None
 

@@ -63,8 +63,8 @@ class Declaration(msgspec.Struct, frozen=True):
 
     `verb_field` is set for the three open kinds (`log.<level>`, `audit.<action>`, `dead.<noun>.<verbed>`), whose verb is a
     field's value; `suffix` names a field whose value, unless it is None, is one more token at the end of the subject. `bare`: it
-    may be None. A suffix `owner` names the service that the message belongs to: no other writes it, and none but that one and the
-    archive reads it.
+    may be None. `ending` names another, whose value, unless it is None, is the token after that. A suffix `owner` names the service
+    that the message belongs to: no other writes it, and none but that one and the archive reads it.
     """
 
     type: str
@@ -77,6 +77,7 @@ class Declaration(msgspec.Struct, frozen=True):
     suffix: str | None = None
     creates: bool = False
     bare: bool = False
+    ending: str | None = None
 
     def key(self, message: Message) -> str:
         """Return the key of `message`. Raises ValueError when it may not stand in a subject."""
@@ -94,6 +95,8 @@ class Declaration(msgspec.Struct, frozen=True):
         subject = f"{self.noun}.{key or self.key(message)}.{verb}"
         if self.suffix is not None and (suffix := getattr(message, self.suffix)) is not None:
             subject = f"{subject}.{checked_key(suffix)}"
+        if self.ending is not None and (ending := getattr(message, self.ending)) is not None:
+            subject = f"{subject}.{checked_key(ending)}"
         return subject
 
     def aggregate(self, key: str) -> str:
@@ -104,7 +107,7 @@ class Declaration(msgspec.Struct, frozen=True):
         """Return the subjects of this message, any key, as a NATS filter."""
         if self.verb_field is not None:
             return f"{self.noun}.>"
-        return f"{self.noun}.*.{self.verb}" + (".*" if self.suffix else "")
+        return f"{self.noun}.*.{self.verb}" + (".>" if self.ending else ".*" if self.suffix else "")
 
     def patterns(self) -> tuple[str, ...]:
         """Return all filters of the subjects of this message: where the suffix may be None also the one without it."""
@@ -125,6 +128,7 @@ def message(
     verb_field: str | None = None,
     suffix: str | None = None,
     creates: bool = False,
+    ending: str | None = None,
 ) -> Callable[[M], M]:
     """Declare the class below as the message `type_`; `by` names the services that may publish it."""
 
@@ -132,7 +136,7 @@ def message(
         noun, _, verb = type_.partition(".")
         writers = (by,) if isinstance(by, str) else by
         bare = any(field.name == suffix and field.default is None for field in msgspec.structs.fields(cls)) and verb_field is None
-        made = Declaration(type_, noun, verb, key, STREAM_OF_NOUN[noun], writers, verb_field, suffix, creates, bare)
+        made = Declaration(type_, noun, verb, key, STREAM_OF_NOUN[noun], writers, verb_field, suffix, creates, bare, ending)
         if type_ in DECLARATIONS:
             raise ValueError(f"message {type_!r} is declared twice")
         DECLARATIONS[type_] = (made, cls)

@@ -63,7 +63,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     timed_out: bool = False
 
 
-@message("run.requested", key="run", by=REQUESTERS, suffix="priority", creates=True)
+@message("run.requested", key="run", by=REQUESTERS, suffix="priority", ending="group", creates=True)
 class RunRequested(Message, frozen=True, kw_only=True):
     """A run of `workflow` at exactly `version` was requested; creation, so expected to be the run's first message.
 
@@ -75,7 +75,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     of, RFC 3339. `parent` is the run that asked for it. `hops` counts the
     runs before this one, each of which asked for the next, or emitted an event that started it. `fingerprint` distinguishes the
     request from others with the same idempotency key. With `resumes` it goes on where that run ended: what was recorded of it is in
-    the bucket `results` under `record_ref`, if anything was.
+    the bucket `results` under `record_ref`, if anything was. `group` is the worker group to carry it out, None for the default one.
     """
 
     run: str
@@ -101,6 +101,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     scheduled_for: str | None = None
     resumes: str | None = None
     record_ref: str | None = None
+    group: str | None = None
 
 
 @message("run.started", key="run", by="executor")
@@ -158,13 +159,14 @@ class RunWaiting(Message, frozen=True, kw_only=True):
     usage: RunUsage = RunUsage()
 
 
-@message("run.resumed", key="run", by="executor", suffix="priority")
+@message("run.resumed", key="run", by="executor", suffix="priority", ending="group")
 class RunResumed(Message, frozen=True, kw_only=True):
     """The run is to be worked on again: its wait is over, or its worker gave it back."""
 
     run: str
     priority: str
     resolved: list[Resolved] = msgspec.field(default_factory=list)
+    group: str | None = None
 
 
 @message("run.signalled", key="run", by="executor")

@@ -79,7 +79,8 @@ class WaitView(msgspec.Struct, frozen=True):
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A run as the API shows it; times are RFC 3339, `*_ms` milliseconds.
 
-    `blocked_on` and `until` are those of a run that does not go on now. `concurrency_key` is the whole key of its concurrency slot,
+    `blocked_on` and `until` are those of a run that does not go on now; the `reason` of one that is queued names its worker `group`
+    where no executor serves that. `concurrency_key` is the whole key of its concurrency slot,
     once that is known; `slot_held_by` are the runs that have the slots of its key while it waits for one, where it is asked for
     alone. A result of `result_bytes` that is too large for a message is in the bucket `results` under `result_ref`. `fingerprint`
     is that of the request that an idempotency key came with.
@@ -122,6 +123,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     result_bytes: int | None = None
     fingerprint: str | None = None
     erased: bool = False
+    group: str = "default"
 
 
 class RunAt(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ import pytest
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
 from services.executor.runs.concurrency import ConcurrencySlots
+from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.looks import Looks
 from services.executor.runs.purge import purge
 from services.executor.runs.recent import Recent
@@ -374,6 +375,7 @@ class Replica(msgspec.Struct, frozen=True):
     lines: Projection
     recent: Recent
     looks: Looks
+    groups: WorkerGroups
 
 
 async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: House, place: Place) -> None:
@@ -395,7 +397,9 @@ async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: 
                 client=bus.client, engine=engine, url=url, service="executor", projected=part, health=Health("executor")
             )
             store = ExecutorStore(engine)
-            deps: Any = Replica(bus, store, ConcurrencySlots(engine), behind, Recent(lambda *_: False), Looks(bus, store))
+            groups = WorkerGroups(bus.client, "other", (), store.queued_in_groups)
+            recent = Recent(lambda *_: False)
+            deps: Any = Replica(bus, store, ConcurrencySlots(engine), behind, recent, Looks(bus, store), groups)
             asked: list[tuple[Any, int]] = [
                 (GetRun(org="default", id=run), 1),
                 (ListStates(org="default", id=run), 1),

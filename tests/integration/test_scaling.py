@@ -96,8 +96,9 @@ async def test_an_executor_that_stops_lets_its_runs_end_while_another_takes_what
                 assert (await outside.put_file("workflows.py", WORKFLOWS)).problems == []
                 held = await outside.request("hold", input={"folder": str(shared_folder), "name": "run-held"})
                 await at_hand(shared_folder, 1)
-                [leave] = runtime.leaving
-                going = asyncio.create_task(leave())
+                tell, drain = runtime.leaving
+                await tell()
+                going = asyncio.create_task(drain())
                 leaving.set()
                 await going
                 return [held]

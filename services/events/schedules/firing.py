@@ -233,6 +233,7 @@ class Scheduler:
             requested_by=f"schedule:{schedule.name}",
             timeout=workflow.timeout,
             deadline=workflow.policy.queue_timeout,
+            group=workflow.policy.group,
             workflow_org=workflow.org,
             # By it the executor knows one that was carried out, and purged from the bus, before it came again.
             received_at=at,

@@ -140,6 +140,7 @@ class Durable:
             timeout=entry.timeout,
             deadline=entry.policy.queue_timeout,
             priority=asked.priority or parent.priority,
+            group=entry.policy.group,
             run_at=asked.run_at,
             concurrency_key=asked.concurrency_key,
             parent=self._run,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 
+from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.resumer import Resumer
 from services.executor.runs.shares import SHOWN, Shares
 from services.executor.store import ExecutorStore
@@ -31,6 +32,7 @@ class ParkingDeps(Protocol):
     """Dependencies of parking."""
 
     shares: Shares
+    groups: WorkerGroups
     store: ExecutorStore
 
 
@@ -72,7 +74,7 @@ class Parking:
         now = asyncio.get_running_loop().time()
         if (shares.crowded or shares.parking) and now >= self._next_look:
             self._next_look = now + LOOK
-            others = shares.others(await self._deps.store.orgs_queued())
+            others = shares.others(await self._deps.store.orgs_queued(self._deps.groups.mine))
             if others:
                 if self._parked_at is None:
                     _log.warning("shares.parking", others=others[:SHOWN], **shares.state())

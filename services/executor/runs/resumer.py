@@ -195,13 +195,13 @@ class Resumer:
             return run_state.labelled(expired(state), state)
         if state.blocked_on == "concurrency":
             entered = state.slot is None or await self._deps.concurrency.enter(state.id, state.slot)
-            return RunResumed(run=state.id, priority=state.priority) if entered else None
+            return run_state.resumed(state) if entered else None
         if state.blocked_on == "worker" and has_worker:
-            return RunResumed(run=state.id, priority=state.priority)
+            return run_state.resumed(state)
         # Asked after the state: any later message makes the append a conflict.
         recorded = {*steps, *(await self._deps.store.waits_over(state.id))} if state.waits else ()
         over = decide.resumption(state, recorded, await children_outcomes(state, self._deps.bus, self._deps.store), now)
-        return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
+        return None if over is None else run_state.resumed(state, over)
 
     def _sealed(self, message: Message, state: RunState, cause: Envelope | None) -> Sealed[Message]:
         # The id follows from the state: considered twice, it is appended once.

@@ -126,6 +126,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_key: str | None = None
     concurrency_policy: str | None = None
     workflow_org: str | None = None
+    group: str | None = None
     slot: ConcurrencySlot | None = None
     work_seq: int = 0
     held: bool = False
@@ -163,6 +164,11 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         if self.deadline is None:
             return None
         return later(datetime.fromisoformat(self.run_at or self.requested_at), self.deadline)
+
+
+def resumed(state: RunState, resolved: list[Resolved] | None = None) -> RunResumed:
+    """Return the message that has the same workers go on with a run that had it at first."""
+    return RunResumed(run=state.id, priority=state.priority, group=state.group, resolved=resolved or [])
 
 
 def evolve(state: RunState | None, envelope: Envelope, message: Message, sequence: int) -> RunState | None:
@@ -260,6 +266,7 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
         concurrency_key=None if message.concurrency_key is None else storable(message.concurrency_key),
         concurrency_policy=message.concurrency_policy,
         workflow_org=message.workflow_org,
+        group=message.group,
     )
 
 

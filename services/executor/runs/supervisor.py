@@ -175,7 +175,7 @@ class Runs:
         with contextlib.suppress(nats.errors.Error, Fenced, AlreadyEnded, TimeoutError):
             if held.claim is not None:
                 async with asyncio.timeout(GIVING_BACK):
-                    await held.claim.end(RunResumed(run=held.claim.run, priority=held.claim.state.priority))
+                    await held.claim.end(run_state.resumed(held.claim.state))
                 await held.msg.ack()
                 return
         with contextlib.suppress(nats.errors.Error):
@@ -358,7 +358,8 @@ class Runs:
 
 
 def _priority(msg: Msg) -> str:
-    return msg.subject.rpartition(".")[2]
+    # run.<run>.<verb>.<priority>, and its group where it is not the default one.
+    return msg.subject.split(".")[3]
 
 
 def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.run_state import AttemptState, RunState, queue_ms
 from shared.questions.executor import AttemptView, RunView, WaitView
 from shared.runs import BLOCKED
+from shared.streams import DEFAULT_GROUP
 
 
-def run_view(state: RunState, slot_held_by: list[str] | None = None) -> RunView:
+def run_view(state: RunState, groups: WorkerGroups, slot_held_by: list[str] | None = None) -> RunView:
     """Return a run as the API shows it; an input that travels by reference is shown as its reference."""
+    is_stranded = state.status == "queued" and groups.is_missing(state.group)
+    missing = f"no executor serves the worker group {state.group or DEFAULT_GROUP!r}"
     shown: Any = state.input if state.input_ref is None else {"$ref": state.input_ref}
     blocked = state.status in BLOCKED
     # While a run waits for its next attempt, a slot or a worker, its own waits are not the reason.
@@ -21,7 +25,7 @@ def run_view(state: RunState, slot_held_by: list[str] | None = None) -> RunView:
         workflow=state.workflow,
         version=state.version,
         status=state.status,
-        reason=state.reason,
+        reason=missing if is_stranded else state.reason,
         blocked_on="worker" if state.status == "queued" else state.blocked_on if blocked else None,
         attempt=state.attempt,
         input=shown,
@@ -53,6 +57,7 @@ def run_view(state: RunState, slot_held_by: list[str] | None = None) -> RunView:
         result_bytes=state.result_bytes,
         fingerprint=state.fingerprint,
         erased=state.erased,
+        group=state.group or DEFAULT_GROUP,
     )
 
 

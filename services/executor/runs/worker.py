@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 import nats.errors
@@ -13,7 +14,7 @@ from nats.aio.msg import Msg
 from services.executor.runs.supervisor import GIVING_BACK, Runs
 from shared import tasks
 from shared.pull import EXPIRES, HEARTBEAT, Inbox, delivered, pull, status_of
-from shared.streams import PRIORITIES
+from shared.streams import Work
 
 # Time for the empty answer to a pull that does not wait.
 ANSWER = 2.0
@@ -23,15 +24,16 @@ _log = structlog.get_logger()
 
 
 class Worker:
-    """Keeps up to `slots` runs going.
+    """Keeps up to `slots` runs going, of the work that is `served`, the most urgent first.
 
-    While all is idle a pull waits at the server for each priority, so that work arrives at once; when a slot frees under load
-    the priorities are asked in order.
+    While all is idle a pull waits at the server for each of its consumers, so that work arrives at once; when a slot frees under
+    load they are asked in order.
     """
 
-    def __init__(self, client: Client, runs: Runs, slots: int, *, drain: float = DRAIN) -> None:
+    def __init__(self, client: Client, runs: Runs, slots: int, served: Sequence[Work], *, drain: float = DRAIN) -> None:
         """`drain`: seconds for which runs may go on once this executor is to stop."""
         self._client = client
+        self._served = served
         self._drain = drain
         self._runs = runs
         self._slots = slots
@@ -72,8 +74,8 @@ class Worker:
         """Pull and start work until cancelled."""
         async with AsyncExitStack() as stack:
             inboxes: dict[str, Inbox] = {}
-            for priority in PRIORITIES:
-                inboxes[priority] = await stack.enter_async_context(Inbox(self._client, self._changed))
+            for work in self._served:
+                inboxes[work.name] = await stack.enter_async_context(Inbox(self._client, self._changed))
             asking = await stack.enter_async_context(Inbox(self._client))
             await self._pull(inboxes, asking)
 
@@ -98,16 +100,16 @@ class Worker:
             if self.free > 0:
                 await self._wait_at_server(inboxes)
             await self._take_late(asking)
-            for priority in PRIORITIES:
-                for msg in inboxes[priority].arrived():
+            for work in self._served:
+                for msg in inboxes[work.name].arrived():
                     status = status_of(msg)
                     if status == "100":
-                        self._waiting[priority] = self._now() + 2 * HEARTBEAT
+                        self._waiting[work.name] = self._now() + 2 * HEARTBEAT
                         continue
-                    self._waiting.pop(priority, None)
+                    self._waiting.pop(work.name, None)
                     if status == "503":
                         # No responders: a broker that has only just started, or whose consumer is gone.
-                        self._waiting[priority] = self._now() + HEARTBEAT
+                        self._waiting[work.name] = self._now() + HEARTBEAT
                     if status is not None:
                         continue
                     backlog = backlog or delivered(msg).pending > 0
@@ -119,13 +121,13 @@ class Worker:
             backlog = backlog or self.free == 1
 
     async def _ask_in_order(self, asking: Inbox) -> bool:
-        """Ask each priority for as much as is free, without waiting; returns whether there may be more."""
-        for priority in PRIORITIES:
+        """Ask for as much as is free, without waiting; returns whether there may be more."""
+        for work in self._served:
             await self._take_late(asking)
             wanted = self.free
             if wanted <= 0:
                 return True
-            await pull(self._client, "RUNS", f"executor-runs-{priority}", asking.subject, wanted, no_wait=True)
+            await pull(self._client, work.stream, work.name, asking.subject, wanted, no_wait=True)
             got = 0
             while got < wanted:
                 answers = await asking.take(ANSWER)
@@ -146,11 +148,11 @@ class Worker:
                 await self._start_or_return(msg)
 
     async def _wait_at_server(self, inboxes: dict[str, Inbox]) -> None:
-        """See that one pull per priority waits at the server; one that shows no heartbeat is taken for lost."""
-        for priority in PRIORITIES:
-            if self._waiting.get(priority, 0.0) < self._now():
-                await pull(self._client, "RUNS", f"executor-runs-{priority}", inboxes[priority].subject, 1)
-                self._waiting[priority] = self._now() + 2 * HEARTBEAT
+        """See that one pull for each consumer waits at the server; one that shows no heartbeat is taken for lost."""
+        for work in self._served:
+            if self._waiting.get(work.name, 0.0) < self._now():
+                await pull(self._client, work.stream, work.name, inboxes[work.name].subject, 1)
+                self._waiting[work.name] = self._now() + 2 * HEARTBEAT
 
     async def _until_changed(self) -> None:
         try:

@@ -22,7 +22,7 @@ from shared.questions.adapters import check_answer
 from shared.registering import REGISTRATION, DeclaredRegistering
 from shared.resources.source import BUILT_IN, COMMON_SETTINGS
 from shared.schemas import checker_of
-from shared.streams import DAY
+from shared.streams import DAY, GROUP
 from shared.values import YEAR
 from shared.verification import Verification
 
@@ -74,6 +74,7 @@ class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue"
     isolation: Literal["run", "workflow"] = "run"
     preload: bool = True
+    group: Annotated[str, msgspec.Meta(pattern=GROUP)] | None = None
     schedule: _Schedule | None = None
     options: _Options | None = None
 
