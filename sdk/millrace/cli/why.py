@@ -12,6 +12,7 @@ from millrace.cli import show
 from millrace.cli.ids import whole
 from millrace.cli.lines import written
 from millrace.cli.session import Session, asks
+from millrace.cli.workspace import ending
 
 Node = dict[str, Any]
 _LEVELS = {"failed": "error", "timed_out": "error", "crashed": "error", "cancelled": "warning", "expired": "warning"}
@@ -25,7 +26,8 @@ _LEVELS = {"failed": "error", "timed_out": "error", "crashed": "error", "cancell
 @asks
 def why(session: Session, id_: str, *, limit: int) -> None:
     """Show why there is this run: each thing under the one that caused it; those that led to the run have a `*`."""
-    found = session.api.get("/runs", whole(session.api, "/runs", id_), "why", query={"limit": limit})
+    run = whole(session.api, "/runs", id_)
+    found = session.api.get("/runs", run, "why", query={"limit": limit})
     if session.is_json:
         show.document(found)
         return
@@ -38,6 +40,10 @@ def why(session: Session, id_: str, *, limit: int) -> None:
         show.aside(f"the first {limit} messages of the chain; there are more: --limit N")
     if found.get("status"):
         _tell_end(found)
+    else:
+        waiting = session.api.get("/runs", run)
+        if waiting.get("blocked_on"):
+            show.said(ending(waiting), "warning")
 
 
 def _tell_end(found: Node) -> None:

@@ -203,7 +203,7 @@ def ending(run: dict[str, Any]) -> str:
     """Return in one line how a run is."""
     why = f" ({run['reason']})" if run.get("reason") else ""
     if run.get("blocked_on"):
-        why = f" (blocked on {run['blocked_on']})"
+        why = show.plain(f" (blocked on {run['blocked_on']}{': ' if run.get('reason') else ''}{run.get('reason') or ''})")
     took = f" in {show.milliseconds(run['duration_ms'])}" if run.get("duration_ms") is not None else ""
     return f"run {run['id']} {show.plain(run['workflow'])} {run['status']}{why}{took}, attempt {run['attempt']}"
 

@@ -11,9 +11,9 @@ from shared.runs import BLOCKED
 from shared.streams import DEFAULT_GROUP
 
 
-def run_view(state: RunState, groups: WorkerGroups, slot_held_by: list[str] | None = None) -> RunView:
+def run_view(state: RunState, groups: WorkerGroups | None = None, slot_held_by: list[str] | None = None) -> RunView:
     """Return a run as the API shows it; an input that travels by reference is shown as its reference."""
-    is_stranded = state.status == "queued" and groups.is_missing(state.group)
+    is_stranded = state.status == "queued" and groups is not None and groups.is_missing(state.group)
     missing = f"no executor serves the worker group {state.group or DEFAULT_GROUP!r}"
     shown: Any = state.input if state.input_ref is None else {"$ref": state.input_ref}
     blocked = state.status in BLOCKED
