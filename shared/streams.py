@@ -164,6 +164,8 @@ def work_of_runs(group: str = DEFAULT_GROUP) -> tuple[Work, ...]:
             messages=(RunRequested, RunResumed),
             subjects=tuple(".".join(filter(None, (f"run.*.{verb}", priority, ending))) for verb in ("requested", "resumed")),
             managed=True,
+            # Each run that goes on anywhere holds its message.
+            max_ack_pending=20_000,
             watched_by=() if ending else ("gateway", "events"),
         )
         for priority in PRIORITIES
