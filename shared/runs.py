@@ -25,6 +25,9 @@ from shared.messages import (
     declaration_of,
 )
 
+RUNS = declaration_of(RunRequested).stream
+"""The name of the stream that holds the lives of all runs."""
+
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One status of a run. `meaning` goes on after "the run"; `level` is that of the log for a run that ended so.

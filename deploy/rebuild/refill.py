@@ -32,7 +32,7 @@ from shared.messages.declaration import class_of, declaration_of
 from shared.messages.log import SERVICES
 from shared.projection import INCARNATION
 from shared.pull import ORIGIN, StreamError, api_request
-from shared.runs import BLOCKED, UNENDED
+from shared.runs import BLOCKED, RUNS, UNENDED
 from shared.sending import Outgoing, send_batch, send_one
 from shared.streams import REGISTRIES, STREAMS, WORK, Stream
 
@@ -91,13 +91,13 @@ class Refill:
 
     async def offer(self, done: dict[str, int]) -> int:
         """Offer the runs that never ended, and wait for nothing, to the workers again; return how many. Rows must be up to date."""
-        if "RUNS" not in done:
+        if RUNS not in done:
             return 0
         offered = 0
         asked = "SELECT state FROM executor.run WHERE status = ANY($1)"
         for row in await self._connection.fetch(asked, list(UNENDED)):
             state = msgspec.json.decode(row["state"], type=RunState)
-            if (state.status in BLOCKED and not state.held) or state.work_seq > done["RUNS"] or state.last_seq > done["RUNS"]:
+            if (state.status in BLOCKED and not state.held) or state.work_seq > done[RUNS] or state.last_seq > done[RUNS]:
                 continue
             again = seal(
                 resumed(state),

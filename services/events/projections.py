@@ -35,7 +35,7 @@ from shared.messages import (
 )
 from shared.owners.catalog import catalog_of
 from shared.projected import Apply, Projected, Recorded, in_batches
-from shared.runs import ENDED, status_after, status_of
+from shared.runs import ENDED, RUNS, status_after, status_of
 from shared.statements import Statement
 
 # Deliveries are looked at by people; their rows are written together with other messages.
@@ -193,6 +193,6 @@ def _delivery(message: WebhookReceived | EventAccepted | EventOverdue | EventDef
 DELIVERIES: dict[str, tuple[str, Callable[[], Apply]]] = {
     "webhooks": ("WEBHOOKS", lambda: in_batches(received)),
     "events": ("EVENTS", lambda: in_batches(routed)),
-    "runs": ("RUNS", lambda: in_batches(RunsOfDeliveries().apply)),
+    "runs": (RUNS, lambda: in_batches(RunsOfDeliveries().apply)),
     "dead": ("DEAD", lambda: in_batches(dead)),
 }

@@ -65,6 +65,7 @@ from shared.expressions.pool import Expressions, evaluating
 from shared.health import Health
 from shared.levels import follow_level
 from shared.locks import Locks
+from shared.messages import RunCancelRequested, declaration_of
 from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.adapters import AdapterEntry
@@ -72,6 +73,7 @@ from shared.questions.executor import WorkflowEntry
 from shared.quotas import Limits, Quotas, RunsUsed
 from shared.registry import RegistryWriter
 from shared.removals import RemovedOrganizations
+from shared.runs import RUNS
 from shared.service import Runtime
 from shared.streams import DEFAULT_GROUP, work_of_runs
 
@@ -138,7 +140,7 @@ class Executor:
 
 async def watch_cancellations(bus: Bus, runs: Runs) -> None:
     """Stop runs of this process whose cancellation is requested; for ever."""
-    reader = OrderedReader(bus.client, "RUNS", filters=("run.*.cancel_requested",), start="new")
+    reader = OrderedReader(bus.client, RUNS, filters=(declaration_of(RunCancelRequested).pattern(),), start="new")
     while True:
         try:
             batches = reader.batches()

@@ -30,7 +30,7 @@ from shared.projected import Projected, Projections, Recorded, in_batches, one_b
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
-from shared.runs import END_TYPES
+from shared.runs import END_TYPES, RUNS
 from shared.statements import Statement
 
 # Seconds in which messages are written together: those of a run until its end, for which a caller may wait, and under load those of
@@ -59,7 +59,7 @@ def projected(client: Client, ended: Ended = _unheard) -> list[Projected]:
         ),
         Projected(
             name="runs",
-            stream="RUNS",
+            stream=RUNS,
             apply=in_batches(partial(runs, ended=ended)),
             # Steps first: the rows of runs show which are whole.
             tables=("step", "run"),

@@ -13,7 +13,7 @@ from shared.errors import Unavailable
 from shared.health import Health
 from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
-from shared.runs import END_SUBJECTS
+from shared.runs import END_SUBJECTS, RUNS
 
 _log = structlog.get_logger()
 _PART = "run endings"
@@ -47,7 +47,7 @@ class Endings:
         """Read for ever."""
         after: int | None = None
         while True:
-            reader = OrderedReader(self._client, "RUNS", filters=END_SUBJECTS, start="new", after=after)
+            reader = OrderedReader(self._client, RUNS, filters=END_SUBJECTS, start="new", after=after)
             try:
                 batches = reader.batches()
                 async with contextlib.aclosing(batches):

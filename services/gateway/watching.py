@@ -18,12 +18,13 @@ from shared.bounded import is_room
 from shared.errors import Unavailable
 from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
+from shared.runs import RUNS
 
 # Of all connections so many may watch at a time, and of these so many those of one organization: each asks others again and again.
 OF_CONNECTIONS, OF_ALL = 2, 2
 # Seconds after which one that finds no room may try again.
 TRY_AGAIN = 5.0
-STREAMS = ("RUNS", "LINES")
+STREAMS = (RUNS, "LINES")
 
 _log = structlog.get_logger()
 

@@ -36,7 +36,7 @@ from shared.projected import Projected, Recorded, in_batches
 from shared.projection import Projection
 from shared.pull import Delivered, StreamError
 from shared.resources.subscription import SubscriptionEntry
-from shared.runs import END_SUBJECTS, STATUSES, status_of
+from shared.runs import END_SUBJECTS, RUNS, STATUSES, status_of
 from shared.statements import Statement
 from shared.values import moment_of
 
@@ -89,7 +89,7 @@ class Releaser:
         """Return the projections, without rows, that follow held events, ends of runs, and timers."""
         return [
             Projected(name="held", stream="EVENTS", apply=in_batches(self._held), tables=(), filters=("event.*.held",)),
-            Projected(name="held-runs", stream="RUNS", apply=self._ended, tables=(), filters=END_SUBJECTS),
+            Projected(name="held-runs", stream=RUNS, apply=self._ended, tables=(), filters=END_SUBJECTS),
             Projected(name="held-timers", stream="TIMERS", apply=in_batches(self._fired), tables=(), filters=(fired_for(OWNER),)),
         ]
 

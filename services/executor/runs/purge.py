@@ -21,13 +21,14 @@ from shared.bus import Bus
 from shared.checkpoint import position_of
 from shared.envelope import utc_now
 from shared.leader import lead
-from shared.messages.declaration import checked_key
+from shared.messages import RunRequested
+from shared.messages.declaration import checked_key, declaration_of
 from shared.projection import incarnation_of
 from shared.pull import api_request
 from shared.questions.events import DeliveriesPosition
 from shared.questions.logs import ArchivePosition
+from shared.runs import RUNS
 
-STREAM = "RUNS"
 LOCK = "executor.purge"
 # Runs per round: as many rows are marked by one statement, and done again by the successor of a killed process.
 ROUND = 100
@@ -97,13 +98,13 @@ class Purger:
 async def passed(deps: PurgeDeps) -> int:
     """Return the sequence of RUNS up to which every reader has written its rows. Raises `Unavailable`."""
     readers = [
-        await deps.bus.ask(ArchivePosition(org="global", stream=STREAM)),
+        await deps.bus.ask(ArchivePosition(org="global", stream=RUNS)),
         # A run's end that its delivery has not recorded would never be recorded.
-        await deps.bus.ask(DeliveriesPosition(org="global", stream=STREAM)),
-        await position_of(deps.engine, STREAM, projection="runs"),
+        await deps.bus.ask(DeliveriesPosition(org="global", stream=RUNS)),
+        await position_of(deps.engine, RUNS, projection="runs"),
     ]
     # Asked last: positions of a stream that was made anew in the meantime do not fit.
-    return domain.passed_by_all(await incarnation_of(deps.bus.client, STREAM), readers)
+    return domain.passed_by_all(await incarnation_of(deps.bus.client, RUNS), readers)
 
 
 async def purge(client: Client, run: str, last_seq: int) -> None:
@@ -112,4 +113,8 @@ async def purge(client: Client, run: str, last_seq: int) -> None:
     Raises `Unavailable`, also when the messages may have been removed.
     """
     # The server takes the first sequence to be kept.
-    await api_request(client, f"$JS.API.STREAM.PURGE.{STREAM}", {"filter": f"run.{checked_key(run)}.>", "seq": last_seq + 1})
+    await api_request(
+        client,
+        f"$JS.API.STREAM.PURGE.{RUNS}",
+        {"filter": declaration_of(RunRequested).aggregate(checked_key(run)), "seq": last_seq + 1},
+    )

@@ -48,7 +48,7 @@ from shared.messages.timer import fired_for, is_foreign
 from shared.projected import Projected, Recorded, in_batches
 from shared.projection import Projection
 from shared.pull import StreamError
-from shared.runs import END_SUBJECTS, RESUMABLE, RunEnd
+from shared.runs import END_SUBJECTS, RESUMABLE, RUNS, RunEnd
 from shared.statements import Statement
 from shared.values import moment_of, storable
 
@@ -89,7 +89,7 @@ class Resumer:
     def followers(self) -> list[Projected]:
         """Return the two projections that follow runs, and the timers."""
         return [
-            Projected(name="resumer", stream="RUNS", apply=in_batches(self._follow), tables=(), filters=_FOLLOWED),
+            Projected(name="resumer", stream=RUNS, apply=in_batches(self._follow), tables=(), filters=_FOLLOWED),
             Projected(name="timers", stream="TIMERS", apply=in_batches(self._timers), tables=(), filters=(fired_for("executor"),)),
         ]
 

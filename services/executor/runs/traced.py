@@ -18,6 +18,7 @@ from shared import tracing
 from shared.envelope import Envelope, derived_id
 from shared.messages import RunCancelled, RunCrashed, RunFailed, RunTimedOut, RunWaiting
 from shared.messages.declaration import Message
+from shared.runs import RUNS
 from shared.traceparent import SpanContext, trace_of
 
 # Spans of one attempt that its author's code may tell, and connections that it may make, before no more are traced.
@@ -30,7 +31,7 @@ def dispatching(envelope: Envelope, consumer: str, *, again: bool) -> tracing.Sp
     parent = tracing.received(envelope.traceparent)
     if parent is None:
         return None
-    attributes = tracing.of_message("RUNS", consumer, envelope)
+    attributes = tracing.of_message(RUNS, consumer, envelope)
     if not again:
         tracing.child(parent, "queue", attributes=attributes, start=tracing.nanoseconds(envelope.time)).finish()
     return tracing.child(parent, f"process {envelope.type}", "consumer", attributes)
