@@ -121,6 +121,7 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
         if name == "executor":
             yield _sandbox(document.get("sandbox"))
             yield _environments(document.get("environments"))
+            yield _groups(document.get("groups") or {})
         if name == "gateway" and "backlog" in document:
             yield _backlog(document["backlog"])
         if name == "events" and "queued_runs" in document:
@@ -209,6 +210,14 @@ def _queued(told: dict[str, Any]) -> Finding:
     said = f"{told['messages']} runs wait; floods of webhooks are held back from {told['max_messages']} on"
     do = "Runs are asked for faster than they run: see the work below, and docs/limits.md for the bound."
     return Finding("queued runs", "note" if told["holds_back"] else "well", said, do)
+
+
+def _groups(told: dict[str, Any]) -> Finding:
+    served = ", ".join(f"{group} by {count}" for group, count in sorted((told.get("executors") or {}).items())) or "none"
+    unserved = ", ".join(f"{count} of {group}" for group, count in sorted((told.get("unserved") or {}).items()))
+    said = f"executors serve: {served}" + (f"; runs wait for an executor that serves their group: {unserved}" if unserved else "")
+    do = "Start an executor with the group in MILLRACE_WORKER_GROUPS; `millrace runs list --status queued` shows the runs."
+    return Finding("worker groups", "wrong" if unserved else "well", said, do)
 
 
 def _quarantined(service: str, told: dict[str, Any]) -> Finding:
