@@ -38,6 +38,18 @@ async def test_the_target_follows_those_who_ask_within_its_bounds() -> None:
     assert pool.target == 8
 
 
+async def test_the_pool_grows_and_shrinks_within_its_memory() -> None:
+    pool = ChildPool(never, least=2, most=8, memory_mb=40)
+    pool._asking = 50
+    for least, most, targets in ((4, 16, (4, 10)), (20, 40, (10, 10)), (2, 8, (2, 8))):
+        pool.resize(least, most)
+        assert pool.target == targets[1]
+        pool._asking = 0
+        assert pool.target == targets[0]
+        pool._asking = 50
+    await pool.close()
+
+
 async def test_the_target_follows_the_rate_of_takes_and_sinks_when_they_end() -> None:
     pool = ChildPool(never, least=1, most=50)
     now = asyncio.get_running_loop().time()

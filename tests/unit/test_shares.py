@@ -67,6 +67,28 @@ async def test_what_is_over_a_share_waits_in_place_and_begins_in_order_the_highe
     assert all([await task for task in tasks])
 
 
+async def test_what_waits_in_place_begins_when_there_are_more_slots_and_nothing_does_in_fewer() -> None:
+    shares = Shares(12)
+    going_on = [place(number) for number in range(8)]
+    for one in going_on:
+        assert await shares.enter(one)
+    waiting = [place(f"w{number}") for number in range(4)]
+    tasks = [asyncio.create_task(shares.enter(one)) for one in waiting]
+    await rest()
+    assert shares.in_place == 4
+    shares.resize(18)
+    assert await asyncio.gather(*tasks) == [True] * 4
+    shares.resize(9)
+    assert shares.free == -3
+    other = asyncio.create_task(shares.enter(place("b", "b")))
+    for one in going_on[:3]:
+        shares.leave(one)
+        await rest()
+        assert not other.done()
+    shares.leave(going_on[3])
+    assert await other
+
+
 async def test_those_in_place_make_way_for_others_and_are_resumed_when_there_is_room() -> None:
     clock = Clock()
     shares = Shares(12, now=clock)

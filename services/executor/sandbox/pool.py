@@ -57,9 +57,10 @@ class ChildPool:
     ) -> None:
         """With `places` False `start` is asked for no certain bundle: nothing is gained by placing early, or all are for one."""
         self._start = start
-        self._memory = memory_mb // _CHILD_MB
         self._least = max(1, least)
-        self._most = max(self._least, min(most, self._memory))
+        # The least that was asked for is the operator's word.
+        self._fitting = max(self._least, memory_mb // _CHILD_MB)
+        self._most = max(self._least, min(most, self._fitting))
         self._places = places
         self._slots: deque[asyncio.Task[Child]] = deque()
         self._plans: dict[asyncio.Task[Child], CodePaths | None] = {}
@@ -83,8 +84,8 @@ class ChildPool:
 
     def resize(self, least: int, most: int) -> None:
         """Keep from `least` to `most` children waiting from now on; no more than there is memory for."""
-        self._least = max(1, min(least, self._memory))
-        self._most = max(self._least, min(most, self._memory))
+        self._least = max(1, min(least, self._fitting))
+        self._most = max(self._least, min(most, self._fitting))
         self.tend_soon()
 
     @property
