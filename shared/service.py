@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -86,6 +87,15 @@ def main(service: str, read: Callable[[Environment], Any], app: App) -> int:
         return EXIT_MISCONFIGURED
     folder = None if data is None else Path(data)
     return uvloop.run(_serve(service, settings, app, HealthSettings(address), traces, folder))
+
+
+def descriptors(wanted: int) -> int:
+    """Have so many descriptors, if the system lets us; returns how many of them there are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)
 
 
 def room(folder: Path) -> dict[str, int]:

@@ -36,7 +36,7 @@ from services.executor.runs.poison import Poison
 from services.executor.runs.purge import Purger
 from services.executor.runs.recent import Recent
 from services.executor.runs.resumer import Resumer
-from services.executor.runs.scaling import Scaling
+from services.executor.runs.scaling import Scaling, allowed
 from services.executor.runs.shares import Shares
 from services.executor.runs.supervisor import Runs
 from services.executor.runs.usage import RunCounts
@@ -265,7 +265,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         # Of one priority after the other.
         in_order = [work for same in zip(*served.values(), strict=True) for work in same]
         worker = Worker(bus.client, runs, settings.slots.least, in_order, drain=settings.drain)
-        scaling = Scaling(bus.client, served, settings.slots, worker, executor.shares, sandbox, executor.use, Machine())
+        scaling = Scaling(bus.client, served, allowed(settings.slots), worker, executor.shares, sandbox, executor.use, Machine())
         runtime.leaving.extend([executor.groups.leave, worker.leave])
         of_slots = scaling.state if is_able else dict[str, Any](slots=0).copy
         runtime.health.state("pool", lambda: {**of_slots(), "taken": worker.taken, **sandbox.pool()}, counters=("changes",))

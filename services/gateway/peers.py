@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import resource
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
@@ -18,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from services.gateway.config import Network
 from services.gateway.heads import MOST_FIELD, MOST_HEADERS, MOST_LINE, Heads, refusal_of
 from shared.http import problem
+from shared.service import descriptors
 
 # Seconds within which a head is there: from the connection's beginning, or from the head's first byte. It has a few KiB, and
 # fits into the first packets of a connection.
@@ -53,15 +53,12 @@ _log = structlog.get_logger()
 
 def descriptors_for(most: int) -> int:
     """Have as many descriptors as so many connections need, if the system lets us; returns how many connections they allow."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = most + OTHER_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    there = descriptors(wanted)
+    if there >= wanted:
         return most
-    allowed = max(LEAST, soft - OTHER_DESCRIPTORS)
-    _log.warning("gateway.few_descriptors", descriptors=soft, wanted=wanted, connections=allowed)
+    allowed = max(LEAST, there - OTHER_DESCRIPTORS)
+    _log.warning("gateway.few_descriptors", descriptors=there, wanted=wanted, connections=allowed)
     return allowed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from itertools import pairwise
 
 import msgspec
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.executor.config import read
+from services.executor.runs.scaling import DESCRIPTORS, OTHER_DESCRIPTORS, allowed
 from services.executor.sizing import FULL, PERSISTS, QUIET, Load, PoolSize, SlotBounds, replicas_for, resized
 from shared.config import Environment
 
@@ -133,6 +135,16 @@ def test_more_executors_are_wanted_where_one_has_all_it_can() -> None:
     assert replicas_for(waits, 64, PoolSize(slots=96), BOUNDS) == 3
     assert replicas_for(msgspec.structs.replace(waits, busy=0.9), 64, PoolSize(slots=24), BOUNDS) == 11, "its cores allow no more"
     assert replicas_for(Load(running=0), 0, PoolSize(slots=24), BOUNDS) == 1
+
+
+def test_slots_are_no_more_than_descriptors_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"now": (1024, 2500)}
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: limits["now"])
+    monkeypatch.setattr(resource, "setrlimit", lambda _which, wanted: limits.update(now=wanted))
+    assert allowed(SlotBounds(24, 96)) == SlotBounds(24, 96)
+    assert limits["now"] == (OTHER_DESCRIPTORS + 96 * DESCRIPTORS, 2500)
+    assert allowed(SlotBounds(24, 400)) == SlotBounds(24, 100)
+    assert allowed(SlotBounds(200, 400)) == SlotBounds(200, 200), "the least is the operator's word"
 
 
 @pytest.mark.parametrize(

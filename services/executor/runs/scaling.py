@@ -18,10 +18,13 @@ from services.executor.sizing import Load, PoolSize, RunUse, SlotBounds, replica
 from shared.durables import WorkBacklog, backlog_of, lag
 from shared.errors import Unavailable
 from shared.pull import StreamError
+from shared.service import descriptors
 from shared.streams import Work
 
 # Seconds between two looks while anything goes on, and while nothing does.
 EVERY, IDLE = 0.5, 5.0
+# Descriptors of one run: its process and pipes, the files of its group, and some connections through its proxy; and all others.
+DESCRIPTORS, OTHER_DESCRIPTORS = 20, 500
 _log = structlog.get_logger()
 
 
@@ -30,6 +33,17 @@ class WarmChildren(Protocol):
 
     def resize(self, part: float) -> None:
         """Keep so many times the children warm that were asked for at first."""
+
+
+def allowed(bounds: SlotBounds) -> SlotBounds:
+    """Have the descriptors that so many runs need, if the system lets us; return how many slots they allow, the least at least."""
+    wanted = OTHER_DESCRIPTORS + bounds.most * DESCRIPTORS
+    there = descriptors(wanted)
+    if there >= wanted:
+        return bounds
+    most = max(bounds.least, (there - OTHER_DESCRIPTORS) // DESCRIPTORS)
+    _log.warning("pool.few_descriptors", descriptors=there, wanted=wanted, slots_max=most)
+    return SlotBounds(bounds.least, most)
 
 
 class Scaling:
