@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.events.adapters import PARSERS, ParsedEvent
+from services.events.adapters import PARSERS, ParsedEvent, verification_of
 from services.events.adapters.webhook import Webhook, checked_event
 from shared.errors import Invalid
 
@@ -121,3 +121,12 @@ def test_a_body_that_is_no_json_is_told_once(headers: dict[str, str], told: str)
         Webhook(headers, {}, b"{a", {}).json()
     assert refused.value.detail.startswith(told)
     assert refused.value.detail.lower().count("json") == 1
+
+
+def test_a_verification_that_is_remembered_is_nobodys_to_change() -> None:
+    first = verification_of("hmac", {"header": "X-Other"})
+    assert first is not None
+    assert first != verification_of("hmac", {})
+    kept = dict(first)
+    first.clear()
+    assert verification_of("hmac", {"header": "X-Other"}) == kept

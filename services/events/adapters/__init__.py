@@ -6,6 +6,7 @@ read; a topic has no sender, and nothing to read. Adding an adapter is adding it
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
@@ -79,6 +80,9 @@ PARSERS: dict[str, Parse] = {name: one.parse for name, one in ADAPTERS.items() i
 DESCRIPTIONS = {name: one.view() for name, one in ADAPTERS.items()}
 VERIFICATIONS: dict[str, Declare] = {name: one.verification for name, one in ADAPTERS.items()}
 
+# Settings whose verification is remembered: most sources of an adapter share theirs.
+DECLARED = 1024
+
 _log = structlog.get_logger()
 
 
@@ -104,14 +108,20 @@ def verification_of(adapter: str, settings: Mapping[str, Any]) -> dict[str, Any]
 
     Settings were checked when their source was put, perhaps by another version of the adapter.
     """
+    document = _verification(adapter, msgspec.json.encode(settings, order="deterministic"))
+    return None if document is None else msgspec.json.decode(document)
+
+
+@functools.lru_cache(DECLARED)
+def _verification(adapter: str, settings: bytes) -> bytes | None:
+    """Make and check it once for all that have these settings: a list shows it of each of its sources."""
     try:
-        document = msgspec.json.encode(declared(adapter, settings))
+        document = msgspec.json.encode(declared(adapter, msgspec.json.decode(settings)))
         msgspec.json.decode(document, type=Verification)
     except (KeyError, TypeError, ValueError, AttributeError, MillraceError) as error:
         _log.error("source.undeclared", adapter=adapter, reason=f"{type(error).__name__}: {error}")
         return None
-    found: dict[str, Any] = msgspec.json.decode(document)
-    return found
+    return document
 
 
 def _network(number: int, text: str) -> str:
