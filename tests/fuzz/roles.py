@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.chaos.place import end_in_order
 from tests.support import documented
 from tests.support.client import Client
 from tests.support.stack import running_up
@@ -17,6 +18,7 @@ WITHIN = 3600.0
 
 async def complaints(folder: Path, *, each: int, seed: int, seconds: int | None) -> str | None:
     """Return what is wrong with the answers of a stack in the folder, None for nothing."""
+    end_in_order()
     async with running_up(folder / "data", environment=dict(os.environ)) as up, aiohttp.ClientSession() as session:
         client = Client(session, up.ready)
         keys = await documented.keys(client)
