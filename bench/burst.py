@@ -129,6 +129,7 @@ async def _watch(stack: Whole, rows: asyncpg.Connection[Any], began: float) -> l
                 executor = ready["services"]["executor"]
                 # Those that are taken without a run that goes on in them hold what is over the organization's share.
                 pool = executor["pool"] | {"going_on": sum(executor["shares"]["running"].values())}
+                pool["executors_wanted"] = executor["workers"]["desired_replicas"]["default"]
                 samples.append(Sample(time.time() - began, info.num_pending or 0, pool))
                 ended = await rows.fetchval(
                     "SELECT count(*) FROM executor.run WHERE finished_at >= $1", datetime.fromtimestamp(began).astimezone()
@@ -169,6 +170,7 @@ def _outcome(fixed: Burst, following: Burst, picture: Path) -> Outcome:
             "most_queued": max(sample.queued for sample in following.samples),
             "most_at_once": [max(sample.pool["going_on"] for sample in one.samples) for one in (fixed, following)],
             "pool_slots": [min(pool["slots"] for pool in shown), max(pool["slots"] for pool in shown)],
+            "executors_wanted": [max(sample.pool["executors_wanted"] for sample in one.samples) for one in (fixed, following)],
             "most_cores": max(pool["cores_used"] for pool in shown),
             "picture": str(picture),
         },
