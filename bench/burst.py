@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
+import math
 import time
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from bench.support.plot import Curve, Panel, draw
 from bench.support.running import Whole, whole
 from services.executor.config import SLOTS_LEAST
 from services.executor.runs.shares import room
+from services.executor.sandbox.machine import Machine
 
 WORKFLOW = b"""
 import time
@@ -74,7 +75,7 @@ class Burst(msgspec.Struct, frozen=True):
 
 async def measure(folder: Path, picture: Path) -> Outcome:
     """Measure both, and draw."""
-    least = str(SLOTS_LEAST * (os.cpu_count() or 1))
+    least = str(SLOTS_LEAST * math.ceil(Machine().cores))
     fixed = await _burst(folder / "fixed", MILLRACE_SLOTS=least)
     following = await _burst(folder / "following", MILLRACE_SLOTS_MIN=least)
     return _outcome(fixed, following, picture)

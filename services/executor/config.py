@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from packaging.utils import InvalidName, canonicalize_name
 from services.executor.domain import LEAST_KEPT
 from services.executor.environments.indexes import Indexes, indexes
 from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.machine import Machine
 from services.executor.sandbox.process import ChildLimits
 from services.executor.sizing import SlotBounds
 from shared import config
@@ -73,12 +74,13 @@ def read(environment: Environment) -> ExecutorSettings:
     """Return the settings; `environment.check` reports a missing one."""
     tiers: dict[str | None, Tier] = {"A": "A", "B": "B", "none": "none"}
     choices = ("A", "B", "none") if environment.flag("MILLRACE_UNSAFE") else ("A", "B")
-    cores = os.cpu_count() or 1
+    # Of a container's, where it has fewer than its machine.
+    cores = math.ceil(Machine().cores)
     uid = environment.optional("MILLRACE_SANDBOX_UID")
     return ExecutorSettings(
         **config.common(environment),
         data=environment.path("MILLRACE_DATA"),
-        slots=_slots(environment),
+        slots=_slots(environment, cores),
         groups=_groups(environment),
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
         cores=_cores(environment),
@@ -98,9 +100,8 @@ def read(environment: Environment) -> ExecutorSettings:
     )
 
 
-def _slots(environment: Environment) -> SlotBounds:
+def _slots(environment: Environment, cores: int) -> SlotBounds:
     """Return a fixed number where `MILLRACE_SLOTS` is set; else bounds. One organization gets two thirds (`shares`)."""
-    cores = os.cpu_count() or 1
     fixed, bounds = "MILLRACE_SLOTS", ("MILLRACE_SLOTS_MIN", "MILLRACE_SLOTS_MAX")
     if environment.optional(fixed) is not None:
         for name in bounds:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from services.executor.config import read
 from services.executor.runs.scaling import DESCRIPTORS, OTHER_DESCRIPTORS, allowed
+from services.executor.sandbox.machine import Machine
 from services.executor.sizing import FULL, PERSISTS, QUIET, Load, PoolSize, SlotBounds, replicas_for, resized
 from shared.config import Environment
 
@@ -170,3 +171,9 @@ def test_slots_that_contradict_each_other_are_refused_by_name(variables: dict[st
     environment = Environment(variables)
     read(environment)
     assert named in [one.path for one in environment._problems]
+
+
+def test_slots_go_by_the_cores_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Machine, "__init__", lambda self: setattr(self, "cores", 1.5))
+    settings = read(Environment({}))
+    assert (settings.slots, settings.warm) == (SlotBounds(24, 96), 4)
