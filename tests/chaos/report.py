@@ -21,8 +21,9 @@ HEADS = (
     "## Refresh tokens that rotate, over two oauth services\n",
     "## Parts that are away, under reads, writes and webhooks\n",
     "## A cluster that loses a broker, or its primary database\n",
+    "## A cluster with a broker that is cut off\n",
 )
-WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES, CLUSTER = range(6)
+WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES, CLUSTER, CUTS = range(7)
 
 
 class Row(msgspec.Struct, frozen=True):

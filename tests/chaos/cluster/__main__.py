@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 import click
 
+from tests.chaos.cluster import cut as cutting
 from tests.chaos.cluster.drill import Drill, Plan, killed
 from tests.chaos.drill import carry_out, options
 from tests.chaos.installation import installed
@@ -15,24 +17,34 @@ RATE, QUICK_RATE = 25.0, 10.0
 # The database twice: there and back.
 TARGETS = ("leader", "follower", "follower", "primary", "primary")
 QUICK = ("leader", "primary")
-HOW = "Each broker is killed (SIGKILL) in turn, that which leads the stream of webhooks first, then the primary database, twice."
+KILLS = "Each broker is killed (SIGKILL) in turn, that which leads the stream of webhooks first, then the primary database, twice."
+# Longer than the broker's clients take to give up a connection that is silent.
+CUT_FOR = 20.0
+CUTS = f"Each broker is cut off from all others and all services for {CUT_FOR:g} s in turn: nothing arrives, and nobody is told."
+# The exit code of what cannot be done here, as Automake has it.
+SKIPPED = 77
 
 
 @click.command(name="chaos-cluster")
 @click.option("--rate", type=click.FloatRange(0.1, 2000), help=f"Webhooks a second.  [default: {RATE:g}]")
-@options("Kill the leader and the primary only, in about a minute.")
-def main(*, rate: float | None, quick: bool, write: bool, as_json: bool, keep: bool) -> None:
+@click.option("--cut", is_flag=True, help=f"Cut each broker off for {CUT_FOR:g} s instead, by networks of the drill's own.")
+@options("Of the leader and the primary only, in about a minute.")
+def main(*, rate: float | None, cut: bool, quick: bool, write: bool, as_json: bool, keep: bool) -> None:
     """Kill each broker and fail the database over under webhooks; exit 1 if one that was accepted did not end in its one run."""
-    plan = Plan(rate=rate or (QUICK_RATE if quick else RATE), how=HOW, targets=QUICK if quick else TARGETS)
-    announced = f"{len(plan.targets)} kills in a cluster under {plan.rate:g} webhooks a second"
+    if cut and (why_not := cutting.enter(sys.argv[1:])):
+        click.echo(f"skipped: {why_not}")
+        sys.exit(SKIPPED)
+    targets = tuple(one for one in (QUICK if quick else TARGETS) if not cut or one != "primary")
+    plan = Plan(rate=rate or (QUICK_RATE if quick else RATE), how=CUTS if cut else KILLS, cut=cut, targets=targets)
+    announced = f"{len(plan.targets)} {'cuts' if cut else 'kills'} in a cluster under {plan.rate:g} webhooks a second"
     carry_out(
         "cluster",
         announced,
-        lambda site: Drill(site, plan, killed(site)).run(),
+        lambda site: Drill(site, plan, cutting.cut(CUT_FOR) if cut else killed(site)).run(),
         write=write,
         as_json=as_json,
         keep=keep,
-        start=partial(installed, options=("--cluster",)),
+        start=cutting.started if cut else partial(installed, options=("--cluster",)),
     )
 
 

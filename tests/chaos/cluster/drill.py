@@ -19,7 +19,7 @@ from shared.errors import Unavailable
 from shared.pull import StreamError, api_request
 from shared.streams import STREAMS
 from tests.chaos.clients import paced
-from tests.chaos.cluster.report import Cell, ClusterReport
+from tests.chaos.cluster.report import Cell, ClusterReport, CutReport
 from tests.chaos.drill import Site
 from tests.chaos.evidence import settle
 from tests.chaos.installation import ASKED_EVERY, START_WITHIN, DrillError
@@ -44,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     rate: float
     how: str
+    cut: bool
     targets: tuple[str, ...]
 
 
@@ -71,7 +72,7 @@ class Drill:
         evidence = Evidence(self._sender.sent)
         await settle(evidence, self._site.installation.ready(), self._site.marks, SETTLES_WITHIN)
         counts = counted(evidence.found)
-        return ClusterReport(
+        return (CutReport if self._plan.cut else ClusterReport)(
             at=at,
             seconds=loop.time() - began,
             rate=self._plan.rate,

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tests.chaos.report import CLUSTER, Report, Row
+from tests.chaos.report import CLUSTER, CUTS, Report, Row
 
 _COUNTS = ("accepted", "lost", "duplicated", "stuck", "failed", "disagrees", "refused")
 
@@ -94,6 +94,19 @@ sent to both gateways in turn, each of which starts a run. {self.how} `python -m
     def total(self, column: str) -> int:
         """Return the sum of a column."""
         return sum(getattr(cell, column) for cell in self.cells)
+
+
+class CutReport(ClusterReport, frozen=True, kw_only=True):
+    """The outcome where brokers were cut off."""
+
+    name = "chaos-cluster-cut"
+    part = CUTS
+
+    def introduction(self) -> str:
+        """Return what was done."""
+        return f"""\
+The same with three brokers in network namespaces of their own, given to `millrace up --nats … --replicas 2`. {self.how}
+`python -m tests.chaos.cluster --cut` repeats this part alone."""
 
 
 def _words(cell: Cell) -> tuple[str, ...]:
