@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -217,8 +218,11 @@ async def _stream(client: Client, config: dict[str, Any], *, aging: bool = True)
 # -- the database -----------------------------------------------------------------------------------------------------------
 
 
-async def prepare_database(url: str, credentials: Credentials) -> None:
-    """Make the services' roles and schemas in the database of `url` and bring their tables to this version."""
+async def prepare_database(url: str, credentials: Credentials, *, until: Mapping[str, str] | None = None) -> None:
+    """Make the services' roles and schemas in the database of `url` and bring their tables to this version.
+
+    Or, where a service is named in `until`, to a migration of it.
+    """
     try:
         connection = await asyncpg.connect(
             url, timeout=10, server_settings={"application_name": "millrace-prepare"}, **writable(url)
@@ -230,7 +234,7 @@ async def prepare_database(url: str, credentials: Credentials) -> None:
         await connection.execute("SELECT pg_advisory_lock(hashtextextended('millrace prepare', 0))")
         for service in SERVICES:
             await _role(connection, service, credentials.postgres[service])
-        await _migrate_all(url)
+        await _migrate_all(url, until or {})
     except asyncpg.InsufficientPrivilegeError as error:
         user = await connection.fetchval("SELECT current_user")
         raise StartError(
@@ -269,7 +273,7 @@ def scram_verifier(password: str, *, salt: bytes | None = None, iterations: int 
     return f"SCRAM-SHA-256${iterations}:{encoded[0]}${encoded[1]}:{encoded[2]}"
 
 
-async def _migrate_all(url: str) -> None:
+async def _migrate_all(url: str, until: Mapping[str, str]) -> None:
     engine = create_async_engine("postgresql+asyncpg://", async_creator=partial(asyncpg.connect, url, **writable(url)))
     try:
         for service in SERVICES:
@@ -279,21 +283,21 @@ async def _migrate_all(url: str) -> None:
             async with engine.begin() as connection:
                 await connection.execute(text(f"SET LOCAL ROLE millrace_{service}"))
                 await connection.execute(text(f"SET LOCAL search_path = {service}"))
-                await connection.run_sync(_migrate, service, versions)
+                await connection.run_sync(_migrate, service, versions, until.get(service, "head"))
     finally:
         await engine.dispose()
 
 
-def _migrate(connection: Connection, service: str, versions: Path) -> None:
+def _migrate(connection: Connection, service: str, versions: Path, until: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(versions.parent).replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
     script = ScriptDirectory(str(versions.parent), version_locations=[str(versions)])
 
     def upgrade(revision: Any, _context: Any) -> Any:
-        return script._upgrade_revs("head", revision)  # noqa: SLF001 - what alembic.command.upgrade itself calls
+        return script._upgrade_revs(until, revision)  # noqa: SLF001 - what alembic.command.upgrade itself calls
 
-    with EnvironmentContext(config, script, fn=upgrade, destination_rev="head") as environment:
+    with EnvironmentContext(config, script, fn=upgrade, destination_rev=until) as environment:
         environment.configure(connection=connection, version_table="migration", version_table_schema=service)
         environment.run_migrations()
 
