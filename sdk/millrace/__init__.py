@@ -3,7 +3,7 @@
 Everything here is standard-library-only, so that it can be loaded inside a sandboxed child that sees nothing else of
 Millrace. Outside a run (in a test, in a shell) decorated functions are still plain functions, `step` simply calls, `trace` is
 of nothing and `log` writes to standard error; only what needs a supervisor raises `NotInRun`: `connections`, `integrations`,
-`variables` (which is also `config`), `secrets`, `files`, `events` and `run`.
+`variables` (which is also `config`), `secrets`, `files`, `state`, `locks`, `events` and `run`.
 """
 
 from millrace._adapters import Event, Request, Response, Unverified, adapter
@@ -13,6 +13,7 @@ from millrace._events import events
 from millrace._files import File, files
 from millrace._http import Client
 from millrace._integrations import Integration, integrations
+from millrace._locks import locks
 from millrace._log import log
 from millrace._registering import Given, Registering, Setting
 from millrace._reply import Reply
@@ -20,6 +21,7 @@ from millrace._run import run
 from millrace._runs import runs
 from millrace._schemes import Handshake, MessageSignature, Place, Scheme, WebToken
 from millrace._secrets import secrets
+from millrace._state import Item, state
 from millrace._step import StepTimeout, step
 from millrace._trace import trace
 from millrace._variables import config, variables
@@ -28,6 +30,7 @@ from millrace.errors import (
     Cancelled,
     ChildFailed,
     InputError,
+    LockTimeout,
     NotInRun,
     OrderChanged,
     Refused,
@@ -35,6 +38,7 @@ from millrace.errors import (
     ResultError,
     SignalTimeout,
     StatusError,
+    VersionConflict,
 )
 
 __all__ = [
@@ -48,6 +52,8 @@ __all__ = [
     "Handshake",
     "InputError",
     "Integration",
+    "Item",
+    "LockTimeout",
     "MessageSignature",
     "NotInRun",
     "OrderChanged",
@@ -66,6 +72,7 @@ __all__ = [
     "StatusError",
     "StepTimeout",
     "Unverified",
+    "VersionConflict",
     "WebToken",
     "adapter",
     "config",
@@ -74,11 +81,13 @@ __all__ = [
     "events",
     "files",
     "integrations",
+    "locks",
     "log",
     "run",
     "runs",
     "secrets",
     "sleep",
+    "state",
     "step",
     "trace",
     "variables",

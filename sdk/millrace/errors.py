@@ -56,6 +56,14 @@ class Refused(RuntimeError):
         super().__init__(message)
 
 
+class VersionConflict(Refused):
+    """Another version of a value is there than the one that was expected."""
+
+
+class LockTimeout(TimeoutError):
+    """A lock was not free in time."""
+
+
 class RequestFailed(ConnectionError):
     """A request of a client has no answer. The message says where it went, without credentials, and why."""
 

@@ -48,6 +48,7 @@ from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.sandbox.machine import Machine
 from services.executor.sandbox.process import ChildLimits
 from services.executor.sizing import RunUse
+from services.executor.state import States
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import commits
 from services.executor.workspaces.adapter_jobs import AdapterJobs
@@ -100,6 +101,8 @@ class Executor:
         self.bus = bus
         self.engine = engine
         self.store = ExecutorStore(engine)
+        self.states = States(engine)
+        self.locks = Locks(bus.client, "executor")
         self.concurrency = ConcurrencySlots(engine)
         self.removals = RemovedOrganizations(bus.client, health)
         self.recent = Recent(self.removals.is_gone_at)
@@ -124,7 +127,6 @@ class Executor:
         self.results = Blobs(bus.client, "results")
         self.agreed = Blobs(bus.client, "agreed")
         self.remotes = remotes
-        self.locks = Locks(bus.client, "executor")
         self.bundles = Bundles(settings.data / "bundles", self.blobs, compile_=sandbox.compile, forget=sandbox.forget)
         self.builds = Builds(environments, self.blobs, self._register)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
@@ -296,6 +298,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         runtime.background.start(housekeeping.run(), "environments")
         runtime.background.start(Parking(executor, resumer).run(), "parking")
         runtime.background.start(resumer.sweep(), "sweep")
+        runtime.background.start(executor.states.sweep(settings.database_url), "state")
         runtime.background.start(Purger(executor, kept=settings.runs_kept).run(), "purger")
         yield
 

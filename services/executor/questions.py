@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from services.executor import removing
+from services.executor import removing, state_questions
 from services.executor.repositories import questions as repositories
 from services.executor.runs import run_state, steps, usage
 from services.executor.runs.concurrency import ConcurrencySlots
@@ -80,7 +80,7 @@ MOST_COUNTED = 10_000_000
 MOST_READ = 4 * 1024 * 1024
 
 
-class QuestionDeps(removing.ExecutorRemovingDeps, adapters.AdapterDeps, RecordDeps, Protocol):
+class QuestionDeps(removing.ExecutorRemovingDeps, adapters.AdapterDeps, RecordDeps, state_questions.StateDeps, Protocol):
     """Dependencies of questions and commands."""
 
     store: ExecutorStore
@@ -327,4 +327,5 @@ QUESTIONS: Questions = {
     EraseInExecutor: erase,
     **removing.QUESTIONS,
     **repositories.QUESTIONS,
+    **state_questions.QUESTIONS,
 }

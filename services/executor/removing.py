@@ -36,7 +36,7 @@ CANCELLED, AT_ONCE = 500, 16
 COMMITTED = 500
 _OF_RUN = "IN (SELECT id FROM run WHERE org = :org)"
 BESIDES = {"step": f"id {_OF_RUN}", "line": f"run {_OF_RUN}", "concurrency_slot": f"run {_OF_RUN}"}
-COUNTED = ("run", "file", "workflow", "adapter")
+COUNTED = ("run", "file", "workflow", "adapter", "state")
 _CODE = tuple(f"{noun}.*.changed" for noun in commits.NOUNS)
 
 

@@ -132,3 +132,17 @@ workflow = Table(
     Column("entry", JSON, nullable=False),
     Column("version", BigInteger, nullable=False),
 )
+
+# `value` is JSON as it was given; `change` is the id of the last change, which is not made a second time.
+state = Table(
+    "state",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("key", Text(collation="C"), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    *required(Text, "updated_by", "change"),
+    Column("expires_at", Moment),
+)
+Index("state_expiring", state.c.expires_at, postgresql_where=state.c.expires_at.is_not(None))

@@ -23,6 +23,7 @@ from shared.questions import (
     resources,
     rotation,
     sign_in,
+    state,
 )
 from shared.questions.declaration import (
     ASKED,

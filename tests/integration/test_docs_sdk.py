@@ -18,7 +18,7 @@ from millrace._declare import REGISTRY
 from tests.support.sandbox import UID, reachable_interpreter, started_bench
 from tests.support.stack import ROOT
 
-TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("sdk.md", "runs.md", "adapters.md", "connections.md"))
+TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("sdk.md", "runs.md", "state.md", "adapters.md", "connections.md"))
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 CASES = [(number, name) for number, block in enumerate(BLOCKS) for name in re.findall(r"^def (test_\w+)\(", block, re.MULTILINE)]
 

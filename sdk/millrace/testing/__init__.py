@@ -11,7 +11,8 @@ proxy, no time-out, no lines from `print`, which goes where it always goes.
 """
 
 from millrace.testing.adapters import Received, receive, recorded
+from millrace.testing.options import options
 from millrace.testing.outcome import Event, Failure, Line, Outcome, Sent, Started, Waiting
 from millrace.testing.play import run
 
-__all__ = ["Event", "Failure", "Line", "Outcome", "Received", "Sent", "Started", "Waiting", "receive", "recorded", "run"]
+__all__ = ["Event", "Failure", "Line", "Outcome", "Received", "Sent", "Started", "Waiting", "options", "receive", "recorded", "run"]

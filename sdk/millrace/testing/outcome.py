@@ -114,6 +114,10 @@ class Outcome:
     """Requests of clients, one for each try."""
     files: dict[str, bytes] = field(default_factory=dict)
     """The workspace's files by path, as they are now."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """The values of the state by key, as they are now."""
+    locks: list[str] = field(default_factory=list)
+    """The locks that were held, in order."""
     exception: BaseException | None = field(default=None, repr=False, compare=False)
 
     def value(self) -> Any:

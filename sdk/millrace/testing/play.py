@@ -26,6 +26,7 @@ from millrace.testing.elsewhere import Children, Waits
 from millrace.testing.fakes import Connections, Fake, Integrations, Masking, Settings, Steps, Topics
 from millrace.testing.files import Files
 from millrace.testing.outcome import Failure, Line, Outcome, Recorded, Sent
+from millrace.testing.shared import HeldLocks, SharedState
 
 LARGEST_RESULT = LARGEST
 """Bytes as JSON that the platform keeps of a result."""
@@ -44,6 +45,8 @@ def run(
     variables: Mapping[str, Any] | None = None,
     secrets: Mapping[str, str] | None = None,
     files: Mapping[str, bytes | str] | None = None,
+    state: Mapping[str, Any] | None = None,
+    held: Collection[str] = (),
     topics: Collection[str] = (),
     steps: Recorded | None = None,
     signals: Mapping[str, Sequence[Any]] | None = None,
@@ -55,8 +58,8 @@ def run(
     `given` may hold values that JSON does not, such as a datetime, where the platform would be sent its text.
 
     Give the things that the workflow may ask for by name: `connections` as tokens or `Connection`s, `integrations` as configs or
-    `Integration`s, `variables`, `secrets`, `files` by path, and the `topics` that take events. All others are refused as not
-    there.
+    `Integration`s, `variables`, `secrets`, `files` by path, values of the `state` by key, and the `topics` that take events. All
+    others are refused as not there. Locks are free but those that are `held` by other runs.
 
     `answers` are those of the APIs that clients call, by connection and by `"GET /path"` (or `"GET /path?a=1"`): JSON, None for no
     content, a `Reply`, an exception, an iterator of them, or a function from `Sent` to one of them, which may also stand for all of
@@ -77,6 +80,7 @@ def run(
         raise TypeError(msg)
     masking = Masking()
     kept, told, tree = Steps({} if steps is None else steps, masking), Topics(topics, masking), Files(files or {})
+    shared, locked = SharedState(state or {}, masking), HeldLocks(held)
     children = Children(runs or {}, kept, masking)
     waits = Waits(signals or {}, kept, children)
     apis = Answers(answers or {})
@@ -87,6 +91,8 @@ def run(
         Settings(variables or {}, secrets or {}, masking),
         told,
         tree,
+        shared,
+        locked,
         waits,
         children,
     ]
@@ -101,6 +107,8 @@ def run(
         events=told.emitted,
         sent=apis.sent,
         files=tree.held,
+        state=shared.values,
+        locks=locked.names,
         slept=waits.slept,
         waits=waits.open if outcome["status"] == "waiting" else [],
         started=children.started,

@@ -11,6 +11,8 @@ import msgspec
 
 from services.executor.runs.claim import Claim
 from services.executor.runs.durable import Durable, check_size
+from services.executor.runs.held import HeldLocks
+from services.executor.runs.kept import KeptState
 from services.executor.runs.output import RunOutput
 from services.executor.runs.reached import Reached
 from services.executor.runs.run_state import RecordedCall, StepId
@@ -18,6 +20,7 @@ from services.executor.runs.traced import AttemptSpans
 from services.executor.sandbox import jail
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Kind, StartedRun, StepRecord
+from services.executor.state import States
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import registration
 from services.executor.workspaces.files import Files
@@ -28,6 +31,7 @@ from shared.egress.resolver import Resolver
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id
 from shared.errors import TooLarge, TooMany, Unavailable
+from shared.locks import Locks
 from shared.messages import Audited, LineChunk, Wait
 from shared.questions.events import EmitEvent, Emitted, GetMapping
 from shared.questions.oauth import GetSecret, GetToken, GetVariable
@@ -57,6 +61,8 @@ class CapabilityDeps(registration.RegistrationDeps, Protocol):
     keyring: Keyring
     results: Blobs
     store: ExecutorStore
+    states: States
+    locks: Locks
     longest_chain: int
 
 
@@ -71,6 +77,8 @@ class RunCapabilities:
         self._durable = Durable(deps, mine, steps)
         self._emitting = asyncio.Semaphore(EMITTING)
         self._credentials = self._events = self._questions = 0
+        self._state = KeptState(deps.states, mine)
+        self.held = HeldLocks(deps.locks, org)
         self._files = Files(deps, org, mine.run, mine.started.id)
         self.lines = RunOutput(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
         self.reached = Reached(mine.run, org, self._audit, self.lines)
@@ -224,8 +232,43 @@ class RunCapabilities:
         """Delete from the workspace."""
         await self._files.delete(path)
 
+    async def state_get(self, key: str) -> dict[str, Any] | None:
+        """Answer from the organization's state."""
+        self._count_question()
+        return await self._state.get(key)
+
+    async def state_put(self, key: str, value: msgspec.Raw, expected: int | None, ttl: float | None) -> dict[str, Any]:
+        """Change the organization's state."""
+        self._count_question()
+        return await self._state.put(key, value, expected, ttl)
+
+    async def state_increment(self, key: str, by: int, ttl: float | None) -> dict[str, Any]:
+        """Change the organization's state."""
+        self._count_question()
+        return await self._state.increment(key, by, ttl)
+
+    async def state_delete(self, key: str, expected: int | None) -> bool:
+        """Change the organization's state."""
+        self._count_question()
+        return await self._state.delete(key, expected)
+
+    async def state_list(self, prefix: str, after: str) -> dict[str, Any]:
+        """Answer from the organization's state."""
+        self._count_question()
+        return await self._state.page(prefix, after)
+
+    async def lock_hold(self, number: int, name: str, wait: float) -> dict[str, Any]:
+        """Hold a lock among the organization's."""
+        self._count_question()
+        return await self.held.hold(number, name, wait)
+
+    async def lock_free(self, number: int) -> None:
+        """Give a lock back."""
+        await self.held.free(number)
+
     async def finish(self) -> None:
         """Close everything that the attempt left open, and report its denied connections."""
+        await self.held.close()
         await self._files.close()
         await self.reached.finish()
         if self._spans is not None:

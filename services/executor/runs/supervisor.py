@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from typing import Any, Protocol
 
 import msgspec
@@ -41,6 +42,7 @@ from shared.egress.resolver import Resolver
 from shared.encryption import Keyring
 from shared.envelope import Envelope, open_envelope, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
+from shared.locks import LockLost
 from shared.messages import (
     Message,
     RunCancelled,
@@ -330,7 +332,7 @@ class Runs:
                 deps.builds.held(packages),
                 tracing.span("sandbox", attributes={"millrace.sandbox.tier": deps.sandbox.tier}),
             ):
-                outcome = await deps.sandbox.run(job, capabilities, cancel=mine.cancel)
+                outcome = await _run(deps.sandbox, job, capabilities, mine)
                 deps.use.ended(outcome.duration_ms / 1000, outcome.usage.max_rss_mb)
         finally:
             # Before the end: a run that has ended has all its lines, and the trail of its denied connections.
@@ -355,6 +357,17 @@ class Runs:
             with contextlib.suppress(nats.errors.Error):
                 await held.msg.in_progress()
             await asyncio.sleep(IN_PROGRESS)
+
+
+async def _run(sandbox: Sandbox, job: jail.Job, capabilities: RunCapabilities, mine: Claim) -> jail.Outcome:
+    """Return the end of an attempt; where it has lost a lock its child is killed at once, since somebody else may hold it."""
+    began = time.monotonic()
+    try:
+        async with capabilities.held.guard():
+            return await sandbox.run(job, capabilities, cancel=mine.cancel)
+    except LockLost as error:
+        failure, spent = jail.Failure("LockLost", error.detail), int(1000 * (time.monotonic() - began))
+        return jail.Outcome(status="failed", reason="error", error=failure, usage=jail.Usage(0, 0), duration_ms=spent)
 
 
 def _priority(msg: Msg) -> str:

@@ -308,6 +308,27 @@ class Capabilities(Protocol):
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
         """Have an event of a topic; answer `{"id", "delivery"}` once it is on disk."""
 
+    async def state_get(self, key: str) -> dict[str, Any] | None:
+        """Answer `{"key", "value", "version", "updated_at", "updated_by", "expires_at"}` of the state, None where there is none."""
+
+    async def state_put(self, key: str, value: msgspec.Raw, expected: int | None, ttl: float | None) -> dict[str, Any]:
+        """Give a key a value, for `ttl` seconds, where its version is the `expected` one, 0 for none; answer as `state_get`."""
+
+    async def state_increment(self, key: str, by: int, ttl: float | None) -> dict[str, Any]:
+        """Add to a whole number, 0 where there is none, which has the `ttl` then; answer as `state_get`."""
+
+    async def state_delete(self, key: str, expected: int | None) -> bool:
+        """Remove a key; answer whether it was there."""
+
+    async def state_list(self, prefix: str, after: str) -> dict[str, Any]:
+        """Answer `{"items", "next"}`: values whose keys begin with `prefix`, by key, and the key to go on after, or None."""
+
+    async def lock_hold(self, number: int, name: str, wait: float) -> dict[str, Any]:
+        """Hold a lock of the organization until it is freed under that number; answer `{"fence"}`."""
+
+    async def lock_free(self, number: int) -> None:
+        """Give a lock back, or wait for it no more."""
+
     async def file_find(self, path: str) -> dict[str, Any]:
         """Answer `{"path", "size", "sha256", "updated_at"}` of a workspace file: the organization's own, else the platform's."""
 

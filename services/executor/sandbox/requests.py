@@ -18,6 +18,9 @@ Ordinal = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Path = Annotated[str, msgspec.Meta(max_length=4096)]
+Ttl = Annotated[float, msgspec.Meta(gt=0, le=YEAR)]
+MOST_WAIT = 3600.0
+"""Seconds for which a run waits for a lock at most."""
 Chunk = Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNK)]
 
 
@@ -170,6 +173,57 @@ class FileDelete(ChildRequest, frozen=True, tag="file_delete"):
     path: Path
 
 
+class StateGet(ChildRequest, frozen=True, tag="state_get"):
+    """Asks for a value of the state."""
+
+    key: Name
+
+
+class StatePut(ChildRequest, frozen=True, tag="state_put"):
+    """Asks to give a key of the state a value."""
+
+    key: Name
+    value: msgspec.Raw
+    expected: Number | None = None
+    ttl: Ttl | None = None
+
+
+class StateIncrement(ChildRequest, frozen=True, tag="state_increment"):
+    """Asks to add to a number of the state."""
+
+    key: Name
+    by: Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+    ttl: Ttl | None = None
+
+
+class StateDelete(ChildRequest, frozen=True, tag="state_delete"):
+    """Asks to remove a key of the state."""
+
+    key: Name
+    expected: Number | None = None
+
+
+class StateListRequest(ChildRequest, frozen=True, tag="state_list"):
+    """Asks for values of the state below a prefix, after a key."""
+
+    prefix: Path
+    after: Path
+
+
+class LockHold(ChildRequest, frozen=True, tag="lock_hold"):
+    """Asks for a lock, under the number that the child gave to this holding of it."""
+
+    number: Number
+    name: Name
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MOST_WAIT)]
+
+
+class LockFree(ChildRequest, frozen=True, tag="lock_free"):
+    """Gives a lock back."""
+
+    number: Number
+
+
 def _no_secrets(_answer: Any) -> Iterable[str]:
     return ()
 
@@ -218,6 +272,13 @@ SERVED: dict[type[ChildRequest], Served] = {
         call=lambda run, asked: run.file_write(asked.path, asked.writing, asked.at, asked.data, is_last=asked.is_last),
         is_kept=True,
     ),
+    StateGet: Served(call=lambda run, asked: run.state_get(asked.key)),
+    StatePut: Served(call=lambda run, asked: run.state_put(asked.key, asked.value, asked.expected, asked.ttl), is_kept=True),
+    StateIncrement: Served(call=lambda run, asked: run.state_increment(asked.key, asked.by, asked.ttl), is_kept=True),
+    StateDelete: Served(call=lambda run, asked: run.state_delete(asked.key, asked.expected), is_kept=True),
+    StateListRequest: Served(call=lambda run, asked: run.state_list(asked.prefix, asked.after)),
+    LockHold: Served(call=lambda run, asked: run.lock_hold(asked.number, asked.name, asked.wait)),
+    LockFree: Served(call=lambda run, asked: run.lock_free(asked.number)),
     FileDelete: Served(call=lambda run, asked: run.file_delete(asked.path), is_kept=True),
 }
 
