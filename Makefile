@@ -65,7 +65,7 @@ lock:  ## Write requirements.lock anew, and that of the image, which has no tool
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command "make lock" --constraint requirements.lock pyproject.toml --output-file deploy/requirements.lock
+	  --custom-compile-command "make lock" --constraint requirements.lock --extra build pyproject.toml --output-file deploy/requirements.lock
 
 clean:  ## Remove the environment and caches; data stays
 	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/peers/*/node_modules

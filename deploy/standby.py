@@ -29,8 +29,9 @@ LOOKED_AT_EVERY = 0.5
 ASKING_TAKES = 5.0
 # Seconds after which a standby that runs and does not follow is copied anew: it may be behind what the primary has kept.
 COPIED_AFTER = 30.0
-# For rewinding a primary that has died, and for a standby that was away for a while.
-SETTINGS = {"wal_log_hints": "on", "wal_keep_size": "512MB"}
+# For rewinding a primary that has died, for a standby that was away for a while, and for one that has become silent: commits wait
+# for it as long.
+SETTINGS = {"wal_log_hints": "on", "wal_keep_size": "512MB", "wal_sender_timeout": "4s", "wal_receiver_timeout": "10s"}
 
 
 class PostgresPair:
