@@ -30,7 +30,7 @@ SECRET = "a-secret-of-the-sender"
 # Seconds of hostile requests by the platform; those of every role are in tests/integration/test_documented_answers.py.
 BUDGET = 30
 WORKFLOWS = b"""
-from millrace import wait_for, workflow
+from millrace import data_provider, wait_for, workflow
 
 
 @workflow(name="sync-tickets")
@@ -41,6 +41,11 @@ async def sync_tickets(limit: int = 50) -> dict:
 @workflow(name="orders")
 async def orders(limit: int = 50) -> dict:
     return {"count": limit}
+
+
+@data_provider(name="boards")
+def boards(project: str = "") -> list:
+    return [{"value": project, "label": "Board"}]
 
 
 @workflow(name="approval")
@@ -126,6 +131,8 @@ class Stack:
             # So slow that it goes on.
             body = {"since": "2026-01-01T00:00:00Z", "rate": 0.01, "all": True}
             parts["id"] = (await self.client.call("POST", "/api/v1/deliveries/replay", body=body))["id"]
+        elif "/state/{path" in endpoint.path:
+            await self.client.call("PUT", f"/api/v1/state/{parts['path']}", body={"value": 1})
         elif endpoint.path.startswith("/hooks"):
             parts["id"] = self.hook
         elif "/logins/{code}" in endpoint.path:
