@@ -1,4 +1,4 @@
-"""Cached answers that are there, read one after the other, beside bare looks into the bucket; and a thousand readers of one that is not.
+"""Cached answers that are there, read one after the other, beside bare looks into the bucket; and a thousand readers of one more.
 
 A process looks into the bucket once a second for each key, and answers from its memory else: both are measured. Then four groups of
 readers with a cache each want one key, which takes two seconds to work out.

@@ -62,6 +62,14 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     limit: float
 
 
+class AttemptEnded(Exception):
+    """Work has ended for good without an answer, for a reason that is not the answer's: the next one is another attempt."""
+
+    def __init__(self, error: MillraceError) -> None:
+        super().__init__(error.detail)
+        self.error = error
+
+
 class Worked(msgspec.Struct, frozen=True):
     """An answer as JSON, and when it was made, in seconds since 1970."""
 
@@ -96,7 +104,10 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Work = Callable[[str], Awaitable[Worked]]
-"""Works an answer out; given the id of the attempt, which is the same for whoever takes it up."""
+"""Works an answer out; given the id of the attempt, which is the same for whoever takes it up.
+
+`Unavailable` and `TooMany` leave the attempt to the next one; `AttemptEnded` and all other errors end it, and are told for a while.
+"""
 
 
 def judge(entry: CacheEntry, now: float, drawn: float) -> Verdict:
@@ -283,10 +294,11 @@ class Cache:
                 raise
             raise Unavailable(f"the answer was not there in {terms.limit:g} s") from error
         except (Unavailable, TooMany):
-            raise  # it says nothing about the answer
-        except MillraceError as error:
+            raise  # it says nothing about the answer, and the attempt may go on
+        except (MillraceError, AttemptEnded) as raised:
+            told = raised.error if isinstance(raised, AttemptEnded) else raised
             again = self._now() + random.uniform(*NEGATIVE)  # noqa: S311 - no secret
-            return msgspec.structs.replace(entry, error=to_document(error), retry_at=again, attempt=None, attempted_at=0.0)
+            return msgspec.structs.replace(entry, error=to_document(told), retry_at=again, attempt=None, attempted_at=0.0)
         return made(worked, terms, time.monotonic() - began, random.random())  # noqa: S311 - no secret
 
     # -- the bus, and what was seen of it ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import msgspec
 
 from services.gateway.parts import Gateway
 from services.gateway.starts import Start, ended, start
-from shared.cache import LARGEST, Terms, Worked
+from shared.cache import LARGEST, AttemptEnded, Terms, Worked
 from shared.envelope import derived_id
 from shared.errors import CodeFailed, NotFound, Problem, Unavailable
 from shared.messages.catalog import DeclaredOptions
@@ -131,11 +131,11 @@ async def options(
 
 
 def _worked(provider: WorkflowEntry, run: str, view: RunView | None) -> Worked:
-    """Return the answer of a run. Raises `CodeFailed`, `Unavailable` while it goes on."""
+    """Return the answer of a run. Raises `CodeFailed`, `Unavailable` while it goes on, `AttemptEnded` where it never began."""
     if view is None or view.status not in ENDED or view.finished_at is None:
         raise Unavailable(f"the run {run} of the data provider {provider.name!r} goes on")
     if view.status == "expired":
-        raise Unavailable(f"no worker was free for the data provider {provider.name!r} within {BEGINS:g} s")
+        raise AttemptEnded(Unavailable(f"no worker was free for the data provider {provider.name!r} within {BEGINS:g} s"))
     if view.status != "succeeded":
         said = f": {view.error.type}: {view.error.message}" if view.error is not None else ""
         raise CodeFailed(f"the run {run} of the data provider {provider.name!r} ended as {view.status}{said}"[:2000])

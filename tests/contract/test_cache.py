@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from shared import cache as caching
-from shared.cache import Cache, Cached, Terms, Worked
+from shared.cache import AttemptEnded, Cache, Cached, Terms, Worked
 from shared.errors import Invalid, TooLarge, TooMany, Unavailable
 from shared.health import Health
 from tests.support.inside import bus_of, eventually
@@ -165,6 +165,18 @@ async def test_a_failure_is_an_answer_for_a_while_and_one_that_says_nothing_is_n
         source.error = None
         assert number(await later.get("default", "a", LONG, source.work, wait=20)) == 4
         # It was one attempt that did not come to its end.
+        assert len(set(source.attempts)) == 2
+
+
+async def test_an_attempt_that_has_ended_without_an_answer_is_told_for_a_while_and_not_taken_up(place: Place) -> None:
+    source = Source()
+    source.error = AttemptEnded(Unavailable("no worker was free"))
+    async with cache_of(place) as one, cache_of(place, ahead=10) as later:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="no worker was free"):
+                await one.get("default", "a", LONG, source.work, wait=20)
+        source.error = None
+        assert number(await later.get("default", "a", LONG, source.work, wait=20)) == 2
         assert len(set(source.attempts)) == 2
 
 
