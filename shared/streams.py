@@ -8,6 +8,7 @@ import msgspec
 
 from shared.messages import (
     AlertRaised,
+    BranchMoved,
     DeadLettered,
     EventAccepted,
     EventOverdue,
@@ -181,6 +182,15 @@ WORK = (
     _alerting("searches", AlertRaised),
     _alerting("registrations", RegistrationFailed),
     _alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired),
+    # A look at a remote, a pull and a push take their time.
+    Work(
+        name="executor-branches",
+        service="executor",
+        messages=(BranchMoved,),
+        subjects=("branch.*.moved",),
+        ack_wait=300.0,
+        enveloped=True,
+    ),
     *work_of_runs(),
 )
 

@@ -61,6 +61,7 @@ from shared.questions.executor import FindWorkflow, WorkflowEntry
 from shared.quotas import Limits, Quotas
 from shared.registry import Entry, RegistryView, RegistryWriter
 from shared.removals import RemovedOrganizations
+from shared.resources.repository import RepositoryEntry
 from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
 from shared.service import Runtime
@@ -101,7 +102,14 @@ class Events:
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         self.adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
         self.adapters = CustomAdapters(self.adapters_view, bus.ask, most_of_org=ASKED_OF_ORG, most=ASKED)
-        self.views = (self.sources_view, self.subscriptions_view, self.workflows_view, self.adapters_view)
+        self.repositories_view = RegistryView(bus.client, "repositories", RepositoryEntry, runtime.health)
+        self.views = (
+            self.sources_view,
+            self.subscriptions_view,
+            self.workflows_view,
+            self.adapters_view,
+            self.repositories_view,
+        )
         self.deferred = DeferredWebhooks(self, CustomAdapters(self.adapters_view, bus.ask))
         self._by_source: dict[str, list[SubscriptionEntry]] = {}
         self._holds_events = False
@@ -136,6 +144,10 @@ class Events:
         """Return the subscriptions of a source that there are now. Others' cost nothing here, but when some have changed."""
         self._index()
         return self._by_source.get(source, [])
+
+    def repositories(self, source: str) -> list[RepositoryEntry]:
+        """Return the repositories that follow the events of a source; there is one of an organization at most."""
+        return [one for one in self.repositories_view.values() if one.refs.get("source") == source]
 
     def holds_events(self) -> bool:
         """Return whether there is a subscription that holds events."""

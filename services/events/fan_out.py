@@ -19,6 +19,7 @@ from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid, NotFound, Problem
 from shared.expressions.pool import Expressions, Trouble
 from shared.messages import (
+    BranchMoved,
     EventAccepted,
     EventFiltered,
     EventHeld,
@@ -31,6 +32,8 @@ from shared.messages.declaration import hashed_key
 from shared.questions.events import MappingView
 from shared.questions.executor import WorkflowEntry
 from shared.quotas import OverQuota, Quotas
+from shared.resources import KINDS
+from shared.resources.repository import RepositoryEntry
 from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
 from shared.streams import INLINE_BYTES
@@ -52,6 +55,9 @@ class RoutingDeps(ParsingDeps, Protocol):
 
     def subscriptions(self, source: str) -> list[SubscriptionEntry]:
         """Return the subscriptions of a source that there are now."""
+
+    def repositories(self, source: str) -> list[RepositoryEntry]:
+        """Return the repositories that follow the events of a source."""
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the workflow that an organization means by a name. Raises NotFound, Unavailable."""
@@ -85,8 +91,13 @@ class Large:
 async def route(event: EventAccepted, deps: RoutingDeps) -> AsyncIterator[Follows]:
     """Request a run for every subscription that wants the event, or report why there is none."""
     matching = domain.matching(deps.subscriptions(event.source), event.type)
+    wanting = [one for one in deps.repositories(event.source) if domain.matches(one.spec.event, event.type)]
+    for one in wanting:
+        spec = KINDS["repository"].stored(one.spec)
+        yield BranchMoved(repository=one.id, name=one.name, spec=spec, delivery=event.delivery), one.id, one.org
     if not matching:
-        reason = f"no enabled subscription of {event.source_name} wants {event.type}"
+        besides = "".join(f"; the repository {one.name} does, and is looked at" for one in wanting)
+        reason = f"no enabled subscription of {event.source_name} wants {event.type}{besides}"
         yield EventFiltered(**_of(event), reason=reason), "none"
         return
     if event.number * len(matching) >= MOST_OUTCOMES:

@@ -26,6 +26,7 @@ from services.executor.environments.housekeeping import Housekeeping
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
 from services.executor.repositories import remote
+from services.executor.repositories.following import HANDLERS, Following
 from services.executor.repositories.remote import Remotes
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.groups import WorkerGroups
@@ -127,6 +128,7 @@ class Executor:
         self.results = Blobs(bus.client, "results")
         self.agreed = Blobs(bus.client, "agreed")
         self.remotes = remotes
+        self.following = Following()
         self.bundles = Bundles(settings.data / "bundles", self.blobs, compile_=sandbox.compile, forget=sandbox.forget)
         self.builds = Builds(environments, self.blobs, self._register)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
@@ -274,6 +276,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
         runtime.health.state("shares", executor.shares.state, labels=dict.fromkeys(("running", "in_place", "parked"), "org"))
         bus.answer(QUESTIONS, executor)
+        bus.handle(HANDLERS, executor)
         await bus.start()
         # Before what the answers use.
         stack.push_async_callback(bus.drain)

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 from sqlalchemy import select
 
+from services.executor.repositories import states
 from services.executor.runs.claim import read_now
 from services.executor.runs.erasing import RunErasingDeps
 from services.executor.runs.run_state import RunState
@@ -18,10 +19,11 @@ from services.executor.workspaces.bundles import Manifest
 from services.executor.workspaces.registration import RegistrationDeps
 from shared import aggregate
 from shared.asking import Questions
+from shared.blobs import Blobs
 from shared.db import transaction
 from shared.envelope import Sealed, derived_id, new_id, open_envelope, open_message
 from shared.errors import Invalid, NotFound
-from shared.messages import AdapterChanged, FileChanged, Message, RunCancelRequested, WorkflowChanged
+from shared.messages import AdapterChanged, FileChanged, Message, RunCancelRequested, SyncState, WorkflowChanged
 from shared.owners.removing import Deadline, Rows, are_level, erase_of_organization
 from shared.projection import Projection
 from shared.pull import OrderedReader
@@ -45,6 +47,7 @@ class ExecutorRemovingDeps(RunErasingDeps, RegistrationDeps, Protocol):
 
     rows: Projection
     lines: Projection
+    agreed: Blobs
 
 
 async def remove(command: RemoveInExecutor, deps: ExecutorRemovingDeps) -> Left:
@@ -95,12 +98,23 @@ async def _remove_files(command: RemoveInExecutor, deps: ExecutorRemovingDeps) -
         changes = [FileChange(path=path) for path in sorted(files)[:COMMITTED]]
         await commits.commit_files(CommitFiles(id=new_id(), org=org, actor=command.actor, changes=changes), deps)
         return {"file": len(files)}
-    removed = 0
+    removed = await _forget_repository(org, deps)
     for blob in await _only_of(org, deps):
         if await deps.blobs.stat(blob) is not None:
             await deps.blobs.remove(blob)
             removed += 1
     return {"content": removed} if removed else {}
+
+
+async def _forget_repository(org: str, deps: ExecutorRemovingDeps) -> int:
+    """Remove the lists of what the workspace and its repository had in common; return how many there were."""
+    last = await aggregate.last(deps.bus.client, "sync", states.key_of(org))
+    message = None if last is None else last.message()
+    lists = {message.agreed, *(one.agreed for one in message.pushes)} if isinstance(message, SyncState) else set[str]()
+    there = [one for one in lists if await deps.agreed.stat(one) is not None]
+    for one in there:
+        await deps.agreed.remove(one)
+    return len(there)
 
 
 async def _only_of(org: str, deps: ExecutorRemovingDeps) -> set[str]:

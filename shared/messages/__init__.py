@@ -74,6 +74,6 @@ from shared.messages.run import (
     RunWaiting,
     Wait,
 )
-from shared.messages.sync import StartedPush, SyncAdvanced, SyncPushStarted, SyncState
+from shared.messages.sync import BranchMoved, StartedPush, SyncAdvanced, SyncPushStarted, SyncState
 from shared.messages.timer import TimerFired, TimerSet
 from shared.messages.webhook import WebhookReceived, WebhookRefused

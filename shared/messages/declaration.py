@@ -17,6 +17,7 @@ STREAM_OF_NOUN = {
     "event": "EVENTS",
     "replay": "EVENTS",
     "firing": "EVENTS",
+    "branch": "EVENTS",
     "alert": "EVENTS",
     "run": "RUNS",
     "line": "LINES",

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from shared.messages.declaration import Message, message
+
+
+@message("branch.moved", key="repository", by="events")
+class BranchMoved(Message, frozen=True, kw_only=True):
+    """The source of a repository has an event that says so: `spec` is how the repository was defined then."""
+
+    repository: str
+    name: str
+    spec: dict[str, Any]
+    delivery: str
 
 
 class StartedPush(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import shutil
 import socketserver
@@ -117,32 +118,60 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
+    def get_stderr(self) -> Any:
+        return io.StringIO()  # clients that hang up are what some tests are about
+
     def log_message(self, *_: Any) -> None:
         pass
 
 
-@contextmanager
-def served(*remotes: Remote, token: str | None = TOKEN, before: Callable[[str], None] | None = None) -> Iterator[str]:
-    """Serve remotes as `/<folder>`; each has its `url` then. `before` is called with the path of each request."""
-    application = make_wsgi_chain(DictBackend({f"/{one.folder.name}": one.repo for one in remotes}))
+class Host:
+    """A server of repositories, each as `/<folder>`; more can be added. `before` is called with the path of each request."""
 
-    def guarded(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        if before is not None:
-            before(environ["PATH_INFO"] + "?" + environ.get("QUERY_STRING", ""))
-        if token is not None and not _has(environ, token):
+    def __init__(self, token: str | None, before: Callable[[str], None] | None) -> None:
+        self._token = token
+        self._before = before
+        self._remotes: dict[str, Any] = {}
+        self._application = make_wsgi_chain(DictBackend(self._remotes))
+        self.url = ""
+
+    def add(self, remote: Remote) -> Remote:
+        self._remotes[f"/{remote.folder.name}"] = remote.repo
+        remote.url = f"{self.url}/{remote.folder.name}"
+        return remote
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if self._before is not None:
+            self._before(environ["PATH_INFO"] + "?" + environ.get("QUERY_STRING", ""))
+        if self._token is not None and not _has(environ, self._token):
             start("401 Unauthorized", [("WWW-Authenticate", 'Basic realm="git"'), ("Content-Type", "text/plain")])
             return [b"no\n"]
-        found: Iterable[bytes] = application(environ, start)
+        found: Iterable[bytes] = self._application(environ, start)
         return found
 
-    try:
-        with serving(guarded) as url:
-            for one in remotes:
-                one.url = f"{url}/{one.folder.name}"
-            yield url
-    finally:
-        for one in remotes:
+    def close(self) -> None:
+        for one in self._remotes.values():
             one.close()
+
+
+@contextmanager
+def hosting(*, token: str | None = TOKEN, before: Callable[[str], None] | None = None) -> Iterator[Host]:
+    """Run a host for the block."""
+    host = Host(token, before)
+    try:
+        with serving(host) as host.url:
+            yield host
+    finally:
+        host.close()
+
+
+@contextmanager
+def served(*remotes: Remote, token: str | None = TOKEN) -> Iterator[str]:
+    """Serve remotes for the block; each has its `url` then."""
+    with hosting(token=token) as host:
+        for one in remotes:
+            host.add(one)
+        yield host.url
 
 
 @contextmanager

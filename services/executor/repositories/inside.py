@@ -4,6 +4,7 @@ Nothing of a repository is executed or obeyed: there is no working tree, no hook
 repository begins with. What it answers is an adversary's, since the remote may be one: the supervisor checks it all.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -49,7 +50,8 @@ class _Refused(Exception):
 def done(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     """Look at a branch, or push to it; answer what was found, or the problem."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    os.environ["HOME"] = folder
+    # No configuration of the machine's either.
+    os.environ.update({"HOME": folder, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull})
     try:
         return {"problem": None} | (_push if job["do"] == "push" else _look)(folder, job)
     except _Refused as error:
@@ -58,7 +60,10 @@ def done(folder: str, job: dict[str, Any]) -> dict[str, Any]:
         return {"problem": "absent", "words": "there is no repository at this address, or none that this credential may see"}
     except MemoryError:
         return {"problem": "too_large", "words": f"it takes more than {MEMORY >> 20} MB of memory"}
-    except (GitProtocolError, HangupException, OSError) as error:
+    except OSError as error:
+        is_full = error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
+        return {"problem": "too_large" if is_full else "unreachable", "words": f"{error}"[:2000]}
+    except (GitProtocolError, HangupException) as error:
         return {"problem": "unreachable", "words": f"{error}"[:2000] or type(error).__name__}
     except Exception as error:  # of a remote that sends anything but a repository
         return {"problem": "malformed", "words": f"{type(error).__name__}: {error}"[:2000]}

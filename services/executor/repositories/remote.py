@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -135,6 +136,10 @@ class Moved(Conflict):
     """The branch has another newest commit than the one that the push was to follow."""
 
 
+class Unreached(Unavailable):
+    """The remote does not answer, or not as one does."""
+
+
 class Remotes:
     """The ways to remote repositories, behind the walls of the builder's tier."""
 
@@ -145,6 +150,7 @@ class Remotes:
         self._egress = egress
         self._resolver = resolver
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def looking(
@@ -157,7 +163,8 @@ class Remotes:
         not fetched out. Of the paths `new` it is found which the texts `ignoring`, by path, leave out. `may_be_new`: the branch
         may be missing in a repository that has others. Raises `Unavailable`, `NotFound`, `PermissionDenied`, `TooLarge`, `Invalid`.
         """
-        async with self._places:
+        # One of each organization: its own questions wait for each other, and not others for them.
+        async with self._turns.setdefault(access.org, asyncio.Lock()), self._places:
             with self._disk.fresh() as folder:
                 given = {"have": sorted(have), "new": sorted(new), "ignoring": dict(ignoring), "always": ALWAYS}
                 await asyncio.to_thread((folder / "given.json").write_bytes, msgspec.json.encode(given))
@@ -218,7 +225,7 @@ class Remotes:
             try:
                 addresses = [target.address] if target.address is not None else await self._resolver.of(access.org)(target.host)
             except (OSError, UnicodeError) as error:
-                raise Unavailable(f"{target.host} has no address") from error
+                raise Unreached(f"{target.host} has no address") from error
             for address in addresses:
                 refusal = refusal or policy.refusal_of_address(address, target.port)
                 if refusal is None and not policy.is_opened(address, target.port) and is_own(address):
@@ -296,7 +303,7 @@ def _error(problem: str, words: str) -> Exception:
         case "too_large":
             return TooLarge(f"the repository: {words}")
         case "unreachable":
-            return Unavailable(f"the repository cannot be reached: {words}")
+            return Unreached(f"the repository cannot be reached: {words}")
     return Invalid(f"the repository cannot be read: {words}")
 
 

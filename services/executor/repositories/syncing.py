@@ -114,7 +114,7 @@ async def sync(command: SyncRepository, deps: SyncDeps) -> SyncOutcome:
     Raises `Conflict` where the branch has been rewritten and the command does not accept that, and as `looking`.
     """
     done = SyncOutcome()
-    async with deps.locks.hold(f"git:{command.org}", wait=PATIENCE):
+    async with _alone(command.org, deps):
         for left in range(TRIES, 0, -1):
             try:
                 async with looking(command.org, command.repository, deps, accepts=command.accepts_history) as first:
@@ -166,8 +166,19 @@ async def discard(command: SyncRepository, deps: SyncDeps) -> SyncOutcome:
 
 
 @contextlib.asynccontextmanager
+async def _alone(org: str, deps: SyncDeps) -> AsyncIterator[None]:
+    """Hold the workspace's lock, over all replicas. Raises `Unavailable` where another has it for long."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(deps.locks.hold(f"git:{org}", wait=PATIENCE))
+        except Conflict as error:
+            raise Unavailable("this workspace is being brought together with its repository; try again", retry_after=5) from error
+        yield
+
+
+@contextlib.asynccontextmanager
 async def _held(command: SyncRepository, deps: SyncDeps) -> AsyncIterator[Comparison]:
-    async with deps.locks.hold(f"git:{command.org}", wait=PATIENCE), looking(command.org, command.repository, deps) as look:
+    async with _alone(command.org, deps), looking(command.org, command.repository, deps) as look:
         _check_history(look, command)
         yield look
 
