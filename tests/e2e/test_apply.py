@@ -178,13 +178,13 @@ def recorded(up: Up) -> int:
 
 
 async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(up: Up, millrace: Command, conf: Path) -> None:
-    assert sum(map(len, RESOURCES.values())) == 42
+    assert sum(map(len, RESOURCES.values())) == 43
     assert {one["kind"] for many in RESOURCES.values() for one in many} == set(kinds())
     tried = await applied(millrace, str(conf), "--dry-run")
-    assert changes(tried) == {"created": 42}
+    assert changes(tried) == {"created": 43}
     assert everything(up) == []
     said = await millrace("apply", str(conf), **TOKENS)
-    assert said.splitlines()[-1] == "42 created"
+    assert said.splitlines()[-1] == "43 created"
     assert "created variable v1 of beta\n" in said
     # The values of keys are printed here, and can be had nowhere else.
     (_, key) = re.findall(r"^created key ci(?: of beta)? \((mr_\S+), ", said, re.MULTILINE)
@@ -193,11 +193,11 @@ async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(up: Up, 
     api.close()
     assert {f"{one['kind']} {one['name']}" for one in tried} == {" ".join(line.split()[1:3]) for line in said.splitlines()[:-1]}
     before, there = recorded(up), everything(up)
-    assert len(there) == 42
+    assert len(there) == 43
     assert await millrace("apply", str(conf), **TOKENS) == "nothing to do\n"
     assert await millrace("apply", str(conf), "--dry-run", **TOKENS) == "nothing to do\n"
     again = await applied(millrace, str(conf))
-    assert changes(again) == {"none": 42}
+    assert changes(again) == {"none": 43}
     assert everything(up) == there
     assert recorded(up) == before + 2
 
@@ -214,7 +214,7 @@ async def test_what_changed_in_a_file_is_changed_and_nothing_else(millrace: Comm
         ("secret", "key-0", "default"),
         ("variable", "v1", "beta"),
     ]
-    assert changes(done) == {"changed": 2, "none": 40}
+    assert changes(done) == {"changed": 2, "none": 41}
 
 
 MISTAKES = """\
@@ -304,8 +304,8 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "other" / "one.yaml").write_text("kind: variable\nname: theirs\nvalue: 1\n")
     await applied(millrace, str(conf / "other"), "--as", "other")
     (conf / "other" / "one.yaml").unlink()
-    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 42}
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 42}
+    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 43}
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 43}
     assert "--prune needs --as" in (await millrace.both("apply", str(conf), "--prune", code=2))[1]
 
     for name in ("a/subscriptions.yaml", "a/times.yaml", "b.json", "mappings.yml"):
@@ -399,7 +399,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
         there = {"MILLRACE_URL": url, "MILLRACE_KEY": up.ready["admin_key"]}
         done = await applied(millrace, str(conf), "--as", "cut", "--prune", code=1, **there)
         failed = [one["reasons"][0] for one in done if one["change"] == "failed"]
-        assert len(failed) == 42 - changes(done)["created"]
+        assert len(failed) == 43 - changes(done)["created"]
         # Of those that were asked for at the same time each may have been done.
         unknown = sum("cannot reach" in reason for reason in failed)
         assert 1 <= unknown <= AT_ONCE
@@ -410,10 +410,11 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
     again = changes(await applied(millrace, str(conf), "--as", "cut", "--prune"))
     assert again["failed"] == 0
     assert changes(done)["created"] <= again["none"] <= changes(done)["created"] + unknown
-    assert again["none"] + again["created"] == 42
+    assert again["none"] + again["created"] == 43
 
 
 PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "repository": (["flows", "--branch", "dev", "--on-event", "pull"], {"branch": "dev", "on_event": "pull"}),
     "source": (["repo-1", "--disabled", "--set", "event_header=5"], {"enabled": False, "settings": {"event_header": "5"}}),
     "subscription": (["push-0", "--filter", "", "--event", "*", "--disabled"], {"filter": None, "event": "*", "enabled": False}),
     "schedule": (

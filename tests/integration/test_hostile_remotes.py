@@ -23,6 +23,7 @@ from shared.egress.resolver import Resolver
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, PermissionDenied, TooLarge, Unavailable
 from tests.support.remotes import GIT, TOKEN, Remote, by_git, served, serving
 from tests.support.sandbox import TIERS, UID, reachable_interpreter
+from tests.support.shells import new_key, shell
 
 WALLED = tuple(tier for tier in TIERS if tier != "none")
 LIMITS = StepLimits(seconds=30.0, bytes=24 << 20, files=5000, memory=1 << 30, processes=32, cores=1.0)
@@ -133,6 +134,35 @@ async def test_git_itself_is_understood_and_understands(tmp_path: Path) -> None:
                 remote.commit({"a": b"%d\n" % number})
             async with it.look(f"{url}/flows.git") as found:
                 assert len(found.files) == 1
+    remote.close()
+
+
+async def test_a_host_is_known_by_its_pinned_key_and_shows_its_repositories_to_one_key(tier: Tier, tmp_path: Path) -> None:
+    remote = Remote(tmp_path / "flows.git")
+    remote.commit({"a": b"1\n"})
+    async with yard(tier) as it, shell(tmp_path) as host:
+        known = {"username": "git", "password": host.private_key, "host_key": host.host_key}
+        async with it.look(f"{host.url}/flows.git", **known) as found:
+            assert set(found.files) == {"a"}
+            content = found.folder.parent / "content"
+            content.write_bytes(b"2\n")
+            outgoing = OutgoingCommit(
+                id="one", author="Ada <ada@example.org>", at=1, message="m", changes={"a": "1" * 64}, executable=frozenset()
+            )  # fmt: skip
+            await it.remotes.push(it.access(f"{host.url}/flows.git", **known), found, outgoing, {"1" * 64: content})
+        assert remote.files() == {"a": b"2\n"}
+        another, public = new_key()
+        for wrong, words in (
+            ({"host_key": public}, "another key than the one that is pinned"),
+            ({"host_key": None}, "the key cannot be used"),
+            ({"password": another}, "refuses this key"),
+            ({"password": "no key"}, "the key cannot be used"),
+        ):
+            told = await it.refusal(f"{host.url}/flows.git", **(known | wrong))
+            assert isinstance(told, PermissionDenied), wrong
+            assert words in told.detail
+            assert not any(line in told.detail for line in host.private_key.splitlines()[1:-1])
+        assert isinstance(await it.refusal(f"{host.url}/none.git", **known), Unavailable)
     remote.close()
 
 

@@ -355,6 +355,9 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         # Of repositories: the name of the secret.
         ("put", "--secret", None),
         ("patch", "--secret", None),
+        # And the public key of their host.
+        ("put", "--host-key", None),
+        ("patch", "--host-key", None),
         ("put", "--secret", "NAME[=FILE]"),
         ("map", "--secret", "NAME[=FILE]"),
         ("put", "--token-file", "FILE"),

@@ -26,10 +26,6 @@ def done(folder: str, job: dict[str, Any], packages: str | None) -> dict[str, An
     """Carry a step out in a folder; answer its findings. `packages` are those that a build requires. Raises OSError, ValueError."""
     largest = job["most_bytes"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-    if job["step"] == "repository":
-        sys.path.append(job["libraries"])
-        found: dict[str, Any] = importlib.import_module("repository_inside").done(folder, job)
-        return found
     if job["step"] == "open":
         return sources.opened(folder)
     if job["step"] == "hook":
@@ -38,6 +34,10 @@ def done(folder: str, job: dict[str, Any], packages: str | None) -> dict[str, An
     os.environ["TMPDIR"] = tempfile.tempdir
     os.makedirs(tempfile.tempdir, exist_ok=True)
     os.chdir(folder)
+    if job["step"] == "repository":
+        sys.path.append(job["libraries"])
+        found: dict[str, Any] = importlib.import_module("repository_inside").done(folder, job)
+        return found
     if job["step"] == "resolve":
         return _resolved(folder, job)
     if job["step"] == "fetch":

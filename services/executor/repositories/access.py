@@ -14,7 +14,9 @@ from shared.errors import Invalid, NotFound, Problem, Unavailable
 from shared.questions.oauth import GetSecret, GetToken
 from shared.resources.repository import Repository
 
-PORTS = {"https": 443, "http": 80}
+PORTS = {"https": 443, "http": 80, "ssh": 22}
+# Who asks, where nobody is named: most hosts of git take any user with a token, and this one by SSH.
+USERS = {"https": "oauth2", "http": "oauth2", "ssh": "git"}
 
 
 class AccessDeps(Protocol):
@@ -32,8 +34,9 @@ async def access_of(org: str, spec: Repository, deps: AccessDeps) -> Access:
         target=_target(spec.url),
         branch=spec.branch,
         folder=spec.folder,
-        username=spec.username,
+        username=spec.username or USERS.get(spec.url.partition(":")[0], ""),
         password=await _password(org, spec, deps),
+        host_key=spec.host_key,
     )
 
 

@@ -6,6 +6,7 @@ repository begins with. What it answers is an adversary's, since the remote may 
 
 import errno
 import hashlib
+import importlib
 import json
 import os
 import resource
@@ -66,6 +67,8 @@ def done(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     except (GitProtocolError, HangupException) as error:
         return {"problem": "unreachable", "words": f"{error}"[:2000] or type(error).__name__}
     except Exception as error:  # of a remote that sends anything but a repository
+        if (code := getattr(error, "problem", None)) is not None:
+            return {"problem": code, "words": str(error)[:2000]}
         return {"problem": "malformed", "words": f"{type(error).__name__}: {error}"[:2000]}
 
 
@@ -93,6 +96,10 @@ class _Http(HttpGitClient):
 
 def _client(job: dict[str, Any]) -> tuple[GitClient, str]:
     parts = urlsplit(job["url"])
+    if parts.scheme == "ssh":
+        # It is large, and not for those who need none.
+        shell: tuple[GitClient, str] = importlib.import_module("repository_shell").client_of(job)
+        return shell
     client = _Http(
         f"{parts.scheme}://{parts.netloc}",
         username=job["username"],

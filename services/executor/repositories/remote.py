@@ -27,7 +27,7 @@ import structlog
 
 from services.executor import domain
 from services.executor.environments.disk import Disk, place
-from services.executor.repositories import inside
+from services.executor.repositories import inside, shell
 from services.executor.sandbox.builder import Builder, StepFailed, StepLimits
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.errors import SandboxUnavailable
@@ -49,7 +49,9 @@ MOST_FOUND = 16 << 20
 MOST_IGNORING = 256 * 1024
 ALWAYS = (domain.DATA,)
 """Patterns of what is not pushed: what runs write, unless a `.gitignore` says `!data/`."""
-_LIBRARIES = ("dulwich", "urllib3")
+_LIBRARIES = ("dulwich", "urllib3", "asyncssh", "cryptography")
+_BESIDES = ("typing_extensions", "_cffi_backend")
+_OURS = {"repository_inside.py": inside, "repository_shell.py": shell}
 _log = structlog.get_logger()
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -66,6 +68,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     folder: str
     username: str
     password: str | None
+    host_key: str | None = None
 
 
 class Tip(msgspec.Struct, frozen=True):
@@ -199,7 +202,7 @@ class Remotes:
         job |= {
             "step": "repository", "libraries": str(self._libraries), "url": access.url, "branch": access.branch,
             "folder": access.folder, "username": access.username if access.password is not None else None,
-            "password": access.password, "patience": PATIENCE,
+            "password": access.password, "patience": PATIENCE, "host_key": access.host_key,
         }  # fmt: skip
         begun = time.monotonic()
         try:
@@ -256,8 +259,10 @@ class _OnlyThere(EgressPolicy):
 
 def laid_out(folder: Path) -> Path:
     """Return a folder with what the child imports, which every user can read; made once for these versions."""
-    sources = [_place_of(name) for name in (*_LIBRARIES, "typing_extensions")] + [Path(inside.__file__)]
-    told = [*(f"{name} {version(name)}" for name in _LIBRARIES), hashlib.sha256(sources[-1].read_bytes()).hexdigest()]
+    ours = {name: Path(str(module.__file__)) for name, module in _OURS.items()}
+    sources = [_place_of(name) for name in (*_LIBRARIES, *_BESIDES)]
+    told = [f"{name} {version(name)}" for name in _LIBRARIES]
+    told += [hashlib.sha256(path.read_bytes()).hexdigest() for path in ours.values()]
     target = folder / f"libraries-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
     if target.is_dir():
         return target
@@ -267,8 +272,9 @@ def laid_out(folder: Path) -> Path:
         if source.is_dir():
             shutil.copytree(source, unfinished / source.name, ignore=shutil.ignore_patterns("tests", "contrib"))
         else:
-            name = "repository_inside.py" if source == sources[-1] else source.name
-            shutil.copy2(source, unfinished / name)
+            shutil.copy2(source, unfinished / source.name)
+    for name, path in ours.items():
+        shutil.copy2(path, unfinished / name)
     for one in (unfinished, *unfinished.rglob("*")):
         one.chmod(0o755 if one.is_dir() else 0o644)
     place(unfinished, target)
@@ -309,8 +315,8 @@ def _error(problem: str, words: str) -> Exception:
 
 def _cleaned(words: str, access: Access) -> str:
     """Return words of a remote, which was shown the credential, without it, and without what would not be plain text."""
-    if access.password:
-        words = words.replace(access.password, "…")
+    for one in (access.password or "").splitlines():
+        words = words.replace(one, "…") if len(one) > 3 else words
     return "".join(character if character.isprintable() else " " for character in words)[:1000]
 
 
