@@ -25,7 +25,7 @@ from dulwich.pack import pack_objects_to_data
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
-MEMORY = 2 << 30
+MEMORY = 1 << 30
 HISTORY = 50
 """Commits that are fetched at first: enough to find the last common one of a branch that is looked at now and then."""
 MOST_COMMITS = 100_000

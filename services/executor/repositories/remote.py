@@ -38,7 +38,7 @@ from shared.errors import Conflict, Invalid, NotFound, PermissionDenied, TooLarg
 
 LIMITS = StepLimits(seconds=60.0, bytes=1 << 30, files=60_000, memory=inside.MEMORY, processes=32, cores=1.0)
 """Of one look or push. A repository is fetched anew each time, to a depth: nothing of a hostile one is left for the next."""
-AT_ONCE = 3
+AT_ONCE = 8
 PATIENCE = 20.0
 """Seconds that a remote may be silent."""
 MOST_FILES = 10_000

@@ -82,14 +82,14 @@ async def looking(org: str, spec: Repository, deps: SyncDeps, *, accepts: bool =
     access = await access_of(org, spec, deps)
     if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, "file")):
         raise Unavailable("the rows of the workspace are behind")
-    known = await states.known(deps.bus.client, deps.agreed, org, spec)
+    before = await states.known(deps.bus.client, deps.agreed, org, spec)
     local, sizes = await deps.store.tree(org)
     looks = deps.remotes.looking(
         access,
-        since=known.commit,
-        pushes=[one.id for one in known.pushes],
+        since=before.commit,
+        pushes=[one.id for one in before.pushes],
         have=set(local.values()),
-        new=[path for path in local if path not in known.files],
+        new=[path for path in local if path not in before.files],
         ignoring=await _ignoring(local, sizes, deps),
         may_be_new=accepts,
     )
@@ -97,8 +97,9 @@ async def looking(org: str, spec: Repository, deps: SyncDeps, *, accepts: bool =
         large = {path: f"it has {size} bytes, and {MOST_FILE} are the most of a file in git" for path, size in sizes.items()
                  if size > MOST_FILE and local[path] != fetched.files.get(path)}  # fmt: skip
         found = msgspec.structs.replace(fetched, refused=fetched.refused | large)
-        known = await _with_pushes(known, found, deps)
-        is_rewritten = known.commit is not None and found.head != known.commit and not found.follows
+        known = await _with_pushes(before, found, deps)
+        is_found = found.follows or known is not before or found.head == before.commit
+        is_rewritten = before.commit is not None and not is_found
         if found.head is None:
             # A branch that is gone has removed no file: nothing is in common with what comes in its place.
             known = msgspec.structs.replace(known, files={})
