@@ -36,7 +36,7 @@ from shared.egress.policy import EgressPolicy, EgressRules, Refusal, Target
 from shared.egress.resolver import Resolver, is_own
 from shared.errors import Conflict, Invalid, NotFound, PermissionDenied, TooLarge, Unavailable
 
-LIMITS = StepLimits(seconds=60.0, bytes=1 << 30, files=60_000, memory=inside.MEMORY, processes=32, cores=1.0)
+LIMITS = StepLimits(seconds=60.0, bytes=512 << 20, files=60_000, memory=inside.MEMORY, processes=32, cores=1.0)
 """Of one look or push. A repository is fetched anew each time, to a depth: nothing of a hostile one is left for the next."""
 AT_ONCE = 8
 PATIENCE = 20.0
