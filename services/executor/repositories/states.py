@@ -51,19 +51,20 @@ def remote_of(spec: Repository) -> str:
 
 async def known(client: Client, agreed: Blobs, org: str, spec: Repository) -> KnownSync:
     """Return what is known of an organization's workspace and a branch. Raises `Unavailable`."""
-    sequence, files = -1, None
-    while files is None:
+    seen = -1
+    while True:
         last = await aggregate.last(client, "sync", key_of(org))
         message = None if last is None else last.message()
-        before, sequence = sequence, 0 if last is None else last.sequence
+        sequence = 0 if last is None else last.sequence
         if not isinstance(message, SyncState):
             return KnownSync(sequence=sequence)
         if message.remote != remote_of(spec):
             return KnownSync(sequence=sequence, stored=message.agreed)
-        if before == sequence:
+        files = await read(agreed, message.agreed)
+        if files is not None or sequence == seen:
             break
         # It goes when there is a newer one.
-        files = await read(agreed, message.agreed)
+        seen = sequence
     # A list that is lost leaves what a first look has: equal files agree, others are for people to settle.
     return KnownSync(
         sequence=sequence,
