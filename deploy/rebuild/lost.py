@@ -31,6 +31,10 @@ _REFERENCES = {
         UNION ALL
         SELECT entry ->> 'version', format('code of workflow %s of %s', name, org) FROM executor.workflow
     """,
+    "agreed": """
+        SELECT DISTINCT ON (org) data ->> 'agreed' AS object, format('what workspace and repository of %s had last', org) AS name
+          FROM logs.message WHERE stream = 'CATALOG' AND type LIKE 'sync.%' ORDER BY org, seq DESC
+    """,
     "results": """
         SELECT state ->> 'result_ref' AS object, format('result of run %s', id) AS name FROM executor.run
          WHERE state ->> 'result_ref' IS NOT NULL AND finished_at > $1

@@ -413,6 +413,8 @@ class Model:
             ours, theirs_ = local.get(path), remote.get(path)
             assert after_local.get(path) in ((ours,) if ours != common[path] and path not in settled else (ours, theirs_))
             assert after_remote.get(path) in ((theirs_,) if theirs_ != common[path] or path in settled else (theirs_, ours))
+        # A person has seen what the repository has there: the workspace's content may go over it from now on.
+        self.common |= {path: remote.get(path) for path in settled}
         if what == "sync" and done is not None:
             again = await self.sides.do()
             assert (again.to_pull, again.to_push, again.conflicts) == ([], [], done.conflicts)
