@@ -12,7 +12,7 @@ from shared.errors import MillraceError
 from shared.questions.executor import CountParkedRuns
 from shared.streams import WORK
 
-_DISPATCHED = tuple(work for work in WORK if work.service == "executor")
+_DISPATCHED = tuple(work for work in WORK if work.service == "executor" and work.managed)
 
 
 class RunQueue:
