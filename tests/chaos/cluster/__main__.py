@@ -15,7 +15,7 @@ from tests.chaos.installation import installed
 # Below what two cores carry that also run three brokers, two databases, ten services, and who sends and counts.
 RATE, QUICK_RATE = 25.0, 10.0
 # The database twice: there and back.
-TARGETS = ("leader", "follower", "follower", "primary", "primary")
+TARGETS = ("leader", "other", "other", "primary", "primary")
 QUICK = ("leader", "primary")
 KILLS = "Each broker is killed (SIGKILL) in turn, that which leads the stream of webhooks first, then the primary database, twice."
 # Longer than the broker's clients take to give up a connection that is silent.

@@ -40,7 +40,7 @@ Away = Callable[[str], AbstractAsyncContextManager[None]]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is taken away and `how`, in words; each of `targets` is chosen when its turn comes: `leader`, `follower`, `primary`."""
+    """What is taken away and `how`, in words; each of `targets` is chosen when its turn comes: `leader`, `other`, `primary`."""
 
     rate: float
     how: str
@@ -98,7 +98,8 @@ class Drill:
 
     async def _cell(self, kind: str) -> Cell:
         """Take one away and let it come back under a flow of webhooks; return what was measured of it."""
-        loop, name = asyncio.get_running_loop(), await self._chosen(kind)
+        loop = asyncio.get_running_loop()
+        name, kind = await self._chosen(kind)
         stopped, sent_before = asyncio.Event(), len(self._sender.sent)
         label = f"{name} ({kind})"
         self._slowest = 0.0
@@ -130,14 +131,15 @@ class Drill:
         self._site.print(f"{label}: nothing was accepted for {cell.pause:.1f} s at most, well after {recovered:.1f} s")
         return cell
 
-    async def _chosen(self, kind: str) -> str:
+    async def _chosen(self, kind: str) -> tuple[str, str]:
+        """Return the name of the next one, and what it is by now: who led and was away leads no more."""
         if kind == "primary":
             number = (self._site.place / "data" / "postgres-primary").read_text("ascii")
-            return f"postgres-{number}"
+            return f"postgres-{number}", kind
         leader, others = await self._members()
-        name = leader if kind == "leader" else next(one for one in others if one not in self._had)
+        name = leader if kind == "leader" else next(one for one in (*others, leader) if one not in self._had)
         self._had.add(name)
-        return name
+        return name, "leader" if name == leader else "follower"
 
     async def _flow(self, cell: str, stopped: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as group:
