@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from services.executor import state
+from services.executor import state, tables
+from services.executor.removing import BESIDES, COUNTED
 from services.executor.state import StateChange, States, VersionConflict
 from shared.db import open_engine
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, TooLarge, TooMany
+from shared.owners.removing import Deadline, Rows
 from tests.support.servers import Place
 
 
@@ -105,6 +107,19 @@ async def test_an_organization_has_so_many_keys_of_so_many_bytes_and_others_are_
         await replicas[0].put(change("k1"), "x" * 20_000, None, None)
     with pytest.raises(Invalid, match="NUL"):
         await replicas[0].put(change("k1"), "a\0", None, None)
+
+
+async def test_state_goes_with_its_organization(place: Place, replicas: list[States]) -> None:
+    for org in ("gone", "here"):
+        await replicas[0].put(change("a", org), 1, None, None)
+    engine = open_engine(place.database_url("executor"), service="executor")
+    rows = Rows(engine, tables.metadata, BESIDES)
+    assert await rows.count("gone", COUNTED) == {"state": 1}
+    assert await rows.delete("gone", Deadline()) == {"state": 1}
+    await engine.dispose()
+    with pytest.raises(NotFound):
+        await replicas[0].get("gone", "a")
+    assert (await replicas[0].get("here", "a")).value == 1
 
 
 @pytest.mark.parametrize(("value", "by"), [("a", 1), (1.5, 1), (True, 1), (None, 1), (2**53, 1), (-(2**53), -1)])

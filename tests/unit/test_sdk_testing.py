@@ -12,14 +12,19 @@ import pytest
 from millrace import (
     ChildFailed,
     Connection,
+    LockTimeout,
     OrderChanged,
     Refused,
+    VersionConflict,
     config,
     connections,
+    data_provider,
     files,
+    locks,
     log,
     runs,
     sleep,
+    state,
     step,
     testing,
     wait_for,
@@ -27,6 +32,8 @@ from millrace import (
 )
 from millrace._declare import REGISTRY
 from millrace._runtime import channel
+from services.gateway.options import options_of
+from shared.errors import CodeFailed
 
 
 @pytest.fixture(autouse=True)
@@ -394,3 +401,58 @@ def test_an_attempt_that_gives_nothing_up_where_the_first_did_has_changed_its_wa
     assert first.status == "waiting"
     impatient = False
     assert isinstance(testing.run(main, steps=first.steps).exception, OrderChanged)
+
+
+def test_state_and_locks_are_shared_with_the_test() -> None:
+    @workflow
+    async def main() -> dict[str, Any]:
+        first = await state.aput("a", 1, expected=0)
+        with pytest.raises(VersionConflict, match="version 2 is there"):
+            state.put("a", 2, expected=first.version + 5)
+        with pytest.raises(Refused, match="no whole number"):
+            await state.aincrement("text")
+        async with locks.hold("mine") as fence:
+            with pytest.raises(LockTimeout):
+                locks.hold("mine", timeout=0).__enter__()
+        with locks.hold("mine") as later, pytest.raises(LockTimeout):
+            async with locks.hold("theirs"):
+                pass
+        return {
+            "counted": [state.increment("n"), state.increment("n", -5)],
+            "deleted": [state.delete("text"), state.delete("text")],
+            "keys": [one.key for one in state.list()],
+            "fences": later > fence,
+            "version": state.item("a") == first,
+        }
+
+    outcome = testing.run(main, state={"text": "b"}, held=["theirs"])
+    assert outcome.value() == {
+        "counted": [1, -4],
+        "deleted": [True, False],
+        "keys": ["a", "n"],
+        "fences": True,
+        "version": True,
+    }
+    assert outcome.state == {"a": 1, "n": -4}
+    assert outcome.locks == ["mine", "mine"]
+
+
+RETURNED: list[Any] = [
+    [], ["a", 1, 1.5, True], [{"value": None}], [{"value": [1], "label": "one", "more": {}}], [{"label": "a"}], [None], [[]],
+    [{"value": 1, "label": 2}], None, 5, {"value": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("returned", RETURNED)
+def test_options_are_those_that_the_platform_would_answer(returned: Any) -> None:
+    @data_provider
+    def main() -> Any:
+        return returned
+
+    try:
+        wanted = options_of(returned)
+    except CodeFailed:
+        with pytest.raises(TypeError):
+            testing.options(main)
+    else:
+        assert testing.options(main) == wanted
