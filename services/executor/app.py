@@ -270,7 +270,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         in_order = [work for same in zip(*served.values(), strict=True) for work in same]
         worker = Worker(bus.client, runs, settings.slots.least, in_order, drain=settings.drain)
         scaling = Scaling(bus.client, served, allowed(settings.slots), worker, executor.shares, sandbox, executor.use, Machine())
-        runtime.leaving.extend([executor.groups.leave, worker.leave])
+        runtime.leaving.extend([executor.groups.leave, executor.shares.stand_back, worker.leave])
         of_slots = scaling.state if is_able else dict[str, Any](slots=0).copy
         runtime.health.state("pool", lambda: {**of_slots(), "taken": worker.taken, **sandbox.pool()}, counters=("changes",))
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")

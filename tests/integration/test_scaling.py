@@ -11,7 +11,6 @@ import pytest
 from services.executor import sizing
 from services.executor.runs import scaling
 from services.executor.sandbox.machine import Machine
-from shared.questions.executor import GetRun
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, sandbox_settings
 from tests.support.servers import Place
@@ -85,33 +84,43 @@ async def test_slots_grow_while_runs_wait_and_shrink_when_they_are_over(
 async def test_an_executor_that_stops_lets_its_runs_end_while_another_takes_what_comes(
     place: Place, data: Path, shared_folder: Path
 ) -> None:
-    first = {"MILLRACE_DATA": str(data / "first"), "MILLRACE_DRAIN": "120", **sandbox_settings()}
-    second = {"MILLRACE_DATA": str(data / "second"), **sandbox_settings()}
+    # Of its twelve slots one organization gets eight: four runs wait in place.
+    first = {"MILLRACE_DATA": str(data / "first"), "MILLRACE_DRAIN": "120", "MILLRACE_SLOTS": "12", **sandbox_settings()}
+    second = {"MILLRACE_DATA": str(data / "second"), "MILLRACE_SLOTS": "24", **sandbox_settings()}
     async with bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
         leaving = asyncio.Event()
 
+        async def asked(numbers: range) -> list[str]:
+            folder = str(shared_folder)
+            return [await outside.request("hold", input={"folder": folder, "name": f"run-{n}"}) for n in numbers]
+
         async def removed() -> list[str]:
             async with running(place, "executor", **first) as runtime:
+
+                async def in_place() -> bool:
+                    return bool(runtime.health.document()["shares"]["in_place"] == {"default": 4})
+
                 assert (await outside.put_file("workflows.py", WORKFLOWS)).problems == []
-                held = await outside.request("hold", input={"folder": str(shared_folder), "name": "run-held"})
-                await at_hand(shared_folder, 1)
-                tell, drain = runtime.leaving
-                await tell()
+                held = await asked(range(12))
+                await at_hand(shared_folder, 8)
+                await eventually(in_place)
+                *others, drain = runtime.leaving
+                for one in others:
+                    await one()
                 going = asyncio.create_task(drain())
                 leaving.set()
                 await going
-                return [held]
+                return held
 
         removing = asyncio.create_task(removed())
         await asyncio.wait([removing, leave := asyncio.create_task(leaving.wait())], return_when=asyncio.FIRST_COMPLETED)
         assert leave.done(), await removing
         async with running(place, "executor", **second):
-            runs = [await outside.request("hold", input={"folder": str(shared_folder), "name": f"run-{n}"}) for n in range(6)]
-            await at_hand(shared_folder, 7)
+            runs = await asked(range(12, 18))
+            # Those that waited in place, and those that came since.
+            await at_hand(shared_folder, 18)
             (shared_folder / "go").touch()
             for run in [*await removing, *runs]:
                 assert (await outside.run(run, "succeeded")).attempt == 1
-                assert (await bus.ask(GetRun(org="default", id=run))).result.startswith("run-")
-            history = [await outside.types(run) for run in runs]
-        assert all(one == ["run.requested", "run.started", "run.succeeded"] for one in history)
+                assert await outside.types(run) == ["run.requested", "run.started", "run.succeeded"]

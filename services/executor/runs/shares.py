@@ -199,6 +199,10 @@ class Shares:
             self.changed.set()
         self._admit()
 
+    async def stand_back(self) -> None:
+        """Give back what waits in place, for another executor to begin it, while what goes on does so."""
+        self.close()
+
     def close(self) -> None:
         """Let nothing begin any more that waits in place: those waits are cancelled."""
         self._is_open = False
