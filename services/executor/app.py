@@ -28,6 +28,7 @@ from services.executor.questions import QUESTIONS
 from services.executor.repositories import remote
 from services.executor.repositories.following import HANDLERS, Following
 from services.executor.repositories.remote import Remotes
+from services.executor.runs import groups
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.looks import Looks
@@ -283,8 +284,9 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         runtime.background.start(bus.attend(), "broker")
         runtime.background.start(follow_level(bus, runtime.health), "log level")
         named = [work for group, work_of_it in served.items() if group != DEFAULT_GROUP for work in work_of_it]
+        await groups.make(bus.client, named)
         runtime.background.start(bus.keep_durables(named), "durables")
-        runtime.background.start(executor.groups.run(named), "worker groups")
+        runtime.background.start(executor.groups.run(), "worker groups")
         runtime.health.state("groups", executor.groups.state, labels=dict.fromkeys(("executors", "queued", "unserved"), "group"))
         # When all that goes on in the background has ended, and nothing is pulled any more, but before the sandbox is closed.
         stack.push_async_callback(worker.drain)

@@ -78,11 +78,9 @@ class WorkerGroups:
             "unserved": {group: count for group, count in self._counts.items() if self.is_missing(group)},
         }
 
-    async def run(self, serves: Iterable[Work]) -> None:
-        """Tell and hear for ever; with the consumers of what is served, which are made where they are missing."""
+    async def run(self) -> None:
+        """Tell and hear for ever."""
         await subscribe(self._client, SUBJECT, self._hear)
-        for work in serves:
-            await self._make(work)
         while True:
             await self._tell()
             try:
@@ -121,12 +119,15 @@ class WorkerGroups:
         for name in [name for name, (_, until) in self._heard.items() if until <= now]:
             del self._heard[name]
 
-    async def _make(self, work: Work) -> None:
+
+async def make(client: Client, served: Iterable[Work]) -> None:
+    """Make the consumers of what is served, where they are missing; waits while that cannot be done."""
+    for work in served:
         while True:
             try:
-                await bring(self._client, work)
+                await bring(client, work)
             except (Unavailable, StreamError) as error:
                 _log.warning("consumer.not_made", consumer=work.name, reason=str(error))
                 await asyncio.sleep(AGAIN)
             else:
-                return
+                break
