@@ -72,6 +72,7 @@ class Scaling:
         self._backlogs: dict[str, WorkBacklog] = {}
         self._load = Load(running=0)
         self._changes = 0
+        self._timed_at = -IDLE
 
     async def run(self) -> None:
         """Do so for ever."""
@@ -123,9 +124,19 @@ class Scaling:
 
     async def _count(self) -> None:
         """Ask the broker what waits. Raises `Unavailable`, `StreamError`."""
-        served = self._all
-        found = await asyncio.gather(*(backlog_of(self._client, work) for work in served))
+        served, now = self._all, asyncio.get_running_loop().time()
+        # The broker may have to look through all that waits for the first of a kind: less often than it counts.
+        is_timed = now - self._timed_at >= IDLE
+        found = await asyncio.gather(*(backlog_of(self._client, work, since=is_timed) for work in served))
+        if is_timed:
+            self._timed_at = now
+        else:
+            found = [self._as_old_as_before(work, one) for work, one in zip(served, found, strict=True)]
         self._backlogs = {work.name: one for work, one in zip(served, found, strict=True)}
+
+    def _as_old_as_before(self, work: Work, found: WorkBacklog) -> WorkBacklog:
+        before = self._backlogs.get(work.name)
+        return structs.replace(found, since=before.since) if before is not None and found.undelivered else found
 
     @property
     def _all(self) -> list[Work]:
