@@ -22,7 +22,7 @@ from millrace import runs, wait_for, workflow
 
 @workflow(group="{group}")
 async def heavy() -> str:
-    return (await wait_for("go", timeout=600))["data"]
+    return (await wait_for("go", timeout=600)).data
 
 
 @workflow

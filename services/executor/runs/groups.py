@@ -6,6 +6,7 @@ A run of a group that nobody serves waits in its stream like any that is queued,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import monotonic
@@ -81,16 +82,14 @@ class WorkerGroups:
     async def run(self) -> None:
         """Tell and hear for ever."""
         await subscribe(self._client, SUBJECT, self._hear)
+        unserved: dict[str, int] = {}
         while True:
             await self._tell()
-            try:
-                counts = await self._queued()
-            except Unavailable:
-                counts = self._counts
-            for group in counts.keys() - self._counts.keys():
-                if self.is_missing(group):
-                    _log.warning("group.unserved", group=group, queued=counts[group])
-            self._counts = counts
+            with contextlib.suppress(Unavailable):
+                self._counts = await self._queued()
+            before, unserved = unserved, self.state()["unserved"]
+            for group in unserved.keys() - before.keys():
+                _log.warning("group.unserved", group=group, queued=unserved[group])
             await asyncio.sleep(EVERY)  # the others are to hear it again
 
     async def leave(self) -> None:
