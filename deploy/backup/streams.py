@@ -59,9 +59,13 @@ async def save(client: Client, stream: str, write: Callable[[bytes], Any]) -> di
 
 
 async def load(client: Client, config: dict[str, Any], state: dict[str, Any], parts: Iterable[bytes]) -> None:
-    """Make a stream that is not there of what `save` gave, under this configuration. Raises `Unavailable`, `StreamError`."""
+    """Make a stream that is not there of what `save` gave, under this configuration. Raises `Unavailable`, `StreamError`.
+
+    There is one copy of it: how many there are to be is for `deploy.prepare` to say, which knows how many servers there are here.
+    """
     name = config["name"]
-    answer = await api_request(client, f"$JS.API.STREAM.RESTORE.{name}", {"config": config, "state": state}, wait=WITHIN)
+    single = config | {"num_replicas": 1}
+    answer = await api_request(client, f"$JS.API.STREAM.RESTORE.{name}", {"config": single, "state": state}, wait=WITHIN)
     for part in parts:
         msg = await _asked(client, answer["deliver_subject"], part, name)
         if msg.data:

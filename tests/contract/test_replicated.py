@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from deploy.backup.streams import load, save
+from deploy.positions import administrator
+from deploy.prepare import prepare_broker
 from services.executor.runs.purge import purge
 from shared import aggregate
 from shared.bus import Bus, connected
@@ -17,7 +20,9 @@ from shared.envelope import new_id
 from shared.errors import Conflict
 from shared.health import Health
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunSucceeded, RunUsage
+from shared.pull import api_request
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.servers import Place
 
 ROUNDS = 60
 
@@ -94,6 +99,22 @@ async def test_a_purge_takes_nothing_that_is_appended_beside_it(cluster: Cluster
             left = [stored.envelope.type async for stored in aggregate.history(one.client, "run", run)]
             # Either it came first and is still there, or the purge did, and the run is none any more to whoever expects one.
             assert left == ([] if isinstance(outcome, Conflict) else ["run.cancel_requested"]), outcome
+
+
+async def test_a_backup_of_three_copies_is_restored_to_a_broker_that_stands_alone(cluster: Cluster, place: Place) -> None:
+    async with administrator(cluster.url("admin")) as there, administrator(place.nats_url("admin")) as here:
+        parts: list[bytes] = []
+        saved = await save(there, "CATALOG", parts.append)
+        assert saved["config"]["num_replicas"] == 3
+        await api_request(here, "$JS.API.STREAM.DELETE.CATALOG", None)
+        await load(here, saved["config"], saved["state"], parts)
+    assert await prepare_broker(place.nats_url("admin")) == 1
+
+
+async def test_copies_are_three_unless_told_and_never_made_fewer_by_a_start(cluster: Cluster) -> None:
+    assert await prepare_broker(cluster.url("admin")) == 3
+    assert await prepare_broker(cluster.url("admin"), replicas=1) == 1
+    assert await prepare_broker(cluster.url("admin")) == 3
 
 
 async def test_a_purged_run_is_nothing_to_expect(cluster: Cluster) -> None:

@@ -60,7 +60,9 @@ class Image:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            env=passed | {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"} | environment,
+            env=passed
+            | {"PIP_NO_COMPILE": "1", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+            | environment,
         )
 
     def _copy(self, source: Path, target: Path, into: bool) -> None:
