@@ -225,6 +225,41 @@ async def test_without_a_wait_the_id_is_printed_and_with_one_the_result(naps: Pa
     assert rerun[0] != id_
 
 
+async def test_many_runs_are_resumed_with_mended_code_by_one_command(naps: Path, millrace: Command) -> None:
+    broken = "from millrace import step, workflow\n\n\n@workflow(name='broken')\nasync def broken(n: int) -> int:\n"
+    broken += "    found = await step('double', lambda: n * 2)\n"
+    (naps / "broken.py").write_text(f"{broken}    raise LookupError(found)\n")
+    await millrace("deploy", "naps")
+    for number in range(5):
+        await millrace("run", "broken", "-i", f"n={number}", "--wait", code=10)
+    (naps / "broken.py").write_text(f"{broken}    return found\n")
+    await millrace("deploy", "naps")
+    many = ("--query", "workflow:broken status:failed,crashed since:1h")
+    listed = await millrace.json("runs", "resume", *many, "--dry-run")
+    assert [run["status"] for run in listed["items"]] == ["failed"] * 5
+    asked = (await millrace.json("runs", "resume", *many, "--rate", "50"))["items"]
+    assert [(row["id"], row["outcome"]) for row in asked] == [(run["id"], "asked for") for run in listed["items"]]
+    results = [json.loads(await millrace("runs", "result", await _succeeded(millrace, row["run"]))) for row in asked]
+    assert results == [0, 2, 4, 6, 8]
+    again = await millrace.json("runs", "resume", *many)
+    assert again["items"] == asked, "a command that is given again starts nothing twice"
+    key = ("--key", "once", "--query", f"id:{asked[0]['id']}")
+    assert await millrace("runs", "rerun", *key) == await millrace("runs", "rerun", *key)
+    skipped = await millrace.json("runs", "cancel", *many)
+    assert {row["outcome"] for row in skipped["items"]} == {"skipped"}
+    for wrong in ("", "workflow", "colour:red", "status:failed status:crashed", "since:yesterday"):
+        await millrace("runs", "cancel", "--query", wrong, code=2)
+    await millrace("runs", "cancel", code=2)
+
+
+async def _succeeded(millrace: Command, run: str) -> str:
+    async def has() -> bool:
+        return bool((await millrace.json("runs", "get", run))["status"] == "succeeded")
+
+    await eventually(has, every=0.2)
+    return run
+
+
 async def test_a_large_result_is_told_with_the_command_that_prints_it(naps: Path, millrace: Command) -> None:
     out, error = await millrace.both("run", "big", "--wait", "60")
     assert out == ""

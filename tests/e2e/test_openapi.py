@@ -121,8 +121,11 @@ class Stack:
         """Return the parts of an endpoint's path that are there."""
         parts = {name: endpoint.example.path.get(name, USUAL[name]) for name in endpoint.parts}
         if "/runs/{id}" in endpoint.path:
-            waits = endpoint.name in {"cancel_run", "signal_run"}
+            waits = endpoint.name in {"cancel_run", "signal_run", "resume_run"}
             parts["id"] = await (self.run("approval", "waiting") if waits else self.run("sync-tickets", "succeeded"))
+            if endpoint.name == "resume_run":
+                await self.client.call("POST", f"/api/v1/runs/{parts['id']}/cancel")
+                await self.client.run(parts["id"], "cancelled")
         elif "/deliveries/{id}" in endpoint.path:
             parts["id"] = await self.delivery()
         elif "/dead-letters/{id}" in endpoint.path:

@@ -14,6 +14,7 @@ from millrace.cli import codes, show
 from millrace.cli.api import Api, Unreachable
 from millrace.cli.ids import whole
 from millrace.cli.lines import lines_of, written
+from millrace.cli.many import COMMANDS as MANY
 from millrace.cli.recorded import COMMANDS as RECORDED
 from millrace.cli.session import LIMIT, Session, asks
 from millrace.cli.stream import followed
@@ -166,35 +167,7 @@ def run_logs(session: Session, id_: str, *, follow: bool) -> None:
         _line(session, item)
 
 
-@runs.command("cancel")
-@click.argument("id_", metavar="ID")
-@asks
-def cancel_run(session: Session, id_: str) -> None:
-    """Ask a run to stop."""
-    _told(session, session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "cancel"))
-
-
-@runs.command("rerun")
-@click.argument("id_", metavar="ID")
-@asks
-def rerun_run(session: Session, id_: str) -> None:
-    """Start a new run with the same input, of the workflow as it is now. Prints the new run's id."""
-    _told(session, session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "rerun"))
-
-
-@runs.command("resume")
-@click.argument("id_", metavar="ID")
-@click.option("--version", type=click.Choice(["latest", "same"]), default="latest", help="The workflow as it is now, or as it was.")
-@click.option("--forget", multiple=True, metavar="NAME", help="A step or wait that is to be done again. Repeatable.")
-@click.option("--input", "whole_", metavar="JSON|@FILE|-", help="Changes of the input: a JSON merge patch.")
-@asks
-def resume_run(session: Session, id_: str, *, version: str, forget: tuple[str, ...], whole_: str | None) -> None:
-    """Go on with a run that failed, without repeating the steps that it has done. Prints the new run's id."""
-    body = {"version": version, "forget": list(forget), "input": {} if whole_ is None else an_object(whole_, "--input")}
-    _told(session, session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "resume", body=body))
-
-
-for _command in (why, *RECORDED):
+for _command in (why, *RECORDED, *MANY):
     runs.add_command(_command)
 
 
@@ -227,10 +200,6 @@ def _line(session: Session, item: dict[str, Any]) -> None:
         show.line(item)
     else:
         show.said(written(item), item["line"]["level"])
-
-
-def _told(session: Session, answer: dict[str, Any]) -> None:
-    show.answer(answer, f"{answer['id']} {answer['status']}", is_json=session.is_json)
 
 
 COMMANDS: list[click.Command] = [run, runs]

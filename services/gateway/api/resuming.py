@@ -46,7 +46,7 @@ class RunResumes(msgspec.Struct, frozen=True, omit_defaults=True):
     answers={202: Reply(RunResumes, headers=(LOCATION,))},
     errors=(NotFound, Conflict),
     audit=Audit("run", "resume", "id"),
-    example=Example(body={"version": "latest", "forget": ["fetch"]}),
+    example=Example(body={"version": "latest"}),
 )
 async def resume_run(call: Call[None, ResumeBody]) -> Answer:
     """Go on with a run that ended without success, in a new one that repeats none of its steps and waits.

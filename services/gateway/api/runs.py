@@ -30,7 +30,7 @@ from services.gateway.idempotency import run_id
 from services.gateway.parts import Gateway
 from services.gateway.starts import Priority, RequestedRun, Start, ended, known, start
 from shared import aggregate
-from shared.envelope import Envelope, Sealed, new_id, rfc3339, utc_now
+from shared.envelope import Envelope, Sealed, derived_id, new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
 from shared.messages import RunCancelRequested
 from shared.questions import Page
@@ -269,6 +269,7 @@ async def cancel_run(call: Call[None, None]) -> RunBegun:
     "/api/v1/runs/{id}/rerun",
     role="operator",
     answers={202: REQUESTED},
+    headers=(IDEMPOTENCY_KEY,),
     errors=(NotFound, Conflict),
     audit=Audit("run", "rerun", "id"),
 )
@@ -281,13 +282,15 @@ async def rerun_run(call: Call[None, None]) -> Answer:
     workflow = await gateway.workflows.find(caller.org, earlier.workflow)
     given = earlier.input if earlier.input_ref is None else await kept_input(gateway, earlier.id, earlier.input_ref)
     gateway.workflows.check(workflow, given)
+    key = idempotency_key_of(call.request)
     asked = Start(
-        run=new_id(),
+        run=new_id() if key is None else derived_id(earlier.id, "rerun", key),
         org=caller.org,
         workflow=workflow,
         input=given,
         input_ref=earlier.input_ref,
         actor=caller.actor,
+        repeatable=key is not None,
         rerun_of=earlier.id,
         scheduled_for=earlier.scheduled_for,
     )
