@@ -90,8 +90,11 @@ def test_each_service_runs_twice_is_asked_how_it_is_and_may_be_moved(service: st
     assert of_kind("PodDisruptionBudget")[service]["spec"]["maxUnavailable"] == 1
     (container,) = pod_of(service)["containers"]
     assert container["args"] == [service]
-    paths = {probe: container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
-    assert paths == {"startupProbe": "/healthz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+    asked = {probe: container[f"{probe}Probe"]["httpGet"] for probe in ("startup", "readiness", "liveness")}
+    well = {"path": "/healthz", "port": "health"}
+    # A gateway takes webhooks while others are not ready.
+    ready = {"path": "/healthz", "port": "http"} if service == "gateway" else {"path": "/readyz", "port": "health"}
+    assert asked == {"startup": well, "readiness": ready, "liveness": well}
     assert container["resources"]["requests"].keys() == {"cpu", "memory"}
     # A restart of the same version and a rolling one begin with one more.
     assert of_kind("Deployment")[service]["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
