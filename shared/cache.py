@@ -245,22 +245,24 @@ class Cache:
         self, org: str, subject: str, terms: Terms, work: Work, older: float, *, newest: bool, waits: bool
     ) -> CacheEntry | None:
         """Return an entry that was made after `older`, or just failed; None where another process is at it and nobody `waits`."""
-        wait = terms.limit + self._lease if waits else 0.0
+        wait, since = terms.limit + self._lease if waits else 0.0, self._now()
         try:
             async with self._locks.hold(f"cache {subject}", wait=wait):
-                return await self._work_out(org, subject, terms, work, older, newest=newest)
+                return await self._work_out(org, subject, terms, work, older, since, newest=newest)
         except Conflict as error:
             if not waits:
                 return None
             raise Unavailable("the answer is still being worked out") from error
 
-    async def _work_out(self, org: str, subject: str, terms: Terms, work: Work, older: float, *, newest: bool) -> CacheEntry:
+    async def _work_out(
+        self, org: str, subject: str, terms: Terms, work: Work, older: float, since: float, *, newest: bool
+    ) -> CacheEntry:
         while True:
             sequence, entry = await self._read(subject)
             now = self._now()
             has_failed = entry.error is not None and now < entry.retry_at and not newest
-            if (entry.at > older and now < entry.fresh_until) or has_failed:
-                # Another one has worked it out while this one waited.
+            # Another one has worked it out, be it no longer fresh: it is what this one waited for.
+            if entry.at >= since or (entry.at > older and now < entry.fresh_until) or has_failed:
                 self._keep(subject, entry)
                 return entry
             if entry.attempt is not None and now - entry.attempted_at < terms.limit:

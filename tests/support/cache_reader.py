@@ -1,4 +1,4 @@
-"""A process that reads one key of a cache many times at once: `python -m tests.support.cache_reader URL KEY READERS SECONDS LEASE`.
+"""A process that reads a key of a cache many times at once: `python -m tests.support.cache_reader URL READERS SECONDS LEASE FRESH`.
 
 For each line that comes it reads as often as it is told, and says so: `work ATTEMPT` whenever it works the answer out, which takes
 some seconds, and in the end `read` with the number of its readers that had each answer.
@@ -20,11 +20,10 @@ from shared.errors import MillraceError
 from shared.health import Health
 from tests.support.contender import say
 
-TERMS = Terms(fresh=300, stale=300, limit=120)
 
-
-async def read(url: str, key: str, readers: int, seconds: float, lease: int) -> None:
+async def read(url: str, readers: int, seconds: float, lease: int, fresh: float) -> None:
     """Read for each line that comes."""
+    terms = Terms(fresh=fresh, stale=0, limit=120)
     loop, lines = asyncio.get_running_loop(), asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
 
@@ -35,7 +34,7 @@ async def read(url: str, key: str, readers: int, seconds: float, lease: int) -> 
 
     async def one(cache: Cache) -> str:
         try:
-            return bytes((await cache.get("default", key, TERMS, work, wait=120)).value).decode()
+            return bytes((await cache.get("default", "options", terms, work, wait=120)).value).decode()
         except MillraceError as error:
             return error.detail
 
@@ -49,4 +48,4 @@ async def read(url: str, key: str, readers: int, seconds: float, lease: int) -> 
 
 
 if __name__ == "__main__":
-    asyncio.run(read(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])))
+    asyncio.run(read(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])))
