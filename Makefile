@@ -61,11 +61,9 @@ chaos: install  ## Kill and pause every part under load, and count what was lost
 fuzz: install  ## Send hostile values through every door, and count what did harm (ARGS="--values 200000 --each 50 --seed 7", ARGS=--write)
 	@exec "$(BIN)/python" -m tests.fuzz $(ARGS)
 
-lock:  ## Write requirements.lock anew, and that of the image, which has no tools (needs uv)
+lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
-	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command "make lock" --constraint requirements.lock --extra build pyproject.toml --output-file deploy/requirements.lock
 
 clean:  ## Remove the environment and caches; data stays
 	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/peers/*/node_modules

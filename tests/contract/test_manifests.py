@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.metadata
 import json
 import re
 import shutil
@@ -259,18 +260,37 @@ def test_the_image_is_of_an_ordinary_user_and_copies_what_is_there() -> None:
                 assert source.split("/")[0] in sent, source
 
 
-def test_the_image_has_the_packages_that_are_tested_and_no_tools() -> None:
-    tested, image = (locked(ROOT / "requirements.lock"), locked(DEPLOY / "requirements.lock"))
+def test_the_image_has_the_packages_that_millrace_needs_as_they_are_tested_and_no_tools() -> None:
+    printed = subprocess.run([sys.executable, str(DEPLOY / "image_lock.py")], capture_output=True, text=True, check=True).stdout
+    tested, image = locked((ROOT / "requirements.lock").read_text()), locked(printed)
     assert image.items() <= tested.items()
-    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert {canonicalize_name(Requirement(one).name) for one in needed} <= image.keys(), "call `make lock`"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {canonicalize_name(Requirement(one).name) for one in project["dependencies"]}
+    assert wanted | {"hatchling"} <= image.keys()
+    # What those need in turn, as their own metadata say: all that is installed here and is for this platform.
+    missing = {
+        (name, canonicalize_name(one.name))
+        for name in image
+        for one in needs_of(name)
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+        if canonicalize_name(one.name) not in image
+    }
+    assert missing == set()
     assert not {"pytest", "ruff", "mypy", "kubernetes-validate", "hypothesis"} & image.keys()
 
 
-def locked(path: Path) -> dict[str, tuple[str, frozenset[str]]]:
+def needs_of(name: str) -> list[Requirement]:
+    """Return what an installed package wants."""
+    try:
+        return [Requirement(one) for one in importlib.metadata.requires(name) or ()]
+    except importlib.metadata.PackageNotFoundError:
+        return []  # of another platform
+
+
+def locked(text: str) -> dict[str, tuple[str, frozenset[str]]]:
     """Return each package's version and hashes."""
     found = {}
-    for block in re.split(r"\n(?=[a-z0-9])", path.read_text()):
+    for block in re.split(r"\n(?=[a-z0-9])", text):
         if (head := re.match(r"([a-z0-9.-]+)(?:\[[^\]]*\])?==(\S+)", block)) is not None:
             found[head[1]] = (head[2], frozenset(re.findall(r"sha256:\w+", block)))
     return found
