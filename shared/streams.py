@@ -213,7 +213,7 @@ LOCKING = ("executor", "gateway")
 # which the oldest go, and entries of one organization.
 CACHE = "cache"
 CACHING = ("gateway",)
-CACHED_BYTES = 1024**3
+CACHED_BYTES = 512 * 1024**2
 CACHED_KEYS = 500
 
 BUCKETS = (

@@ -32,8 +32,10 @@ from millrace import (
 )
 from millrace._declare import REGISTRY
 from millrace._runtime import channel
+from services.executor.state import checked_version, increased
 from services.gateway.options import options_of
-from shared.errors import CodeFailed
+from shared.errors import CodeFailed, MillraceError
+from shared.questions.state import StateView
 
 
 @pytest.fixture(autouse=True)
@@ -456,3 +458,34 @@ def test_options_are_those_that_the_platform_would_answer(returned: Any) -> None
             testing.options(main)
     else:
         assert testing.options(main) == wanted
+
+
+@pytest.mark.parametrize("value", [5, "a", True, 1.5, None, 2**53])
+def test_the_state_refuses_in_the_platforms_words(value: Any) -> None:
+    @workflow
+    def main() -> list[str]:
+        said = []
+        for call in (
+            lambda: state.increment("a"),
+            lambda: state.put("a", 1, expected=9),
+            lambda: state.put("a", 1, expected=0),
+        ):
+            try:
+                call()
+            except Refused as error:
+                said.append(f"{error.kind}: {error}")
+        return said
+
+    found = StateView(key="a", value=value, version=1, updated_at="", updated_by="", expires_at=None)
+    wanted = []
+    for raised in (
+        lambda: increased(found, "a", 1),
+        lambda: checked_version(found, "a", 9),
+        lambda: checked_version(found, "a", 0),
+    ):
+        try:
+            raised()
+        except MillraceError as error:
+            wanted.append(f"{type(error).__name__}: {error.detail}")
+    told = testing.run(main, state={"a": value}).value()
+    assert [one.replace("version 2", "version 1") for one in told] == wanted
