@@ -15,12 +15,16 @@ import asyncssh
 from shared import tasks
 
 _SERVING = """
-import sys
+import os, sys
+from dulwich.protocol import ReceivableProtocol
 from dulwich.repo import Repo
-from dulwich.server import DictBackend, ReceivePackHandler, UploadPackHandler, serve_command
+from dulwich.server import DictBackend, ReceivePackHandler, UploadPackHandler
 handler = {"git-upload-pack": UploadPackHandler, "git-receive-pack": ReceivePackHandler}[sys.argv[1]]
-backend = DictBackend({sys.argv[2]: Repo(sys.argv[3])})
-serve_command(handler, ["", sys.argv[2]], backend=backend, inf=open(0, "rb", buffering=0), outf=sys.stdout.buffer)
+def write(data):
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+protocol = ReceivableProtocol(lambda size: os.read(0, size), write)
+handler(DictBackend({sys.argv[2]: Repo(sys.argv[3])}), [sys.argv[2]], protocol).handle()
 """
 
 
