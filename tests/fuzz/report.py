@@ -172,6 +172,9 @@ message, question, command, body and frame.
 
 Meanwhile another organization's good webhooks start good runs.
 
+After that come requests which Schemathesis makes of the OpenAPI document, with the key of each role (`--door roles`, so many
+`--each` of an operation): none may be answered 5xx, or as the document does not say.
+
 - **{report.at:%Y-%m-%d %H:%M} UTC**, Millrace {version("millrace")}, {machine()}
 - {_sum(report, "values"):,} values of {len(report.kinds)} kinds in {report.seconds:,.0f} s, with the seed {report.seed}
 
