@@ -34,6 +34,8 @@ STEP, MOST_PLACES = 16, 1024
 TRIES = 20
 # Heartbeats in a row instead of chunks, after which those are not there any more.
 IDLE = 3
+# Seconds for which content stays that nothing refers to: no upload, and no commit, takes nearly as long.
+GRACE = 24 * 3600.0
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 
 
@@ -179,6 +181,30 @@ class Blobs:
         message = answer["message"]
         meta: dict[str, Any] = json.loads(base64.b64decode(message["data"]))
         return BlobRecord(int(message["seq"]), datetime.fromisoformat(message["time"]), None if meta.get("deleted") else meta)
+
+    async def uploads(self) -> set[str]:
+        """Return the names of everything that was uploaded, whether a record names it or not. Raises `Unavailable`."""
+        found: set[str] = set()
+        while True:
+            request = {"subjects_filter": f"$O.{self.bucket}.C.*", "offset": len(found)}
+            info = await api_request(self._client, f"$JS.API.STREAM.INFO.{self.stream}", request, wait=30.0)
+            subjects = info["state"].get("subjects") or {}
+            found |= {subject.rpartition(".")[2] for subject in subjects}
+            if not subjects or len(found) >= int(info.get("total", 0)):
+                return found
+
+    async def last_chunk(self, nuid: str) -> datetime | None:
+        """Return when the last chunk of an upload was stored; None where there is none."""
+        try:
+            request = {"last_by_subj": f"$O.{self.bucket}.C.{nuid}"}
+            answer = await api_request(self._client, f"$JS.API.STREAM.MSG.GET.{self.stream}", request)
+        except StreamError:
+            return None
+        return datetime.fromisoformat(answer["message"]["time"])
+
+    async def purge_chunks(self, nuid: str) -> None:
+        """Remove an upload that no record names."""
+        await self._purge(f"$O.{self.bucket}.C.{nuid}")
 
     def meta_subject(self, sha256: str) -> str:
         """Return the subject of a blob's record."""

@@ -17,6 +17,8 @@ from shared.registry import RegistryView
 from shared.resources.organization import OrganizationEntry
 
 QUOTAS = ("runs_in_flight", "runs_a_day", "stored_bytes", "sources")
+# Days for which replaced versions of files are kept, and how many of one file, where an organization does not say.
+HISTORY = (30, 100)
 # Seconds after which a run that found too many in flight is asked for again, from and to.
 AGAIN = (30.0, 90.0)
 # Seconds over which those of a day that is over are spread.
@@ -65,6 +67,7 @@ class Quotas:
         self.used = RegistryView(client, "usage", RunsUsed, health)
         self.defaults = defaults
         self._limits: dict[str, Limits] = {}
+        self._history: dict[str, tuple[int, int]] = {}
         self._indexed = -1
         # By organization: those admitted here since what is known was counted, and what that was.
         self._admitted: Counter[str] = Counter()
@@ -74,6 +77,11 @@ class Quotas:
         """Return an organization's quotas: its own, else the default."""
         self._index()
         return self._limits.get(org, self.defaults)
+
+    def history(self, org: str) -> tuple[int, int]:
+        """Return for how many days an organization keeps versions of its files that were replaced, and how many of one file."""
+        self._index()
+        return self._history.get(org, HISTORY)
 
     def limited(self) -> list[str]:
         """Return the organizations that have a quota of their own for runs."""
@@ -107,8 +115,10 @@ class Quotas:
         if self._indexed == self.organizations.changes:
             return
         self._indexed = self.organizations.changes
-        self._limits = {}
+        self._limits, self._history = {}, {}
         for one in self.organizations.values():
+            days, versions = one.spec.history_days, one.spec.history_versions
+            self._history[one.name] = HISTORY[0] if days is None else days, HISTORY[1] if versions is None else versions
             own = {name: value for name in QUOTAS if (value := getattr(one.spec, name)) is not None}
             if own:
                 self._limits[one.name] = msgspec.structs.replace(self.defaults, **own)

@@ -3,14 +3,14 @@
 Everything here is standard-library-only, so that it can be loaded inside a sandboxed child that sees nothing else of
 Millrace. Outside a run (in a test, in a shell) decorated functions are still plain functions, `step` simply calls, `trace` is
 of nothing and `log` writes to standard error; only what needs a supervisor raises `NotInRun`: `connections`, `integrations`,
-`variables` (which is also `config`), `secrets`, `files`, `state`, `locks`, `events` and `run`.
+`variables` (which is also `config`), `secrets`, `files`, `shared_files`, `artifacts`, `state`, `locks`, `events` and `run`.
 """
 
 from millrace._adapters import Event, Request, Response, Unverified, adapter
 from millrace._connections import Connection, connections
 from millrace._declare import data_provider, workflow
 from millrace._events import events
-from millrace._files import File, files
+from millrace._files import File, artifacts, files, shared_files
 from millrace._http import Client
 from millrace._integrations import Integration, integrations
 from millrace._locks import locks
@@ -75,6 +75,7 @@ __all__ = [
     "VersionConflict",
     "WebToken",
     "adapter",
+    "artifacts",
     "config",
     "connections",
     "data_provider",
@@ -86,6 +87,7 @@ __all__ = [
     "run",
     "runs",
     "secrets",
+    "shared_files",
     "sleep",
     "state",
     "step",

@@ -1,4 +1,4 @@
-r"""`files`: the organization's workspace, to read from and, below `data/`, to write to.
+r"""`files`: the organization's workspace, to read from and in parts to write to; `shared_files` and `artifacts`: those parts.
 
 In a workflow:
 
@@ -9,19 +9,23 @@ In a workflow:
         lines = files.read_text("data/seen.txt").splitlines() if files.exists("data/seen.txt") else []
         files.write("data/seen.txt", "\n".join([*lines, "one more"]))
         return len(lines) + 1
+
+`shared_files.write("seen.txt", …)` is the same file, without the folder before its name. A run leaves what people are to see as an
+artifact of its own: `artifacts.write("report.csv", …)`.
 """
 
 import asyncio
 import base64
 import itertools
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from millrace import _bounds
+from millrace._run import run
 from millrace._runtime import channel
 from millrace.errors import Refused
 
@@ -55,16 +59,19 @@ Listing = list[File]
 class Files:
     """Reads what the organization's workspace holds, and what the platform's does where it has no file of that path.
 
-    A run may write and delete only below `data/`, and no code there (`.py`, `.pyi`, `requirements.txt`): what it writes never
-    becomes part of what the organization runs. A file has at most 64 MiB, and all that one attempt writes 128 MiB. Content is
-    kept as it was written: a credential in it is not masked. Writing is at least once, like everything outside a step.
+    A run may write and delete only below `data/` and among its artifacts, and no code there (`.py`, `.pyi`, `requirements.txt`):
+    what it writes never becomes part of what the organization runs. A file has at most 64 MiB, and all that one attempt writes
+    128 MiB. Content is kept as it was written: a credential in it is not masked. Writing is at least once, like everything outside
+    a step.
 
     Each method has a counterpart with an `a` before its name that does not hold up the event loop. All raise `Refused`, which
     says what is missing or not allowed, and `NotInRun` outside a run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Callable[[], str] = str) -> None:
+        """`folder` is the part of the workspace, "" or with a slash at its end, that the paths are relative to."""
         self._numbers = itertools.count()
+        self._folder = folder
 
     def read(self, path: str) -> bytes:
         """Answer a file's content."""
@@ -111,30 +118,30 @@ class Files:
 
     def list(self, prefix: str = "") -> Listing:
         """Answer the files whose path begins with `prefix`, by path."""
-        return _done(_listing(prefix))
+        return _done(self._listing(prefix))
 
     async def alist(self, prefix: str = "") -> Listing:
         """Answer the files whose path begins with `prefix`, by path."""
-        return await _adone(_listing(prefix))
+        return await _adone(self._listing(prefix))
 
     def delete(self, path: str) -> None:
         """Delete a file."""
-        _done(_one("file_delete", path))
+        _done(_one("file_delete", self._at(path)))
 
     async def adelete(self, path: str) -> None:
         """Delete a file."""
-        await _adone(_one("file_delete", path))
+        await _adone(_one("file_delete", self._at(path)))
 
     def exists(self, path: str) -> bool:
         """Answer whether there is a file of that path."""
-        return _done(_existing(path))
+        return _done(_existing(self._at(path)))
 
     async def aexists(self, path: str) -> bool:
         """Answer whether there is a file of that path."""
-        return await _adone(_existing(path))
+        return await _adone(_existing(self._at(path)))
 
     def _reading(self, path: str, take: Any) -> Asking[None]:
-        fields = {"path": _path(path), "reading": next(self._numbers)}
+        fields = {"path": self._at(path), "reading": next(self._numbers)}
         at = 0
         while True:
             answer = yield "file_read", fields | {"at": at}
@@ -145,7 +152,7 @@ class Files:
                 return
 
     def _writing(self, path: str, content: bytes | str | Iterable[bytes]) -> Asking[File]:
-        fields = {"path": _path(path), "writing": next(self._numbers)}
+        fields = {"path": self._at(path), "writing": next(self._numbers)}
         at, parts = 0, _even(content)
         part = next(parts, b"")
         while True:
@@ -153,8 +160,25 @@ class Files:
             data = base64.b64encode(part).decode()
             answer = yield "file_write", fields | {"at": at, "data": data, "is_last": after is None}
             if after is None:
-                return _file(answer)
+                return self._file(answer)
             at, part = at + len(part), after
+
+    def _listing(self, prefix: str) -> Asking[Listing]:
+        found: Listing = []
+        after: str | None = ""
+        wanted = self._folder() + _bounds.text(prefix, "a prefix", _bounds.PATH, least=0)
+        while after is not None:
+            answer = yield "file_list", {"prefix": wanted, "after": after}
+            found += map(self._file, answer["items"])
+            after = answer["next"]
+        return found
+
+    def _at(self, path: object) -> str:
+        return self._folder() + _bounds.text(path, "a path", _bounds.PATH)
+
+    def _file(self, answer: dict[str, Any]) -> File:
+        updated_at = datetime.fromisoformat(answer["updated_at"]).astimezone(UTC)
+        return File(answer["path"].removeprefix(self._folder()), answer["size"], answer["sha256"], updated_at)
 
 
 def _even(content: bytes | str | Iterable[bytes]) -> Iterator[bytes]:
@@ -180,16 +204,6 @@ def _even(content: bytes | str | Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(buffer)
 
 
-def _listing(prefix: str) -> Asking[Listing]:
-    found: Listing = []
-    after: str | None = ""
-    while after is not None:
-        answer = yield "file_list", {"prefix": _bounds.text(prefix, "a prefix", _bounds.PATH, least=0), "after": after}
-        found += map(_file, answer["items"])
-        after = answer["next"]
-    return found
-
-
 def _existing(path: str) -> Asking[bool]:
     try:
         yield from _one("file_find", path)
@@ -201,16 +215,7 @@ def _existing(path: str) -> Asking[bool]:
 
 
 def _one(kind: str, path: str) -> Asking[Any]:
-    return (yield kind, {"path": _path(path)})
-
-
-def _path(path: object) -> str:
-    return _bounds.text(path, "a path", _bounds.PATH)
-
-
-def _file(answer: dict[str, Any]) -> File:
-    updated_at = datetime.fromisoformat(answer["updated_at"]).astimezone(UTC)
-    return File(answer["path"], answer["size"], answer["sha256"], updated_at)
+    return (yield kind, {"path": path})
 
 
 def _done(asking: Asking[T]) -> T:
@@ -256,3 +261,7 @@ async def _aheld(asking: Asking[T]) -> T:
 
 
 files = Files()
+shared_files = Files(lambda: "data/")
+"""Those that all runs of the organization may write: the folder `data/` of its workspace."""
+artifacts = Files(lambda: f"artifacts/{run.id}/")
+"""Those of the run that writes them: listed with it, and kept for a while after its end."""

@@ -54,10 +54,14 @@ from services.executor.state import States
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import commits
 from services.executor.workspaces.adapter_jobs import AdapterJobs
+from services.executor.workspaces.artifacts import keep_removing
 from services.executor.workspaces.bundles import Bundles
+from services.executor.workspaces.garbage import Garbage
+from services.executor.workspaces.history import History
+from services.executor.workspaces.retention import keep_trimmed
 from services.executor.workspaces.slow import Slow
 from shared import service
-from shared.blobs import Blobs
+from shared.blobs import GRACE, Blobs
 from shared.bus import Bus, connected
 from shared.db import engine_of
 from shared.egress.resolver import Resolver
@@ -124,7 +128,7 @@ class Executor:
         self.egress = settings.egress
         self.resolver = resolver
         self.keyring = Keyring(settings.keys)
-        self.blobs = Blobs(bus.client, "workspace")
+        self.blobs = Blobs(bus.client, "workspace", renewed_after=GRACE / 2)
         self.bodies = Blobs(bus.client, "bodies")
         self.results = Blobs(bus.client, "results")
         self.agreed = Blobs(bus.client, "agreed")
@@ -135,7 +139,9 @@ class Executor:
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
         self.adapters = RegistryWriter(bus.client, "adapters", AdapterEntry)
         self.adapter_jobs = AdapterJobs()
+        self.history = History(engine)
         self.catalog: Projection
+        self.versions: Projection
         self.rows: Projection
         self.lines: Projection
 
@@ -263,6 +269,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
             executor.removals.is_past,
         )
         executor.catalog = projections["catalog"]
+        executor.versions = projections["history"]
         executor.rows = projections["runs"]
         executor.lines = projections["lines"]
         runs = Runs(executor)
@@ -301,6 +308,9 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         usage = RunCounts(engine, RegistryWriter(bus.client, "usage", RunsUsed), executor.quotas)
         runtime.background.start(usage.run(settings.database_url), "usage")
         runtime.background.start(housekeeping.run(), "environments")
+        runtime.background.start(keep_trimmed(executor), "history")
+        runtime.background.start(keep_removing(executor, settings.artifacts_kept), "artifacts")
+        runtime.background.start(Garbage(executor).run(), "garbage")
         runtime.background.start(Parking(executor, resumer).run(), "parking")
         runtime.background.start(resumer.sweep(), "sweep")
         runtime.background.start(executor.states.sweep(settings.database_url), "state")

@@ -53,6 +53,7 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     processes: int
     sandbox_uid: int | None
     runs_kept: timedelta
+    artifacts_kept: timedelta
     longest_chain: int
     quotas: dict[str, int | None]
     egress: EgressRules
@@ -88,6 +89,7 @@ def read(environment: Environment) -> ExecutorSettings:
         drain=environment.integer("MILLRACE_DRAIN", DRAIN, maximum=DAY),
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
+        artifacts_kept=timedelta(seconds=environment.integer("MILLRACE_ARTIFACTS_KEPT", 30 * DAY, minimum=DAY)),
         longest_chain=config.longest_chain(environment),
         quotas=config.quotas(environment),
         egress=egress_of(environment),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -13,6 +14,9 @@ from shared.questions.executor import MOST_PATH_BYTES
 
 # The folder of a workspace that runs may write to.
 DATA = "data/"
+# The folder of a run's artifacts is below this one, by the run's id.
+ARTIFACTS = "artifacts/"
+_OF_RUN = re.compile(r"artifacts/[0-9a-f-]{36}/")
 # Ended runs are kept on the bus for at least so long, whatever the setting.
 LEAST_KEPT = timedelta(hours=1)
 # Well below: until then the bus itself knows a request that was made before.
@@ -85,19 +89,26 @@ def check_places(tree: Mapping[str, str], paths: Iterable[str]) -> None:
 def misplaced(tree: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
     """Return which of these paths of a tree cannot be beside all others of it, with the reason."""
     below: dict[str, str] = {}
-    alike: dict[str, list[str]] = {}
     found: dict[str, str] = {}
+    # Each spelling of a file's or folder's name, by what a file system makes of it that tells no cases apart, and a file of it.
+    alike: dict[str, dict[str, str]] = {}
     for path in sorted(tree):
-        alike.setdefault(path.lower(), []).append(path)
+        for place in (*_folders(path), path):
+            alike.setdefault(_folded(place), {}).setdefault(place, path)
         for folder in _folders(path):
             below.setdefault(folder, path)
     for path in paths:
         in_the_way = [folder for folder in _folders(path) if folder in tree]
         in_the_way += [below[path]] if path in below else []
-        in_the_way += [other for other in alike[path.lower()] if other != path]
+        for place in (*_folders(path), path):
+            in_the_way += [other for spelled, other in alike[_folded(place)].items() if spelled != place]
         if in_the_way:
             found[path] = clash(path, in_the_way[0])
     return found
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", path.casefold())
 
 
 def _folders(path: str) -> list[str]:
@@ -116,7 +127,7 @@ def clash(path: str, other: str) -> str:
         return f"{other} is a file, and would have to be a folder"
     if other.startswith(f"{path}/"):
         return f"it is the folder of {other}"
-    return f"it differs from {other} in upper and lower case only, which some file systems do not tell apart"
+    return f"it, or a folder of it, differs from {other} in upper and lower case only, which some file systems do not tell apart"
 
 
 def without_clashes(tree: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -132,13 +143,13 @@ def without_clashes(tree: dict[str, str]) -> tuple[dict[str, str], dict[str, str
     return {path: sha256 for path, sha256 in tree.items() if path not in blocked}, blocked
 
 
-def kept_from_runs(path: str) -> str | None:
-    """Return why runs may not change a file, or None where they may: below `data/`, and never code.
+def kept_from_runs(path: str, run: str | None = None) -> str | None:
+    """Return why a run may not change a file, or None where it may: below `data/` and among its artifacts, and never code.
 
     Files that a run writes must not become code: a module below `data/` would be part of the next bundle.
     """
-    if not path.startswith(DATA):
-        return f"only what is below {DATA!r} is for runs to write"
+    if not path.startswith(DATA) and (run is None or not path.startswith(f"{ARTIFACTS}{run}/")):
+        return f"only what is below {DATA!r}, and its own artifacts, is for runs to write"
     if is_code(path):
         return "it would be code, which only people deploy"
     return None
@@ -150,10 +161,15 @@ def is_code(path: str) -> bool:
 
 
 def is_bundled(path: str) -> bool:
-    """Return whether a file is part of the bundle that runs are given: neither hidden nor a cache, and below `data/` only code."""
+    """Return whether a file is part of the bundle that runs are given: neither hidden nor a cache, nor what runs write but code."""
     if path.startswith(".") or "/." in path or path.endswith(_BYTECODE) or not _CACHES.isdisjoint(path.split("/")):
         return False
-    return is_code(path) or not path.startswith(DATA)
+    return is_code(path) or not is_of_runs(path)
+
+
+def is_of_runs(path: str) -> bool:
+    """Return whether a file is where runs write: below `data/`, or an artifact."""
+    return path.startswith(DATA) or _OF_RUN.match(path) is not None
 
 
 def beyond_bounds(sizes: Mapping[str, int]) -> dict[str, str]:

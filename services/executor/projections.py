@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from services.executor import store
 from services.executor.runs import run_state
 from services.executor.runs.steps import Step, steps_of
+from services.executor.workspaces.history import history
 from services.executor.workspaces.views import adapter_entry, workflow_entry
 from shared.db import Connection
 from shared.envelope import rfc3339
@@ -56,6 +57,13 @@ def projected(client: Client, ended: Ended = _unheard) -> list[Projected]:
             apply=followed,
             tables=("file", "workflow", "adapter"),
             filters=("file.>", "workflow.>", "adapter.>"),
+        ),
+        Projected(
+            name="history",
+            stream="CATALOG",
+            apply=in_batches(history),
+            tables=("file_version", "file_commit", "file_history"),
+            filters=("file.>", "history.>"),
         ),
         Projected(
             name="runs",

@@ -21,7 +21,7 @@ from services.executor.runs.signals import signal_run
 from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import ExecutorStore
-from services.executor.workspaces import adapters, commits, installed
+from services.executor.workspaces import adapters, commits, installed, rewriting, told
 from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
@@ -58,9 +58,11 @@ from shared.questions.executor import (
     ListStates,
     ListSteps,
     ListWorkflows,
+    MoveFiles,
     ParkedRuns,
     PutFile,
     RemoveFile,
+    RestoreFiles,
     RunAt,
     RunList,
     RunStates,
@@ -312,6 +314,8 @@ QUESTIONS: Questions = {
     PutFile: commits.put_file,
     RemoveFile: commits.remove_file,
     CommitFiles: commits.commit_files,
+    MoveFiles: rewriting.move_files,
+    RestoreFiles: rewriting.restore_files,
     GetFile: get_file,
     ListFiles: list_files,
     GetRun: get_run,
@@ -325,6 +329,7 @@ QUESTIONS: Questions = {
     CountUsed: count_used,
     SignalRun: signal_run,
     EraseInExecutor: erase,
+    **told.QUESTIONS,
     **removing.QUESTIONS,
     **repositories.QUESTIONS,
     **state_questions.QUESTIONS,

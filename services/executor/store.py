@@ -253,6 +253,22 @@ class ExecutorStore:
         rows = await self._all(_NEWEST_VERSION(org=org))
         return rows[0]["newest"] if rows else None
 
+    async def artifacts_of_ended(self, before: datetime, limit: int) -> list[RowMapping]:
+        """Return artifacts, by organization and path, of runs that ended before a time."""
+        statement = """
+            SELECT file.org, file.path FROM file JOIN run ON run.id = split_part(file.path, '/', 2) AND run.org = file.org
+             WHERE starts_with(file.path, 'artifacts/') AND run.finished_at < :before ORDER BY 1, 2 LIMIT :limit
+        """
+        return await self._all(text(statement), {"before": before, "limit": limit})
+
+    async def versions_in_use(self) -> set[str]:
+        """Return the versions of all code that is served, and that runs which have not ended were asked for with."""
+        statement = """
+            SELECT entry ->> 'version' AS version FROM workflow UNION SELECT entry ->> 'version' FROM adapter
+            UNION SELECT state ->> 'version' FROM run WHERE finished_at IS NULL
+        """
+        return {row["version"] for row in await self._all(text(statement)) if row["version"]}
+
     async def adapter(self, org: str, name: str) -> tuple[AdapterEntry, int] | None:
         """Return an adapter and the sequence that it reflects."""
         rows = await self._all(_ADAPTER(org=org, name=name))

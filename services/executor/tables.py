@@ -115,6 +115,48 @@ file = Table(
     Column("version", BigInteger, nullable=False),
 )
 
+# A version is by the message that made it: `id` is the message's, `version` its sequence. It was the file until `until`, and is so
+# now without; no `sha256` where the file was not there. `gap`: the versions before it are not kept any more.
+file_version = Table(
+    "file_version",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("path", Text(collation="C"), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    *required(Text, "id", "commit", "actor"),
+    Column("at", Moment, nullable=False),
+    Column("until", Moment),
+    Column("sha256", Text),
+    Column("size", BigInteger, nullable=False),
+    Column("note", Text),
+    Column("moved_from", Text),
+    Column("gap", Boolean, nullable=False, server_default=text("false")),
+)
+Index("file_version_commit", file_version.c.org, file_version.c.commit, file_version.c.version)
+Index("file_version_until", file_version.c.org, file_version.c.until)
+
+# `version` is the sequence of the first of its messages; `changes` is how many it has.
+file_commit = Table(
+    "file_commit",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("at", Moment, nullable=False),
+    *required(Text, "actor"),
+    Column("note", Text),
+    Column("changes", Integer, nullable=False),
+)
+Index("file_commit_list", file_commit.c.org, file_commit.c.version.desc())
+
+# Since when an organization keeps every version that was there.
+file_history = Table(
+    "file_history",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("since", Moment, nullable=False),
+)
+
 adapter = Table(
     "adapter",
     metadata,

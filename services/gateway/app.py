@@ -45,7 +45,7 @@ from services.gateway.visitors import Strangers, Visitors
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
-from shared.blobs import Blobs
+from shared.blobs import GRACE, Blobs
 from shared.bus import connected
 from shared.cache import Cache
 from shared.circuits import Circuits
@@ -164,7 +164,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             starting=Starting(),
             watching=watching,
             bodies=Blobs(bus.client, "bodies"),
-            workspace=Blobs(bus.client, "workspace"),
+            workspace=Blobs(bus.client, "workspace", renewed_after=GRACE / 2),
             results=Blobs(bus.client, "results"),
             memory=MemoryBudget(settings.max_body),
             visitors=Visitors(),

@@ -18,7 +18,7 @@ from shared.trace_settings import PARENTS
 MIB = 1024 * 1024
 # The largest that any sender is known to send.
 MAX_BODY = 25 * MIB
-MAX_FILE = 512 * MIB
+MAX_FILE = 4096 * MIB
 # A day: long enough for somebody to repair what consumes, and six before the broker forgets what waits.
 MAX_BACKLOG_AGE = 24 * 60 * 60
 # A fifth of the embedded broker's store, which keeps each body twice for seven days: as it came, and parsed.

@@ -12,6 +12,7 @@ from shared.messages.catalog import (
     AdapterRemoved,
     FileChanged,
     FileRemoved,
+    HistoryTrimmed,
     IdentityProviderChanged,
     IdentityProviderRemoved,
     ProviderChanged,

@@ -25,22 +25,42 @@ class FileProblem(msgspec.Struct, frozen=True):
 
 @message("file.changed", key="key", by="executor")
 class FileChanged(Message, frozen=True, kw_only=True):
-    """A workspace file has new content; the bucket `workspace` holds it under `sha256`."""
+    """A workspace file has new content; the bucket `workspace` holds it under `sha256`.
+
+    `commit` is the id of the command that changed it, and with it others, and `note` what that said it was for; `moved_from` is the
+    path that the content had before.
+    """
 
     key: str
     path: str
     sha256: str
     size: int
     actor: str
+    commit: str | None = None
+    note: str | None = None
+    moved_from: str | None = None
 
 
 @message("file.removed", key="key", by="executor")
 class FileRemoved(Message, frozen=True, kw_only=True):
-    """A workspace file was deleted."""
+    """A workspace file was deleted, by a commit as the one above."""
 
     key: str
     path: str
     actor: str
+    commit: str | None = None
+    note: str | None = None
+
+
+@message("history.trimmed", key="key", by="executor")
+class HistoryTrimmed(Message, frozen=True, kw_only=True):
+    """An organization keeps no versions of its files any more that were replaced before `before` (RFC 3339), nor, of one file, more
+    than the last `most`: their content may go.
+    """
+
+    key: str
+    before: str
+    most: int
 
 
 class DeclaredSchedule(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ STREAM_OF_NOUN = {
     "adapter": "CATALOG",
     "file": "CATALOG",
     "sync": "CATALOG",
+    "history": "CATALOG",
     "secret": "CATALOG",
     "registration": "CATALOG",
     "provider": "CATALOG",

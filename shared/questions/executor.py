@@ -10,7 +10,7 @@ from shared.messages.catalog import FileProblem, Policy
 from shared.messages.line import Lines
 from shared.messages.run import RunError, RunUsage
 from shared.questions.declaration import Command, Page, Question, command, question
-from shared.values import Instant, Key, Name, Opaque, Path, Sequence
+from shared.values import Instant, Key, Name, Opaque, Path, Sequence, Words
 
 
 class WorkflowEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +245,7 @@ class PutFile(Command[FileView], frozen=True, kw_only=True):
     sha256: Opaque
     size: Sequence
     expected: str | None = None
+    note: Words | None = None
 
 
 # Files that one commit may change, and bytes of their paths together: the question and its answer are one message of the bus each.
@@ -255,13 +256,14 @@ MOST_PATH_BYTES = 512 * 1024
 class FileChange(msgspec.Struct, frozen=True, kw_only=True):
     """New content of a file, `sha256` of `size` bytes in the bucket `workspace`; no `sha256` removes the file, if it is there.
 
-    `expected` is the SHA-256 that must be there, "" for "none".
+    `expected` is the SHA-256 that must be there, "" for "none"; `moved_from` is the path that the content comes from.
     """
 
     path: Path
     sha256: Opaque | None = None
     size: Sequence = 0
     expected: str | None = None
+    moved_from: Path | None = None
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
@@ -283,6 +285,7 @@ class CommitFiles(Command[Committed], frozen=True, kw_only=True):
     """
 
     changes: Annotated[list[FileChange], msgspec.Meta(max_length=MOST_CHANGES)]
+    note: Words | None = None
 
 
 @command("executor.remove_file", by="gateway", timeout=60.0)
@@ -291,6 +294,101 @@ class RemoveFile(Command[FileView], frozen=True, kw_only=True):
 
     path: Path
     expected: str | None = None
+    note: Words | None = None
+
+
+@command("executor.move_files", by="gateway", timeout=120.0)
+class MoveFiles(Command[Committed], frozen=True, kw_only=True):
+    """Give a file another path, or all files below a folder (both paths end with a slash), in one commit; no content is copied.
+
+    `expected` is the SHA-256 that a single file must have. What is at the new path is replaced only with `overwrite`. Raises
+    NotFound, Conflict (there is a file already, or one changed meanwhile), PreconditionFailed, Invalid, TooLarge.
+    """
+
+    path: Path
+    to: Path
+    expected: str | None = None
+    overwrite: bool = False
+    note: Words | None = None
+
+
+@command("executor.restore_files", by="gateway", timeout=120.0)
+class RestoreFiles(Command[Committed], frozen=True, kw_only=True):
+    """Bring back a `version` of the file `path`; or all files below `prefix` as they were at the time `at`. Both are a commit.
+
+    Raises NotFound (no such version is kept), Invalid (of that time not all is kept), Conflict (a file changed meanwhile),
+    TooLarge (more files than a commit may change).
+    """
+
+    path: Path | None = None
+    version: Opaque | None = None
+    at: Instant | None = None
+    prefix: Path = ""
+    note: Words | None = None
+
+
+class VersionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A file as a commit made it: with a `sha256`, or removed. `until` is when it was replaced; None while it is the file."""
+
+    version: str
+    path: str
+    commit: str
+    actor: str
+    at: str
+    until: str | None
+    sha256: str | None
+    size: int
+    message: str | None = None
+    moved_from: str | None = None
+
+
+class VersionList(msgspec.Struct, frozen=True):
+    """A page of versions, the newest first."""
+
+    items: list[VersionView]
+    next_cursor: str | None
+
+
+class FileCommitView(msgspec.Struct, frozen=True, kw_only=True):
+    """Changes of files that were made together: how many, and the first of their paths."""
+
+    id: str
+    actor: str
+    at: str
+    message: str | None
+    changes: int
+    paths: list[str]
+
+
+class FileCommitList(msgspec.Struct, frozen=True):
+    """A page of commits, the newest first."""
+
+    items: list[FileCommitView]
+    next_cursor: str | None
+
+
+@question("executor.versions", by="gateway")
+class ListVersions(Question[VersionList], frozen=True, kw_only=True):
+    """The kept versions of one file, of one commit or of all files. Raises Malformed for a foreign cursor."""
+
+    path: Path | None = None
+    commit: Opaque | None = None
+    page: Page = Page()
+
+
+@question("executor.version", by="gateway")
+class GetVersion(Question[VersionView], frozen=True, kw_only=True):
+    """One version of a file. Raises NotFound."""
+
+    path: Path
+    version: Opaque
+
+
+@question("executor.commits", by="gateway")
+class ListFileCommits(Question[FileCommitList], frozen=True, kw_only=True):
+    """The commits of the workspace. Raises Malformed for a foreign cursor."""
+
+    page: Page = Page()
 
 
 @question("executor.file", by="gateway")
@@ -466,7 +564,10 @@ class ListLines(Question[LineList], frozen=True, kw_only=True):
 
 
 class Used(msgspec.Struct, frozen=True):
-    """What an organization has at the executor: runs that have not ended, runs of today (UTC), bytes of its files."""
+    """What an organization has at the executor: runs that have not ended, runs of today (UTC), bytes of its files.
+
+    Those are the files as they are, and what only their history keeps, each content once.
+    """
 
     runs_in_flight: int
     runs_a_day: int

@@ -36,7 +36,14 @@ class Organization(Spec, frozen=True, kw_only=True):
     webhook_burst: Annotated[Burst, about("How many of them at once after a rest; else those of a second.")] | None = None
     runs_in_flight: Annotated[Most, about("Quota: its runs that have not ended, at a time.")] | None = None
     runs_a_day: Annotated[Most, about("Quota: its runs that are asked for in a day (UTC).")] | None = None
-    stored_bytes: Annotated[Most, about("Quota: bytes of the files in its workspace.")] | None = None
+    stored_bytes: Annotated[Most, about("Quota: bytes of the files in its workspace, and of their history.")] | None = None
+    history_days: (
+        Annotated[int, msgspec.Meta(ge=0, le=3650), about("Days for which replaced versions of its files are kept; else 30.")]
+        | None
+    ) = None
+    history_versions: (
+        Annotated[int, msgspec.Meta(ge=1, le=10_000), about("Versions that are kept of one file at most; else 100.")] | None
+    ) = None
     sources: Annotated[Most, about("Quota: its sources, of at most 1,000.")] | None = None
 
 

@@ -1,12 +1,13 @@
-"""Results that are too large for a message, seen from outside: what is answered, and what it costs the services."""
+"""Large files and results, seen from outside: what is answered, and what it costs the services."""
 
 import hashlib
 import json
-from pathlib import Path
+import random
 
 import aiohttp
 
 from tests.support.client import Client
+from tests.support.large_files import LargeFiles, peak_mb, reset_peak, settled
 from tests.support.stack import Up
 
 WORKFLOWS = b"""
@@ -29,18 +30,7 @@ def fail() -> None:
 """
 # Megabytes that a service may grow by while 60 pass through it: what is under way, and what the allocator keeps.
 GROWTH = 40
-
-
-def peak_mb(pid: int) -> float:
-    """The most memory that a process has held since this was last reset."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError(pid)
-
-
-def reset_peak(pid: int) -> None:
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
+FILES_GROWTH = 64
 
 
 async def test_a_large_result_is_streamed_in_bounded_memory(up: Up) -> None:
@@ -72,6 +62,25 @@ async def test_a_large_result_is_streamed_in_bounded_memory(up: Up) -> None:
         assert (length, digest.hexdigest()) == (size + 2, run["result_ref"])
         grown = {name: peak_mb(pid) - before[name] for name, pid in pids.items()}
         assert all(more < GROWTH for more in grown.values()), grown
+
+
+async def test_large_files_pass_in_bounded_memory_in_any_order(up: Up) -> None:
+    ready = up.read()
+    pids = {name: ready["services"][name] for name in ("executor", "gateway")}
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {ready['admin_key']}"}) as api:
+        files = LargeFiles(api, ready["url"])
+        await files.put_module("flows/large.py", 1 << 20)
+        steps = {
+            "one": lambda: files.through("data/one.bin", 1, 150 << 20),
+            "sequence": lambda: files.in_sequence(20, 5 << 20),
+            "at once": lambda: files.at_once(40, 5 << 20),
+            "module": lambda: files.put_module("flows/large.py", 20 << 20),
+        }
+        idle = await settled(pids)
+        for name in random.sample(sorted(steps), len(steps)):
+            await steps[name]()
+            grown = {service: round(peak_mb(pid) - idle[service]) for service, pid in pids.items()}
+            assert all(more <= FILES_GROWTH for more in grown.values()), (name, grown)
 
 
 async def test_every_result_can_be_read_by_its_run(up: Up) -> None:

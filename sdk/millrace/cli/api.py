@@ -99,10 +99,11 @@ class Api:
         _, answered, document = self.answered(method, target, json.dumps(body).encode(), given)
         return document, answered.get("X-Millrace-Change", "changed")
 
-    def put_file(self, path: str, content: BinaryIO, size: int, headers: Mapping[str, str]) -> Document:
+    def put_file(self, path: str, content: BinaryIO, size: int, headers: Mapping[str, str], query: Query | None = None) -> Document:
         """Store a workspace file, streamed; returns its view, with the problems of the workspace's code."""
         given = {"Content-Length": str(size), "Content-Type": "application/octet-stream", **headers}
-        view: Document = self.send("PUT", address("/api/v1/workspace/files", *path.split("/")), content, given)[1]
+        target = address("/api/v1/workspace/files", *path.split("/"), query=query)
+        view: Document = self.send("PUT", target, content, given)[1]
         return view
 
     def commit(self, tar: BinaryIO, size: int) -> Document:

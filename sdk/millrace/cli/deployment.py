@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import tarfile
 import tempfile
 from collections import Counter
@@ -21,6 +22,9 @@ MOST_CHANGES = 4000
 MOST_PATH_BYTES = 512 * 1024
 # Bytes of a file up to which it is read as a whole.
 IN_MEMORY = 8 * 1024 * 1024
+
+# A file that a run has left: below its id.
+_ARTIFACT = re.compile(r"artifacts/[0-9a-f-]{36}/")
 
 
 @dataclass
@@ -80,7 +84,8 @@ class Deployment:
         files = found.files
         local = self._hashed(files)
         views = self._api.pages("/workspace/files")["items"]
-        remote = {view["path"]: view["sha256"] for view in views}
+        # What a run has left is no part of what is deployed.
+        remote = {view["path"]: view["sha256"] for view in views if not _ARTIFACT.match(view["path"])}
         # An unreadable entry may still be there.
         planned = plan(local, {path: sha256 for path, sha256 in remote.items() if not found.is_unseen(path)})
         done = Deployed(

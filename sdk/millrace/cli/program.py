@@ -16,6 +16,7 @@ from millrace.cli import (
     dev,
     entities,
     environments,
+    files,
     git,
     hooks,
     keys,
@@ -54,6 +55,7 @@ def version(session: Session) -> None:
 for _module in (
     stack,
     workspace,
+    files,
     dev,
     environments,
     data_providers,

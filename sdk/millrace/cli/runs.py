@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 import uuid
 from datetime import UTC, datetime
@@ -147,6 +148,23 @@ def run_result(session: Session, id_: str) -> None:
     for part in session.api.parts("/runs", whole(session.api, "/runs", id_), "result"):
         click.echo(part, nl=False)
     click.echo()
+
+
+@runs.command("artifacts")
+@click.argument("id_", metavar="ID")
+@click.argument("path", required=False)
+@LIMIT
+@asks
+def run_artifacts(session: Session, id_: str, path: str | None, limit: int) -> None:
+    """List the files that a run has left, or print the one at PATH."""
+    where = ("/runs", whole(session.api, "/runs", id_), "artifacts")
+    if path is None:
+        columns = [show.field("path"), show.field("size"), show.moment("updated_at")]
+        show.listing(session.api.pages(*where, limit=limit), columns, is_json=session.is_json)
+        return
+    for part in session.api.parts(*where, *path.split("/")):
+        sys.stdout.buffer.write(part)
+    sys.stdout.buffer.flush()
 
 
 @runs.command("logs")

@@ -1,4 +1,4 @@
-"""`deploy` and `watch`: a folder becomes an organization's workspace; `files`: what is in it."""
+"""`deploy` and `watch`: a folder becomes an organization's workspace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from millrace.cli.deployment import Deployed, Deployment, is_error
 from millrace.cli.environments import progress
 from millrace.cli.folder import files_of, stamps_of
 from millrace.cli.lines import Follower, written
-from millrace.cli.session import LIMIT, Session, asks
+from millrace.cli.session import Session, asks
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 PRUNE = click.option("--prune", is_flag=True, help="Delete from the workspace what is no longer in the folder.")
@@ -144,61 +144,6 @@ class _Runs:
         sys.stdout.flush()
 
 
-@click.group()
-def files() -> None:
-    """The files of the workspace."""
-
-
-@files.command("list")
-@click.option("--prefix", default="", help="Only paths that begin so.")
-@LIMIT
-@asks
-def list_files(session: Session, prefix: str, limit: int) -> None:
-    """List files with what they define."""
-    page = session.api.pages("/workspace/files", query={"prefix": prefix}, limit=limit)
-    columns = [
-        show.field("path"),
-        show.field("size"),
-        ("sha256", lambda view: view["sha256"][:12]),
-        show.moment("updated_at"),
-        ("workflows", lambda view: ", ".join(view["workflows"])),
-    ]
-    show.listing(page, columns, is_json=session.is_json)
-
-
-@files.command("put")
-@click.argument("path")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@asks
-def put_file(session: Session, path: str, file: Path) -> int:
-    """Store FILE as PATH of the workspace."""
-    with file.open("rb") as opened:
-        view = session.api.put_file(path, opened, file.stat().st_size, {})
-    show.entity(view, is_json=session.is_json)
-    return codes.REFUSED if any(map(is_error, view["problems"])) else codes.DONE
-
-
-@files.command("get")
-@click.argument("path")
-@asks
-def get_file(session: Session, path: str) -> None:
-    """Print a file as it is."""
-    click.echo(session.api.read_file(path), nl=False)
-
-
-@files.command("delete")
-@click.argument("path")
-@asks
-def delete_file(session: Session, path: str) -> int:
-    """Delete a file, and the workflows that it alone defined."""
-    view = session.api.call("DELETE", "/workspace/files", *path.split("/"))
-    if session.is_json:
-        show.document(view)
-    for problem in view["problems"]:
-        _show_problem(problem, Path())
-    return codes.REFUSED if any(map(is_error, view["problems"])) else codes.DONE
-
-
 def ending(run: dict[str, Any]) -> str:
     """Return in one line how a run is."""
     why = f" ({run['reason']})" if run.get("reason") else ""
@@ -238,7 +183,7 @@ def report(done: Deployed, folder: Path) -> None:
         show.aside(f"left out: {len(done.left_out) - LEFT_OUT} more", "warning")
     for problem in done.problems:
         # A file that was deployed before from elsewhere is not to be looked for in this folder.
-        _show_problem(problem, folder if problem["path"] in done.own else Path())
+        show_problem(problem, folder if problem["path"] in done.own else Path())
 
 
 def _report(session: Session, done: Deployed, folder: Path) -> None:
@@ -252,11 +197,11 @@ def _report(session: Session, done: Deployed, folder: Path) -> None:
     sys.stdout.flush()
 
 
-def _show_problem(problem: dict[str, Any], folder: Path) -> None:
+def show_problem(problem: dict[str, Any], folder: Path) -> None:
     """Print a problem as editors and terminals understand it: path:line: message, or path:line: warning: message."""
     severity = "error" if is_error(problem) else "warning"
     message = " ".join([*(["warning:"] if severity == "warning" else []), *problem["message"].split()])
     show.aside(show.plain(f"{folder / problem['path']}:{problem['line']}: {message}"), severity)
 
 
-COMMANDS: list[click.Command] = [deploy, watch, files]
+COMMANDS: list[click.Command] = [deploy, watch]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, func, literal_column, select, text
+from sqlalchemy import func, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.executor.tables import file, run
+from services.executor.tables import run
 from shared.db import transaction
 from shared.envelope import utc_now
 from shared.leader import lead
@@ -23,6 +23,12 @@ _EACH = text(
     "WITH RECURSIVE orgs AS ((SELECT min(org) AS org FROM run) UNION ALL"
     " SELECT (SELECT min(org) FROM run WHERE org > orgs.org) FROM orgs WHERE orgs.org IS NOT NULL)"
     " SELECT org FROM orgs WHERE org IS NOT NULL"
+)
+
+_STORED = text(
+    "SELECT CAST((SELECT coalesce(sum(size), 0) FROM file WHERE org = :org) + (SELECT coalesce(sum(size), 0) FROM ("
+    "SELECT max(size) AS size FROM file_version WHERE org = :org AND sha256 IS NOT NULL"
+    " GROUP BY sha256 HAVING bool_and(until IS NOT NULL)) AS kept) AS bigint)"
 )
 
 
@@ -89,10 +95,9 @@ async def since_midnight(connection: AsyncConnection, org: str, now: datetime, m
 
 
 async def stored(engine: AsyncEngine, org: str) -> int:
-    """Return the bytes of an organization's files."""
-    wanted = select(func.coalesce(func.sum(file.c.size), 0).cast(BigInteger)).where(file.c.org == org)
+    """Return the bytes of an organization's files, and of each content that only their history keeps."""
     async with transaction(engine) as connection:
-        return int((await connection.execute(wanted)).scalar_one())
+        return int((await connection.execute(_STORED, {"org": org})).scalar_one())
 
 
 async def _counted(connection: AsyncConnection, conditions: tuple[object, ...], most: int | None) -> int:

@@ -11,6 +11,7 @@ import structlog
 from services.executor import domain
 from services.executor.environments.requirements import PROJECT, REQUIREMENTS
 from services.executor.workspaces.registration import Change, Registration, RegistrationDeps, active_code, entry_of, registration
+from services.executor.workspaces.retention import trimming
 from services.executor.workspaces.views import file_view, names_by_path
 from shared import aggregate, db, tasks
 from shared.envelope import Sealed, derived_id, new_id, rfc3339
@@ -18,7 +19,7 @@ from shared.errors import Invalid, NotFound, PreconditionFailed, Problem, Unavai
 from shared.messages import AdapterChanged, FileChanged, FileRemoved, WorkflowChanged, declaration_of
 from shared.messages.catalog import FileProblem
 from shared.messages.declaration import hashed_key
-from shared.questions import Command, fitting
+from shared.questions import fitting
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import (
     BuildEnvironments,
@@ -26,8 +27,10 @@ from shared.questions.executor import (
     Committed,
     FileChange,
     FileView,
+    MoveFiles,
     PutFile,
     RemoveFile,
+    RestoreFiles,
     WorkflowEntry,
 )
 
@@ -40,6 +43,8 @@ ROW_WITHIN = 0.01
 AT_ONCE = 16
 # Seconds that a command waits for environments, within its time-out; what is not there then is registered when it is.
 PATIENCE, FILE_PATIENCE = 60.0, 40.0
+# The commands that change files.
+Committing = CommitFiles | PutFile | RemoveFile | MoveFiles | RestoreFiles
 # What the rows of a workspace are made from.
 NOUNS = ("file", "workflow", "adapter")
 _log = structlog.get_logger()
@@ -47,7 +52,7 @@ _log = structlog.get_logger()
 
 async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committed:
     """Change many files and register the workspace's workflows once."""
-    return await commit_with(command, (), deps)
+    return await commit_changes(command, command.changes, deps)
 
 
 async def commit_with(command: CommitFiles, besides: Sequence[tuple[Sealed[Any], int]], deps: RegistrationDeps) -> Committed:
@@ -55,9 +60,16 @@ async def commit_with(command: CommitFiles, besides: Sequence[tuple[Sealed[Any],
 
     Raises `Conflict` where something of either has changed since; then nothing of both is recorded.
     """
-    registered = await _commit(command, command.changes, deps, PATIENCE, besides)
+    return await commit_changes(command, command.changes, deps, besides)
+
+
+async def commit_changes(
+    command: Committing, changes: list[FileChange], deps: RegistrationDeps, besides: Sequence[tuple[Sealed[Any], int]] = ()
+) -> Committed:
+    """Do so for a command whose changes are these."""
+    registered = await _commit(command, changes, deps, PATIENCE, besides)
     # One that is not there any more was removed by a later commit, before this one was answered.
-    paths = [change.path for change in command.changes if change.sha256 is not None]
+    paths = [change.path for change in changes if change.sha256 is not None]
     rows = await deps.store.files_at(command.org, paths)
     names: dict[str, list[str]] = {}
     for workflow in registered.workflows:
@@ -71,7 +83,7 @@ async def commit_with(command: CommitFiles, besides: Sequence[tuple[Sealed[Any],
         files=[
             file_view(rows[path], names.get(path, []), own.get(path, []), adapters.get(path, [])) for path in paths if path in rows
         ],
-        removed=[change.path for change in command.changes if change.sha256 is None],
+        removed=[change.path for change in changes if change.sha256 is None],
         problems=problems,
         building=registered.is_building,
     )
@@ -108,7 +120,7 @@ async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
 
 
 async def _commit(
-    command: Command[Any],
+    command: Committing,
     changes: list[FileChange],
     deps: RegistrationDeps,
     patience: float,
@@ -163,7 +175,7 @@ async def _of_changes(found: Registration, cause: str, org: str, deps: Registrat
 
 
 async def _committed(
-    command: Command[Any], changes: list[FileChange], deps: RegistrationDeps, besides: Sequence[tuple[Sealed[Any], int]]
+    command: Committing, changes: list[FileChange], deps: RegistrationDeps, besides: Sequence[tuple[Sealed[Any], int]]
 ) -> Registration:
     domain.check_changes([change.path for change in changes])
     new = [change for change in changes if change.sha256 is not None]
@@ -188,10 +200,12 @@ async def _committed(
                     # Another removal came first, since the look at the row.
                     raise NotFound(f"there is no file {change.path}")
             appends += besides
+            latest = files
             files = domain.changed_tree(files, {change.path: change.sha256 for change in changes})
             before_sizes = dict(sizes)
             sizes |= {change.path: change.size for change in new}
             _check_stored(org, sum(sizes[path] for path in files), sum(before_sizes.values()), deps)
+            appends += await trimming(org, command.id, latest, before_sizes, files, sizes, deps)
             # Aside: a workspace may have very many files.
             await asyncio.to_thread(domain.check_places, files, [change.path for change in changes if change.path in files])
         try:
@@ -231,12 +245,13 @@ async def _record(appends: list[tuple[Sealed[Any], int]], changes: list[Change],
         raise Unavailable("the change is recorded, and the rows of the workspace are behind")
 
 
-def _sealed(command: Command[Any], change: FileChange, deps: RegistrationDeps) -> Sealed[FileChanged] | Sealed[FileRemoved]:
+def _sealed(command: Committing, change: FileChange, deps: RegistrationDeps) -> Sealed[FileChanged] | Sealed[FileRemoved]:
     """Return the message of a change; its id derives from the command's and the path."""
     key, path = hashed_key(command.org, change.path), change.path
-    message: FileChanged | FileRemoved = FileRemoved(key=key, path=path, actor=command.actor)
+    by: dict[str, Any] = {"key": key, "path": path, "actor": command.actor, "commit": command.id, "note": command.note}
+    message: FileChanged | FileRemoved = FileRemoved(**by)
     if change.sha256 is not None:
-        message = FileChanged(key=key, path=path, sha256=change.sha256, size=change.size, actor=command.actor)
+        message = FileChanged(**by, sha256=change.sha256, size=change.size, moved_from=change.moved_from)
     return deps.bus.seal(message, org=command.org, id=derived_id(command.id, declaration_of(message).type, path))
 
 
@@ -250,7 +265,8 @@ def _check_stored(org: str, wanted: int, before: int, deps: RegistrationDeps) ->
 
 async def _check_content(change: FileChange, deps: RegistrationDeps) -> None:
     sha256 = change.sha256 or ""
-    blob = await deps.blobs.stat(sha256)
+    # From here on it is not collected as garbage, whatever else refers to it.
+    blob = await deps.blobs.claim(sha256)
     if blob is None or blob.size != change.size:
         raise NotFound(f"the content {sha256[:12]}… of {change.path} was not uploaded")
 

@@ -103,6 +103,7 @@ class Files:
         self._deps = deps
         self._org = org
         self._actor = f"run:{run}"
+        self._run = run
         self._claim = claim
         self._readings: dict[int, _Reading] = {}
         self._writings: dict[int, _Writing] = {}
@@ -237,7 +238,7 @@ class Files:
         return row
 
     def _check_own(self, path: str) -> None:
-        complaint = domain.kept_from_runs(domain.checked_path(path))
+        complaint = domain.kept_from_runs(domain.checked_path(path), self._run)
         if complaint is not None:
             raise PermissionDenied(f"a run may not write or delete {path!r}: {complaint}")
 

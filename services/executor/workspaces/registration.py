@@ -26,6 +26,7 @@ from services.executor.workspaces.bundles import Bundles, Manifest
 from services.executor.workspaces.code import Words, is_same_code
 from services.executor.workspaces.keys import problem_of
 from services.executor.workspaces.packages import WORKSPACE, Chosen, chosen, of
+from services.executor.workspaces.retention import RetentionDeps
 from services.executor.workspaces.slow import Slow
 from services.executor.workspaces.views import adapter_entry, workflow_entry
 from shared import tasks
@@ -53,7 +54,7 @@ Change = WorkflowChanged | WorkflowRemoved | AdapterChanged | AdapterRemoved
 _log = structlog.get_logger()
 
 
-class RegistrationDeps(Protocol):
+class RegistrationDeps(RetentionDeps, Protocol):
     """Dependencies of workspaces."""
 
     bus: Bus

@@ -11,7 +11,7 @@ from shared.envelope import rfc3339
 from shared.messages import AdapterChanged, WorkflowChanged
 from shared.messages.catalog import FileProblem
 from shared.questions.adapters import AdapterEntry
-from shared.questions.executor import FileView, WorkflowEntry
+from shared.questions.executor import FileCommitView, FileView, VersionView, WorkflowEntry
 
 
 def workflow_entry(message: WorkflowChanged, org: str, at: str) -> WorkflowEntry:
@@ -46,4 +46,32 @@ def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]
         workflows=workflows,
         problems=problems,
         adapters=adapters,
+    )
+
+
+def version_view(row: RowMapping) -> VersionView:
+    """Return a version of a file."""
+    return VersionView(
+        version=row["id"],
+        path=row["path"],
+        commit=row["commit"],
+        actor=row["actor"],
+        at=rfc3339(row["at"]),
+        until=None if row["until"] is None else rfc3339(row["until"]),
+        sha256=row["sha256"],
+        size=row["size"],
+        message=row["note"],
+        moved_from=row["moved_from"],
+    )
+
+
+def commit_view(row: RowMapping) -> FileCommitView:
+    """Return a commit."""
+    return FileCommitView(
+        id=row["id"],
+        actor=row["actor"],
+        at=rfc3339(row["at"]),
+        message=row["note"],
+        changes=row["changes"],
+        paths=list(row["paths"]),
     )

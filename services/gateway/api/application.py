@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from services.gateway.api import (
+    artifacts,
     authorizing,
     commits,
     connections,
@@ -19,6 +20,7 @@ from services.gateway.api import (
     export,
     files,
     health,
+    history,
     hooks,
     invitations,
     keys,
@@ -66,6 +68,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *reference.ENDPOINTS,
     *files.ENDPOINTS,
     *commits.ENDPOINTS,
+    *history.ENDPOINTS,
+    *artifacts.ENDPOINTS,
     *environments.ENDPOINTS,
     *repository.ENDPOINTS,
     *workflows.ENDPOINTS,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
 
 from services.gateway.api.endpoint import Audit, Call, Example, Streamed, endpoint
-from services.gateway.api.files import ABSENT, arriving
+from services.gateway.api.files import ABSENT, MessageQuery, arriving, nfc
 from services.gateway.api.unpacking import ArchiveEntry, unpacked
 from services.gateway.parts import Gateway
 from shared.blobs import CHUNK
@@ -19,7 +20,7 @@ from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem, TooLarge, UnsupportedMediaType
 from shared.http import body_of
 from shared.messages.catalog import FileProblem
-from shared.questions.executor import MOST_CHANGES, CommitFiles, FileChange, FileView
+from shared.questions.executor import MOST_CHANGES, CommitFiles, Committed, FileChange, FileView
 from shared.values import LONGEST_PATH, Path, Words, aside, decode
 
 # Of a commit as JSON, which is whole in memory; a larger one comes as a tar.
@@ -34,7 +35,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     files: dict[Path, str | None]
     expected: dict[Path, str | None] = {}
-    message: Annotated[Words | None, msgspec.Meta(description="What the commit is for; the audit shows it.")] = None
+    message: Annotated[Words | None, msgspec.Meta(description="What the commit is for: its history and the audit show it.")] = None
 
 
 class CommitView(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,24 +57,32 @@ class CommitView(msgspec.Struct, frozen=True, kw_only=True):
     audit=Audit("workspace", "commit"),
     example=Example(body={"files": {"flows/notes.txt": "aGVsbG8="}, "message": "say hello"}),
 )
-async def commit_files(call: Call[None, Streamed]) -> CommitView:
+async def commit_files(call: Call[MessageQuery, Streamed]) -> CommitView:
     """Change files of the workspace, all of them or none, and register its workflows once.
 
     The body is JSON, or a tar (`application/x-tar`) of any size: an empty file `.wh.NAME` removes NAME, and the extended header
     `MILLRACE.expected` of a member holds the SHA-256 that must be there, nothing for no file.
     """
     media = call.request.content_type
+    note = call.query.message
     if media == TAR:
         changes = await _stored(unpacked(arriving(call.request)), call.gateway)
     elif media in {"application/json", "application/octet-stream"}:
-        changes = await _decoded(call)
+        changes, message = await _decoded(call)
+        note = message or note
     else:
         raise UnsupportedMediaType(f"a commit is application/json or {TAR}")
     if not changes:
         raise Invalid("a commit changes one file at least", errors=(Problem("files", "empty"),))
     call.note(target=changes[0].path if len(changes) == 1 else f"{len(changes)} files")
-    command = CommitFiles(id=new_id(), org=call.caller.org, actor=call.caller.actor, changes=changes)
-    done = await call.ask(command)
+    if note is not None:
+        call.note(message=note)
+    command = CommitFiles(id=new_id(), org=call.caller.org, actor=call.caller.actor, changes=changes, note=note)
+    return committed(await call.ask(command))
+
+
+def committed(done: Committed) -> CommitView:
+    """Return a commit as the API shows it."""
     return CommitView(
         files=dict.fromkeys(done.removed) | {view.path: view for view in done.files},
         problems=done.problems,
@@ -81,11 +90,9 @@ async def commit_files(call: Call[None, Streamed]) -> CommitView:
     )
 
 
-async def _decoded(call: Call[None, Streamed]) -> list[FileChange]:
+async def _decoded(call: Call[MessageQuery, Streamed]) -> tuple[list[FileChange], str | None]:
     raw = await body_of(call.request, JSON_COMMIT)
     commit: Commit = await aside(decode, raw or b"{}", Commit, size=len(raw))
-    if commit.message is not None:
-        call.note(message=commit.message)
     if (unchanged := next((path for path in commit.expected if path not in commit.files), None)) is not None:
         problem = Problem(f"expected.{unchanged}"[:LONGEST_PATH], "is no file that this commit changes")
         raise Invalid(f"{unchanged[:120]!r} {problem.message}", errors=(problem,))
@@ -103,14 +110,15 @@ async def _decoded(call: Call[None, Streamed]) -> list[FileChange]:
                 raise Invalid(f"the content of {path[:120]} is no base64", errors=(problem,)) from error
             yield ArchiveEntry(path, _once(data), len(data), expected)
 
-    return await _stored(entries(), call.gateway)
+    return await _stored(entries(), call.gateway), commit.message
 
 
 async def _stored(entries: AsyncIterator[ArchiveEntry], gateway: Gateway) -> list[FileChange]:
     """Store the content of each entry, and return the changes of the commit."""
     changes: list[FileChange] = []
     small: list[tuple[ArchiveEntry, bytes]] = []
-    async for entry in entries:
+    async for one in entries:
+        entry = dataclasses.replace(one, path=nfc(one.path))
         if len(changes) + len(small) == MOST_CHANGES:
             raise TooLarge(f"a commit changes at most {MOST_CHANGES} files")
         if entry.size > gateway.max_file:
@@ -122,7 +130,7 @@ async def _stored(entries: AsyncIterator[ArchiveEntry], gateway: Gateway) -> lis
         else:
             changes.append(await _put(entry, entry.content, gateway))
         if len(small) == AT_ONCE:
-            changes += await asyncio.gather(*(_put(one, _once(data), gateway) for one, data in small))
+            changes += await asyncio.gather(*(_put(each, _once(data), gateway) for each, data in small))
             small = []
     return changes + list(await asyncio.gather(*(_put(one, _once(data), gateway) for one, data in small)))
 

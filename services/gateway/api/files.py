@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -27,7 +28,8 @@ from services.gateway.domain import tags_of
 from shared.envelope import new_id
 from shared.errors import Conflict, Malformed, NotFound, PreconditionFailed, RangeNotSatisfiable, TooLarge
 from shared.http import Arriving, Pace
-from shared.questions.executor import FileList, FileView, GetFile, ListFiles, PutFile, RemoveFile
+from shared.questions.executor import FileList, FileView, GetFile, GetVersion, ListFiles, PutFile, RemoveFile
+from shared.values import Opaque, Words
 
 # Any character: a path with a line break is refused by its owner, with a reason.
 FILE = r"/api/v1/workspace/files/{path:[\s\S]+}"
@@ -37,6 +39,20 @@ PACE = Pace(grace=60.0, rate=1024.0, whole=3600.0)
 ABSENT = ""
 # A hash that no file has, for a tag that none ever had.
 NONE = "-"
+
+
+class MessageQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change is for."""
+
+    message: Annotated[Words, msgspec.Meta(description="What the change is for: its history and the audit show it.")] | None = None
+
+
+class FileQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which content of a file."""
+
+    version: Annotated[
+        Opaque, msgspec.Meta(description="The version to send, as the history names it; else the file as it is.")
+    ] | (None) = None
 
 
 class FilesQuery(Paged, frozen=True, kw_only=True):
@@ -60,7 +76,7 @@ async def list_files(call: Call[FilesQuery, None]) -> FileList:
     errors=(PreconditionFailed, Conflict),
     audit=Audit("file", "put", "path"),
 )
-async def put_file(call: Call[None, Streamed]) -> Answer:
+async def put_file(call: Call[MessageQuery, Streamed]) -> Answer:
     """Take new content of a file; answers when the workflows that it defines are served, with the problems of its code."""
     gateway, caller, request = call.gateway, call.caller, call.request
     if request.content_length is not None and request.content_length > gateway.max_file:
@@ -72,10 +88,11 @@ async def put_file(call: Call[None, Streamed]) -> Answer:
             id=new_id(),
             org=caller.org,
             actor=caller.actor,
-            path=call.path["path"],
+            path=path_of(call),
             sha256=blob.sha256,
             size=blob.size,
             expected=expected,
+            note=_noted(call),
         )
     )
     return Answer(body=view, tag=view.sha256)
@@ -89,9 +106,14 @@ async def put_file(call: Call[None, Streamed]) -> Answer:
     headers=(CACHED, RANGE, IF_RANGE),
     errors=(NotFound, RangeNotSatisfiable),
 )
-async def get_file(call: Call[None, None]) -> web.StreamResponse:
-    """Send a file's content, or one range of it; its SHA-256 is its tag."""
-    view = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
+async def get_file(call: Call[FileQuery, None]) -> web.StreamResponse:
+    """Send a file's content, or one range of it, as it is or as it was; its SHA-256 is its tag."""
+    if call.query.version is not None:
+        old = await call.ask(GetVersion(org=call.caller.org, path=path_of(call), version=call.query.version))
+        if old.sha256 is None:
+            raise NotFound(f"{old.path[:120]} was not there in that version: it was removed by it")
+        return await sent(call.request, Content(old.sha256, old.size), call.gateway.workspace)
+    view = await call.ask(GetFile(org=call.caller.org, path=path_of(call)))
     return await sent(call.request, Content(view.sha256, view.size), call.gateway.workspace)
 
 
@@ -103,11 +125,29 @@ async def get_file(call: Call[None, None]) -> web.StreamResponse:
     errors=(NotFound, PreconditionFailed, Conflict),
     audit=Audit("file", "delete", "path"),
 )
-async def delete_file(call: Call[None, None]) -> FileView:
+async def delete_file(call: Call[MessageQuery, None]) -> FileView:
     """Remove a file, and the workflows that it alone defined."""
     caller = call.caller
     expected = await _expected(call)
-    return await call.ask(RemoveFile(id=new_id(), org=caller.org, actor=caller.actor, path=call.path["path"], expected=expected))
+    return await call.ask(
+        RemoveFile(id=new_id(), org=caller.org, actor=caller.actor, path=path_of(call), expected=expected, note=_noted(call))
+    )
+
+
+def path_of(call: Call[Any, Any]) -> str:
+    """Return the path in an address, as all are kept."""
+    return nfc(call.path["path"])
+
+
+def nfc(path: str) -> str:
+    """Return a path in Unicode normal form C: some systems spell names in another."""
+    return unicodedata.normalize("NFC", path)
+
+
+def _noted(call: Call[MessageQuery, Any]) -> str | None:
+    if call.query.message is not None:
+        call.note(message=call.query.message)
+    return call.query.message
 
 
 async def _expected(call: Call[Any, Any]) -> str | None:
@@ -122,7 +162,7 @@ async def _expected(call: Call[Any, Any]) -> str | None:
     if if_none_match is None and tags is not None and len(tags) == 1:
         return tags.pop() or NONE
     try:
-        found = (await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))).sha256
+        found = (await call.ask(GetFile(org=call.caller.org, path=path_of(call)))).sha256
     except NotFound:
         found = ABSENT
     if if_match is not None and (not found or (if_match.strip() != "*" and found not in (tags or ()))):
