@@ -16,6 +16,9 @@ from tests.support.stack import ROOT
 # Far above what any of them takes that is not meant to go on.
 BOUND = 120.0
 
+# The exit code of a program that cannot do here what it is for, as Automake has it; its last line says why.
+SKIPPED = 77
+
 
 async def program(*command: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
     """Start a program that is given nothing; all that it prints comes by its standard output."""

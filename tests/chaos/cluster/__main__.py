@@ -11,6 +11,7 @@ from tests.chaos.cluster import cut as cutting
 from tests.chaos.cluster.drill import Drill, Plan, killed
 from tests.chaos.drill import carry_out, options
 from tests.chaos.installation import installed
+from tests.support.programs import SKIPPED
 
 # Below what two cores carry that also run three brokers, two databases, ten services, and who sends and counts.
 RATE, QUICK_RATE = 25.0, 10.0
@@ -21,8 +22,6 @@ KILLS = "Each broker is killed (SIGKILL) in turn, that which leads the stream of
 # Longer than the broker's clients take to give up a connection that is silent.
 CUT_FOR = 20.0
 CUTS = f"Each broker is cut off from all others and all services for {CUT_FOR:g} s in turn: nothing arrives, and nobody is told."
-# The exit code of what cannot be done here, as Automake has it.
-SKIPPED = 77
 
 
 @click.command(name="chaos-cluster")
