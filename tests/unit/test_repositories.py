@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from services.executor.domain import changed_tree
-from services.executor.repositories.decisions import agreed, decide, difference, explained, moved_modes, settled
+from services.executor.repositories.decisions import agreed, decide, difference, explained, fitting_a_commit, moved_modes, settled
 
 PATHS = ("a.py", "A.py", "b/c.py", "b", "d/e/f.txt", "data/x")
 paths = st.sampled_from(PATHS)
@@ -130,6 +130,12 @@ def test_a_conflict_says_what_each_side_did(base: str | None, local: str | None,
     of = [{} if one is None else {"a": one} for one in (base, local, remote)]
     assert decide(*of, {}).conflicts == ("a",)
     assert explained("a", *of) == words
+
+
+def test_a_commit_takes_the_first_paths_that_fit() -> None:
+    assert fitting_a_commit(["b", "a"]) == ["a", "b"]
+    assert len(fitting_a_commit(f"{number}" for number in range(5000))) == 4000
+    assert len(fitting_a_commit("x" * 900 + f"{number:04}" for number in range(1000))) == 512 * 1024 // 904
 
 
 def test_an_ignored_file_is_pushed_only_where_the_repository_has_it() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from services.executor import domain
+from shared.questions.executor import MOST_CHANGES, MOST_PATH_BYTES
 
 Side = Mapping[str, str]
 
@@ -82,6 +83,18 @@ def agreed(base: Side, remote: Side, decision: SyncDecision) -> dict[str, str]:
 def settled(base: Side, paths: Iterable[str], side: Side) -> dict[str, str]:
     """Return the base with some paths as a side has them."""
     return domain.changed_tree(dict(base), {path: side.get(path) for path in paths})
+
+
+def fitting_a_commit(paths: Iterable[str]) -> list[str]:
+    """Return as many of the first paths as one commit of the workspace changes."""
+    found: list[str] = []
+    left = MOST_PATH_BYTES
+    for path in sorted(paths):
+        left -= len(path.encode())
+        if left < 0 or len(found) == MOST_CHANGES:
+            break
+        found.append(path)
+    return found
 
 
 def kind_of(before: str | None, after: str | None) -> str:

@@ -19,18 +19,28 @@ import msgspec
 from services.executor.repositories import decisions, states
 from services.executor.repositories.access import AccessDeps, access_of
 from services.executor.repositories.decisions import SyncDecision
-from services.executor.repositories.remote import MOST_FILE, MOST_IGNORING, Access, FoundBranch, Moved, OutgoingCommit, Remotes
+from services.executor.repositories.remote import (
+    LIMITS,
+    MOST_FILE,
+    MOST_FILES,
+    MOST_IGNORING,
+    Access,
+    FoundBranch,
+    Moved,
+    OutgoingCommit,
+    Remotes,
+)
 from services.executor.repositories.states import KnownSync
 from services.executor.workspaces import commits
 from services.executor.workspaces.registration import RegistrationDeps
 from shared import aggregate
 from shared.blobs import Blobs
 from shared.envelope import new_id, utc_now
-from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Unavailable
+from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, TooLarge, Unavailable
 from shared.locks import Locks
 from shared.messages.catalog import FileProblem
 from shared.messages.sync import StartedPush, SyncAdvanced, SyncPushStarted
-from shared.questions.executor import MOST_CHANGES, CommitFiles, FileChange
+from shared.questions.executor import CommitFiles, FileChange
 from shared.questions.repositories import SyncRepository
 from shared.resources.repository import Repository
 
@@ -191,11 +201,11 @@ async def _pull(look: Comparison, command: SyncRepository, deps: SyncDeps, done:
     """Take what is to be pulled into the workspace; return the look as it is then."""
     decision = look.decision
     wanted = _chosen(decision.to_pull, command) if command.pulls else {}
-    if len(wanted) > MOST_CHANGES:
-        some = sorted(wanted)[:MOST_CHANGES]
-        wanted = {path: wanted[path] for path in some}
-        detail = f"more than {MOST_CHANGES} files are to be pulled; the first {MOST_CHANGES} are, pull again for the others"
+    some = decisions.fitting_a_commit(wanted)
+    if len(some) < len(wanted):
+        detail = f"{len(wanted)} files are to be pulled, which is more than one commit takes: sync again for those after this one"
         done.warnings.append(FileProblem(some[-1], 0, detail, "warning"))
+        wanted = {path: wanted[path] for path in some}
     left = decision.to_pull.keys() - wanted.keys()
     agreed = decisions.agreed(look.known.files, look.found.files, decision)
     agreed = decisions.settled(agreed, left, look.known.files)
@@ -212,6 +222,7 @@ async def _push(look: Comparison, command: SyncRepository, deps: SyncDeps, done:
         return
     id_ = new_id()
     agreed = decisions.settled(look.known.files, changes, look.local)
+    _check_size(look, agreed)
     list_ = await states.stored(deps.agreed, command.org, agreed)
     pushes = (*look.known.pushes, StartedPush(id_, look.found.head, list_))[-states.MOST_PUSHES :]
     started = SyncPushStarted(
@@ -376,6 +387,14 @@ def _changing() -> Iterator[None]:
         yield
     except (Conflict, PreconditionFailed) as error:
         raise Moved(error.detail) from error
+
+
+def _check_size(look: Comparison, agreed: Mapping[str, str]) -> None:
+    """Raise `TooLarge` where the repository would become larger than what is looked at."""
+    size = sum((look.sizes if look.local.get(path) == sha256 else look.found.sizes).get(path, 0) for path, sha256 in agreed.items())
+    if len(agreed) > MOST_FILES or size > LIMITS.bytes // 2:
+        most = f"{MOST_FILES} files and {LIMITS.bytes // 2 >> 20} MB are the most"
+        raise TooLarge(f"the repository would have {len(agreed)} files and {size >> 20} MB, and {most} of one; see .gitignore")
 
 
 def _chosen(changes: Mapping[str, str | None], command: SyncRepository) -> dict[str, str | None]:

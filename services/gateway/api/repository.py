@@ -167,17 +167,20 @@ async def discard_workspace_changes(call: Call[None, DiscardBody]) -> Synced:
     return await _done(call, "discard", paths=body.paths, accepts_history=body.accept_history)
 
 
-async def _repository(call: Call[Any, Any]) -> Repository:
-    """Return the organization's repository. Raises `NotFound`."""
+async def _repository(call: Call[Any, Any], *, is_target: bool = False) -> Repository:
+    """Return the organization's repository, for the audit the target of the call. Raises `NotFound`."""
     page = await call.ask(of(ListResources, "repository", org=call.caller.org))
     if not page.items:
         raise NotFound(f"the organization {call.caller.org} has no repository: put one below /api/v1/repositories")
+    if is_target:
+        call.note(target=page.items[0]["name"])
     return msgspec.convert(page.items[0], Repository)
 
 
 async def _done(call: Call[Any, Any], do: Any, **how: Any) -> Synced:
     caller = call.caller
-    command = SyncRepository(id=new_id(), org=caller.org, actor=caller.actor, repository=await _repository(call), do=do, **how)
+    repository = await _repository(call, is_target=do != "resolve")
+    command = SyncRepository(id=new_id(), org=caller.org, actor=caller.actor, repository=repository, do=do, **how)
     return await call.ask(command)
 
 
