@@ -15,7 +15,8 @@ import pytest
 
 from services.executor.environments.disk import Disk
 from services.executor.repositories.access import _target
-from services.executor.repositories.remote import Access, FoundBranch, OutgoingCommit, Remotes, laid_out
+from services.executor.repositories.libraries import laid_out
+from services.executor.repositories.remote import Access, FoundBranch, OutgoingCommit, Remotes
 from services.executor.sandbox.builder import Builder, StepLimits
 from services.executor.sandbox.jail import Tier
 from shared.egress.policy import EgressRules, rules

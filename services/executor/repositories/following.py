@@ -10,8 +10,8 @@ from weakref import WeakValueDictionary
 import structlog
 
 from services.executor.repositories import syncing
+from services.executor.repositories.comparing import SyncDeps
 from services.executor.repositories.remote import Unreached
-from services.executor.repositories.syncing import SyncDeps
 from shared.consumer import Follows, Handlers
 from shared.envelope import Envelope, open_message
 from shared.errors import MillraceError, Unavailable

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from services.executor.repositories import decisions, syncing
-from services.executor.repositories.syncing import Comparison, SyncDeps, SyncOutcome, looking
+from services.executor.repositories.comparing import Comparison, SyncDeps, looking
+from services.executor.repositories.syncing import SyncOutcome
 from shared.asking import Questions
 from shared.errors import NotFound, Unavailable
 from shared.questions.declaration import fitting

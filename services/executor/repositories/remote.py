@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import importlib.util
 import os
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 from weakref import WeakValueDictionary
@@ -26,8 +21,8 @@ import msgspec
 import structlog
 
 from services.executor import domain
-from services.executor.environments.disk import Disk, place
-from services.executor.repositories import inside, shell
+from services.executor.environments.disk import Disk
+from services.executor.repositories import inside
 from services.executor.sandbox.builder import Builder, StepFailed, StepLimits
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.errors import SandboxUnavailable
@@ -49,9 +44,6 @@ MOST_FOUND = 16 << 20
 MOST_IGNORING = 256 * 1024
 ALWAYS = (domain.DATA,)
 """Patterns of what is not pushed: what runs write, unless a `.gitignore` says `!data/`."""
-_LIBRARIES = ("dulwich", "urllib3", "asyncssh", "cryptography")
-_BESIDES = ("typing_extensions", "_cffi_backend")
-_OURS = {"repository_inside.py": inside, "repository_shell.py": shell}
 _log = structlog.get_logger()
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -255,37 +247,6 @@ class _OnlyThere(EgressPolicy):
 
     def is_opened(self, address: Any, port: int) -> bool:
         return self._policy.is_opened(address, port)
-
-
-def laid_out(folder: Path) -> Path:
-    """Return a folder with what the child imports, which every user can read; made once for these versions."""
-    ours = {name: Path(str(module.__file__)) for name, module in _OURS.items()}
-    sources = [_place_of(name) for name in (*_LIBRARIES, *_BESIDES)]
-    told = [f"{name} {version(name)}" for name in _LIBRARIES]
-    told += [hashlib.sha256(path.read_bytes()).hexdigest() for path in ours.values()]
-    target = folder / f"libraries-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
-    if target.is_dir():
-        return target
-    unfinished = folder / f".libraries-{secrets.token_hex(4)}"
-    unfinished.mkdir()
-    for source in sources:
-        if source.is_dir():
-            shutil.copytree(source, unfinished / source.name, ignore=shutil.ignore_patterns("tests", "contrib"))
-        else:
-            shutil.copy2(source, unfinished / source.name)
-    for name, path in ours.items():
-        shutil.copy2(path, unfinished / name)
-    for one in (unfinished, *unfinished.rglob("*")):
-        one.chmod(0o755 if one.is_dir() else 0o644)
-    place(unfinished, target)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    return target
-
-
-def _place_of(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    assert spec is not None and spec.origin is not None  # noqa: S101, PT018 - a dependency
-    return Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
 
 
 def _recorder(access: Access) -> Any:
