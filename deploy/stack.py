@@ -232,6 +232,8 @@ class Stack:
             given["MILLRACE_SUPERVISOR"] = str(self._folder.states)
         if name == "logs":
             given["MILLRACE_NATS_ISSUER"] = self._credentials.nats_issuer
+            # Whichever process seals: all copies are in one place.
+            given["MILLRACE_DIGEST_COPIES"] = (self._folder.own("logs") / "digests").absolute().as_uri()
         if name == "executor":
             given["MILLRACE_UNSAFE"] = "1" if self._options.unsafe else "0"
             given["MILLRACE_SANDBOX_TIER"] = os.environ.get("MILLRACE_SANDBOX_TIER", "")

@@ -31,7 +31,8 @@ from shared.streams import BUCKETS, DIGESTS, REGISTRIES, STREAMS, SUSPECTS
 LOCK = "lock"
 MIB = 1024 * 1024
 # Folders of the data folder with what is nowhere else: tokens that wait for the database, and the copies of the digests.
-KEPT = ("oauth", "logs/digests")
+# Processes of a service have a folder each.
+KEPT = ("oauth", "oauth-*", "logs/digests")
 # Its messages are removed when they have fired; of a timer that fires meanwhile only the later message is left.
 UNCUT = frozenset({"TIMERS"})
 
@@ -117,9 +118,8 @@ class Backup:
 
     def _rest(self, folder: Path) -> None:
         with tarfile.open(folder / FILES, "x") as tar:
-            for name in KEPT:
-                if (self._data / name).is_dir():
-                    tar.add(self._data / name, name)
+            for kept in (found for name in KEPT for found in sorted(self._data.glob(name))):
+                tar.add(kept, kept.relative_to(self._data))
         self._files.append(manifest.found(folder, FILES))
 
 
