@@ -58,7 +58,7 @@ async def remove(command: RemoveInExecutor, deps: ExecutorRemovingDeps) -> Left:
         return Left(await rows.count(org, COUNTED))
     if command.step == "stop":
         return Left(await _cancel(command, deps) | await _remove_files(command, deps))
-    behind = await are_level([deps.catalog, deps.rows, deps.lines])
+    behind = await are_level([deps.catalog, deps.versions, deps.rows, deps.lines])
     return Left(behind or await rows.delete(org, deadline))
 
 

@@ -123,6 +123,8 @@ class Stack:
         if "/runs/{id}" in endpoint.path:
             waits = endpoint.name in {"cancel_run", "signal_run", "resume_run"}
             parts["id"] = await (self.run("approval", "waiting") if waits else self.run("sync-tickets", "succeeded"))
+            if endpoint.name == "get_artifact":
+                await self.client.put_file(f"artifacts/{parts['id']}/{parts['path']}", b"done")
             if endpoint.name == "resume_run":
                 await self.client.call("POST", f"/api/v1/runs/{parts['id']}/cancel")
                 await self.client.run(parts["id"], "cancelled")

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.content import CONTENT, IF_RANGE, RANGE, Content, sent
-from services.gateway.api.endpoint import CACHED, Call, endpoint
+from services.gateway.api.endpoint import CACHED, Call, Example, endpoint
 from services.gateway.api.files import path_of
 from services.gateway.api.lists import Paged
 from shared.errors import Malformed, NotFound, RangeNotSatisfiable
@@ -51,6 +51,7 @@ async def list_artifacts(call: Call[Paged, None]) -> ArtifactList:
     answers=CONTENT,
     headers=(CACHED, RANGE, IF_RANGE),
     errors=(NotFound, RangeNotSatisfiable),
+    example=Example(path={"path": "report.txt"}),
 )
 async def get_artifact(call: Call[None, None]) -> web.StreamResponse:
     """Send a file that a run has left, or one range of it."""
