@@ -11,6 +11,7 @@ import pytest
 from services.executor import domain
 from services.executor.runs import run_state
 from shared.envelope import new_id, rfc3339, seal
+from shared.errors import Invalid
 from shared.messages import RunRequested, RunStarted, RunSucceeded, RunUsage
 from shared.questions import Position
 
@@ -95,3 +96,31 @@ def test_files_beyond_the_bounds_of_a_bundle_are_named_and_code_never_is(monkeyp
     assert domain.beyond_bounds({f"{number}.py": 200 for number in range(9)}) == {}
     assert "250 bytes" not in domain.beyond_bounds({"b": 101})["b"]
     assert "it has 101 bytes" in domain.beyond_bounds({"b": 101})["b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [
+        ("Flows/b.py", "flows/a.py"),
+        ("flows/A.PY", "flows/a.py"),
+        ("stra\u00dfe.txt", "STRASSE.txt"),
+        ("caf\u00c9/x", "caf\u00e9/y"),
+        ("a/B/c", "a/b/d"),
+    ],
+)
+def test_a_name_that_some_file_systems_do_not_tell_from_another_is_refused_naming_that(path: str, there: str) -> None:
+    with pytest.raises(Invalid, match="upper and lower case") as refused:
+        domain.check_places({path: "1", there: "2", "other.txt": "3"}, [path])
+    assert there in refused.value.detail
+    domain.check_places({path: "1", "other.txt": "3"}, [path])
+
+
+def test_an_artifact_is_written_by_its_own_run_and_is_in_no_bundle() -> None:
+    run, other = "0199f2c4-8a3b-7c5d-9e1f-2a4b6c8d0e1f", "0199f2c4-8a3b-7c5d-9e1f-2a4b6c8d0e10"
+    assert domain.kept_from_runs(f"artifacts/{run}/report.csv", run) is None
+    assert domain.kept_from_runs(f"artifacts/{run}/report.csv", other)
+    assert domain.kept_from_runs(f"artifacts/{run}/report.csv")
+    assert domain.kept_from_runs(f"artifacts/{run}/code.py", run)
+    assert domain.kept_from_runs("artifacts/report.csv", run)
+    assert not domain.is_bundled(f"artifacts/{run}/report.csv")
+    assert domain.is_bundled("artifacts/logo.svg")
