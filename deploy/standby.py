@@ -65,7 +65,7 @@ class PostgresPair:
                 password=password,
                 changed=changed,
                 settings={**settings, **SETTINGS},
-                role=partial(self._take_role, node),
+                role=partial(self._before, node),
             )
 
     @property
@@ -114,6 +114,14 @@ class PostgresPair:
         await self._nodes[self.primary].create_database(name)
 
     # -- which one is the primary ----------------------------------------------------------------------------------
+
+    async def _before(self, node: int) -> None:
+        """Have a server take its role; StartError where the other one fails meanwhile: its supervisor tries again then."""
+        try:
+            await self._take_role(node)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            message = f"Postgres {node} cannot be what it is to be: {error}"
+            raise StartError(message) from error
 
     async def _take_role(self, node: int) -> None:
         """Make a server that is about to start what it is to be, and the other one the primary when this one has died as it."""

@@ -139,6 +139,18 @@ async def test_without_its_standby_the_primary_works_on_and_is_no_other(running:
     await running.in_step()
 
 
+async def test_both_that_die_at_once_come_back_with_all(running: Running) -> None:
+    await running.in_step()
+    number = await running.ask("INSERT INTO kept DEFAULT VALUES RETURNING n")
+    pids = [supervised.state.pid for supervised in running.pair.programs.values()]
+    for pid in pids:
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    await running.in_step()
+    assert await running.ask(f"SELECT count(*) FROM kept WHERE n = {number}") == 1
+    assert {supervised.state.pid for supervised in running.pair.programs.values()}.isdisjoint(pids)
+
+
 async def test_a_standby_that_has_not_all_is_not_promoted(running: Running) -> None:
     await running.in_step()
     primary = running.pair.primary
