@@ -662,3 +662,23 @@ async def test_up_has_the_signals_of_whoever_started_the_command(millrace: Comma
             os.kill(process.pid, signal.SIGINT)
             assert await process.wait() == 0
         await elsewhere("workflows", "list", code=2)
+
+
+async def test_files_are_moved_shown_as_they_were_and_brought_back(millrace: Command, tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / "notes.txt").write_text(f"version {number}")
+        await millrace("files", "put", "data/history/notes.txt", str(tmp_path / "notes.txt"), "-m", f"number {number}")
+    await millrace("files", "move", "data/history/", "data/moved/", "-m", "elsewhere")
+    await millrace("files", "get", "data/history/notes.txt", code=1)
+    shown = await millrace("files", "history", "data/history/notes.txt")
+    assert all(said in shown for said in ("number 0", "number 1", "elsewhere", "deleted"))
+    kept = (await millrace.json("files", "history", "data/history/notes.txt"))["items"]
+    first = kept[-1]["version"]
+    assert await millrace("files", "get", "data/history/notes.txt", "--version", first) == "version 0"
+    assert "stored data/history/notes.txt" in await millrace("files", "restore", "data/history/notes.txt", "--version", first)
+    assert await millrace("files", "get", "data/history/notes.txt") == "version 0"
+    whole = await millrace("files", "restore", "--at", kept[0]["at"], "--prefix", "data/history/")
+    assert "deleted data/history/notes.txt" in whole
+    assert "nothing differs" in await millrace("files", "restore", "--at", kept[0]["at"], "--prefix", "data/history/")
+    commits = await millrace("files", "history", "--limit", "4")
+    assert "elsewhere" in commits
