@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,25 @@ def test_code_that_may_load_anything_is_another_with_any_change(tmp_path: Path, 
 def test_names_are_compared_as_python_does(tmp_path: Path) -> None:
     tree = {"flow.py": "import \ufb01le\n", "file.py": "A = 1\n"}
     assert not same(tmp_path, tree | {"file.py": "A = 2\n"}, tree)
+
+
+def test_a_large_module_is_read_in_parts_that_part_no_word_and_in_bounded_memory(tmp_path: Path) -> None:
+    # Every seventh word ends where some part does, and a mark follows its letter.
+    words = [f"w{number}e\u0301" + "x" * (number % 7) for number in range(30_000)]
+    (tmp_path / "flow.py").write_text(" ".join(words) + "\nimport helper")
+    assert Words(tmp_path).of("flow.py") == {*(unicodedata.normalize("NFKC", word) for word in words), "import", "helper"}
+    with (tmp_path / "large.py").open("w") as large:
+        for number in range(210_000):
+            large.write(f"'key{number:09}',")
+    (tmp_path / "word.py").write_text("x" * 3_000_000)
+    tracemalloc.start()
+    try:
+        # Neither can be known to load nothing else.
+        assert "exec" in Words(tmp_path).of("large.py")
+        assert "exec" in Words(tmp_path).of("word.py")
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("paths", [["../a"], ["x//y"], ["a", "a"]])

@@ -6,26 +6,49 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import TextIO
 
 # A module with one of these may load modules that it does not name.
 _DYNAMIC = frozenset({"importlib", "imp", "zipimport", "runpy", "pkgutil", "__import__", "__file__", "__path__", "exec", "eval"})
-_WORD = re.compile(r"\w+")
+# No digits first: what begins so is imported by a computed name, if at all.
+_WORD = re.compile(r"[^\W\d]\w*")
+# Characters that are read at a time; those before which a text is parted; and the words of one module that are kept: some 20 MB.
+_PIECE, _BREAKS, _MOST = 1 << 16, "\n ,.()='\"", 200_000
 
 
 class Words:
-    """The words of the modules of a tree on disk; each module is read once."""
+    """The words of the modules of a tree on disk; each module is read once, in parts: it may be large."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._known: dict[str, frozenset[str]] = {}
 
     def of(self, path: str) -> frozenset[str]:
-        """Return the words of a module, as Python compares names: in the compatibility form of Unicode (PEP 3131)."""
+        """Return the words of a module, as Python compares names: in the compatibility form of Unicode (PEP 3131).
+
+        One with too many counts as one that may load anything.
+        """
         known = self._known.get(path)
         if known is None:
-            text = (self._folder / path).read_text(errors="replace")
-            known = self._known[path] = frozenset(_WORD.findall(unicodedata.normalize("NFKC", text)))
+            with (self._folder / path).open(errors="replace") as text:
+                known = self._known[path] = _words(text)
         return known
+
+
+def _words(text: TextIO) -> frozenset[str]:
+    found: set[str] = set()
+    left = ""
+    while piece := text.read(_PIECE):
+        whole = left + piece
+        end = max(map(whole.rfind, _BREAKS))
+        if end <= 0 and len(whole) > 2 * _PIECE:
+            return _DYNAMIC
+        # A word that is not over yet, and what a mark at the beginning of the next piece belongs to.
+        left = whole[max(end, 0) :]
+        found.update(_WORD.findall(unicodedata.normalize("NFKC", whole[: max(end, 0)])))
+        if len(found) > _MOST:
+            return _DYNAMIC
+    return frozenset(found.union(_WORD.findall(unicodedata.normalize("NFKC", left))))
 
 
 def is_same_code(path: str, old: Mapping[str, str], new: Mapping[str, str], words: Words) -> bool:
