@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from services.events.repositories import Repositories
 from services.executor.domain import changed_tree
 from services.executor.repositories.decisions import agreed, decide, difference, explained, fitting_a_commit, moved_modes, settled
+from shared.errors import Invalid
+from shared.owners.rules import Draft
+from shared.resources.repository import Repository
 
 PATHS = ("a.py", "A.py", "b/c.py", "b", "d/e/f.txt", "data/x")
 paths = st.sampled_from(PATHS)
@@ -145,6 +151,55 @@ def test_an_ignored_file_is_pushed_only_where_the_repository_has_it() -> None:
 
 def test_a_renamed_file_keeps_its_mode() -> None:
     assert moved_modes({"run.sh": "1"}, {"run.sh": None, "bin/run.sh": "1", "b": "2"}, {"run.sh"}) == {"bin/run.sh"}
+
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGh0dHBzOi8vZXhhbXBsZS5vcmcvZXhhbXBsZQ"
+SSH = {"url": "ssh://git.example.org/acme/flows.git", "secret": "key", "host_key": HOST_KEY}
+
+
+def draft(**fields: Any) -> Draft[Repository]:
+    spec = Repository(**({"url": "https://git.example.org/acme/flows.git"} | fields))
+    return Draft(id="r", org="acme", name="flows", spec=spec, before=None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"url": "https://ada:secret@git.example.org/a.git"}, "url"),
+        ({"url": "git@git.example.org:a.git"}, "url"),
+        ({"url": "file:///etc"}, "url"),
+        ({"url": "git://git.example.org/a.git"}, "url"),
+        ({"url": "https://git.example.org/"}, "url"),
+        ({"url": "https://git.example.org/a.git?x=1"}, "url"),
+        ({"url": "https://git.example.org:99999/a.git"}, "url"),
+        ({"url": "https://git.example.org/a b.git"}, "url"),
+        ({"url": "https:///a.git"}, "url"),
+        ({"branch": "-main"}, "branch"),
+        ({"branch": "a..b"}, "branch"),
+        ({"branch": "a.lock"}, "branch"),
+        ({"branch": "a\n"}, "branch"),
+        ({"folder": "../up"}, "folder"),
+        ({"folder": "/abs"}, "folder"),
+        ({"folder": "a/"}, "folder"),
+        ({"secret": "a", "connection": "b"}, "secret"),
+        ({"author_email": "a <b@c>"}, "author_email"),
+        ({"host_key": HOST_KEY}, "host_key"),
+        (SSH | {"host_key": None}, "host_key"),
+        (SSH | {"host_key": "AAAA"}, "host_key"),
+        (SSH | {"secret": None}, "secret"),
+        ({"source": "s", "event": "*.x"}, "event"),
+    ],
+)
+async def test_a_repository_that_cannot_be_used_is_refused_by_its_field(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        await Repositories().check(draft(**fields))
+    assert [one.path for one in refused.value.errors] == [field]
+    assert "secret@" not in refused.value.detail
+
+
+@pytest.mark.parametrize("fields", [{}, {"branch": "team/flows-2.0", "folder": "apps/flows"}, SSH, SSH | {"url": "ssh://h:2222/a"}])
+async def test_a_repository_that_can_be_used_is_taken_as_it_is(fields: dict[str, Any]) -> None:
+    assert await Repositories().check(draft(**fields)) == draft(**fields).spec
 
 
 def test_a_difference_is_a_unified_one_or_a_sentence() -> None:
