@@ -2,7 +2,9 @@
 
 Slots grow while runs wait for one and cores and memory are left: a run that waits for another system takes a slot and no core.
 They grow to what would have all that waits begin within `WITHIN`, at most twofold at a time, and never so far that the cores
-would be used beyond `GOAL` at the present use of each slot. Between `GOAL` and `FULL` nothing changes; above `FULL` they shrink.
+would be used beyond `GOAL` at the present use of each slot. Where others use the cores it is what runs take of them that counts:
+slots grow as far as that would be `OWN`. Between `GOAL` and `FULL` nothing changes; above `FULL` they shrink, unless runs take
+less than `OWN_MOST`.
 After `QUIET` seconds with less to do they shrink to the most that was needed in that time, so that a burst finds what the last
 one needed. Pure: no clock, nothing is measured here.
 """
@@ -19,6 +21,8 @@ WITHIN = 0.5
 LATE = 2.0
 # Use of all cores up to which slots grow, and above which they shrink.
 GOAL, FULL = 0.8, 0.95
+# The part of all cores that runs take, up to which slots grow where others use the rest, and below which they do not shrink.
+OWN, OWN_MOST = 0.25, 0.35
 # Seconds for which the cores must have been in use: starting children takes all of them for a moment.
 PERSISTS = 3.0
 # Seconds with less to do after which slots shrink; a burst mostly comes in company.
@@ -47,7 +51,8 @@ class SlotBounds(msgspec.Struct, frozen=True):
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured. `running` runs go on; `queued` wait for a slot, anywhere, the oldest for `oldest_s`.
 
-    A run has lately taken `run_s` seconds and `run_mb` MB. `busy` is the part of all cores that is in use, by whomever;
+    A run has lately taken `run_s` seconds and `run_mb` MB. `busy` is the part of all cores that is in use, by whomever, `own` that
+    of runs and this executor;
     `free_mb` of `memory_mb` are left, None where nobody can tell.
     """
 
@@ -57,6 +62,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     run_s: float = 1.0
     run_mb: float = 32.0
     busy: float = 0.0
+    own: float = 0.0
     free_mb: float | None = None
     memory_mb: float | None = None
 
@@ -98,7 +104,7 @@ def slots_for(load: Load) -> int:
 
 def resized(pool: PoolSize, load: Load, bounds: SlotBounds, now: float) -> PoolSize:
     """Return the pool as it is to be from `now` on (seconds of a clock that only goes on)."""
-    full_since = None if load.busy < FULL else pool.full_since if pool.full_since is not None else now
+    full_since = None if load.busy < FULL or load.own < OWN_MOST else pool.full_since if pool.full_since is not None else now
     pool = msgspec.structs.replace(pool, full_since=full_since)
     needed = min(max(slots_for(load), bounds.least), bounds.most)
     if pool.slots > (fits := _fitting(load, bounds, SHORT)):
@@ -108,9 +114,10 @@ def resized(pool: PoolSize, load: Load, bounds: SlotBounds, now: float) -> PoolS
     if needed < pool.slots:
         return _quiet(pool, needed, bounds, now)
     pool = msgspec.structs.replace(pool, quiet_since=None, needed=0)
-    if needed == pool.slots or load.busy >= GOAL:
+    if needed == pool.slots:
         return pool
-    slots = min(needed, _fitting(load, bounds, RESERVED), 2 * pool.slots, int(pool.slots * GOAL / max(load.busy, 0.01)))
+    more = max(GOAL / max(load.busy, 0.01) if load.busy < GOAL else 0.0, OWN / max(load.own, 0.01))
+    slots = min(needed, _fitting(load, bounds, RESERVED), 2 * pool.slots, int(pool.slots * more))
     if slots < min(needed, pool.slots * WORTH):
         return pool
     return _changed(pool, slots, "queue") if slots > pool.slots else pool

@@ -31,20 +31,23 @@ class World(msgspec.Struct):
     cores: float = 2.0
     memory_mb: float = 16_000.0
     queued: float = 0.0
+    others: float = 0.0
+    """The part of the cores that others use, and do not give up."""
 
     def load(self, slots: int) -> Load:
         """Return the load after `EVERY` seconds with so many slots, two thirds of which one organization may take."""
         waiting = self.queued + self.rate * EVERY
         # Those that fit, by the slots and by the cores.
-        able = min(slots * 2 // 3 * EVERY / self.run_s, self.cores * EVERY / self.core_s)
+        able = min(slots * 2 // 3 * EVERY / self.run_s, self.cores * (1 - self.others) * EVERY / self.core_s)
         done = min(waiting, able)
         self.queued = waiting - done
         running = min(slots * 2 // 3, math.ceil(waiting * self.run_s / EVERY))
         age = self.queued / self.rate if self.rate else (EVERY if self.queued else 0.0)
-        busy = min(1.0, done * self.core_s / EVERY / self.cores)
+        own = done * self.core_s / EVERY / self.cores
+        busy = min(1.0, own + self.others)
         free = max(0.0, self.memory_mb - running * self.run_mb)
         return Load(
-            running=running, queued=int(self.queued), oldest_s=age, run_s=self.run_s, run_mb=self.run_mb, busy=busy,
+            running=running, queued=int(self.queued), oldest_s=age, run_s=self.run_s, run_mb=self.run_mb, busy=busy, own=own,
             free_mb=free, memory_mb=self.memory_mb,
         )  # fmt: skip
 
@@ -68,6 +71,7 @@ worlds = st.builds(
     cores=st.integers(1, 64).map(float),
     memory_mb=st.floats(2_000, 64_000),
     queued=st.integers(0, 5_000).map(float),
+    others=st.floats(0, 0.95),
 )
 bounds_of = st.tuples(st.integers(1, 100), st.integers(0, 400)).map(lambda pair: SlotBounds(pair[0], sum(pair)))
 
@@ -112,13 +116,22 @@ def test_runs_that_compute_get_no_more_than_the_least() -> None:
     assert {pool.slots for pool in pools} == {24}
 
 
+def test_what_others_use_of_the_cores_keeps_no_run_waiting_that_uses_none() -> None:
+    beside = World(rate=0.0, run_s=1.0, core_s=0.01, queued=300.0, others=0.95)
+    assert [pool.slots for pool in slots_of(beside, 2)][:3] == [24, 48, 96]
+    computing = World(rate=0.0, run_s=1.0, core_s=1.0, queued=300.0, others=0.6)
+    assert {pool.slots for pool in slots_of(computing, 60)} == {24}
+
+
 def test_slots_shrink_where_the_cores_stay_in_use_and_not_at_once() -> None:
-    full = Load(running=60, queued=0, busy=FULL)
+    full = Load(running=60, queued=0, busy=FULL, own=0.9)
     pool = PoolSize(slots=96)
     assert resized(pool, full, BOUNDS, 0.0).slots == 96
     after = resized(resized(pool, full, BOUNDS, 0.0), full, BOUNDS, PERSISTS)
     assert (after.slots, after.reason) == (87, "cores")
     assert resized(after, full, BOUNDS, PERSISTS + EVERY).slots == 87, "it is seen first what that does"
+    by_others = msgspec.structs.replace(full, own=0.1)
+    assert resized(resized(pool, by_others, BOUNDS, 0.0), by_others, BOUNDS, PERSISTS).slots == 96
 
 
 def test_a_burst_finds_the_slots_of_the_last_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -29,7 +30,10 @@ _log = structlog.get_logger()
 
 
 class WarmChildren(Protocol):
-    """The children that are kept ready."""
+    """The children of runs, and those that are kept ready."""
+
+    def cpu_seconds(self) -> float:
+        """Return what all runs up to now have used of the cores, those that go on included."""
 
     def resize(self, part: float) -> None:
         """Keep so many times the children warm that were asked for at first."""
@@ -73,6 +77,7 @@ class Scaling:
         self._load = Load(running=0)
         self._changes = 0
         self._timed_at = -IDLE
+        self._used = (time.monotonic(), time.process_time())
 
     async def run(self) -> None:
         """Do so for ever."""
@@ -105,6 +110,7 @@ class Scaling:
             "changes": self._changes,
             "cores": self._machine.cores,
             "cores_used": round(load.busy * self._machine.cores, 2),
+            "cores_own": round(load.own * self._machine.cores, 2),
             **({} if load.free_mb is None else {"memory_free_mb": round(load.free_mb)}),
             "run_s": round(self._use.run_s, 3),
             "run_mb": round(self._use.run_mb, 1),
@@ -121,6 +127,12 @@ class Scaling:
             fields["age_s"][group] = max(found["age_s"].values(), default=0.0)
             fields["desired_replicas"][group] = replicas_for(load, in_work, self._size, self._bounds)
         return fields
+
+    def _own(self) -> float:
+        """Return the part of the cores that runs and this process have used since the last call."""
+        before, self._used = self._used, (time.monotonic(), self._children.cpu_seconds() + time.process_time())
+        passed = self._used[0] - before[0]
+        return max(0.0, (self._used[1] - before[1]) / (passed * self._machine.cores)) if passed > 0 else 0.0
 
     async def _count(self) -> None:
         """Ask the broker what waits. Raises `Unavailable`, `StreamError`."""
@@ -155,6 +167,7 @@ class Scaling:
             run_s=self._use.run_s,
             run_mb=self._use.run_mb,
             busy=self._machine.busy(),
+            own=self._own(),
             free_mb=None if memory is None else memory.free_mb,
             memory_mb=None if memory is None else memory.total_mb,
         )
@@ -169,5 +182,6 @@ class Scaling:
         _log.info(
             "pool.resized", slots=slots, before=before.slots, reason=self._size.reason, running=load.running, queued=load.queued,
             age_s=load.oldest_s, run_s=round(load.run_s, 3), cores_used=round(load.busy * self._machine.cores, 2),
+            cores_own=round(load.own * self._machine.cores, 2),
             memory_free_mb=None if load.free_mb is None else round(load.free_mb),
         )  # fmt: skip

@@ -99,6 +99,7 @@ class Children:
         memory_mb = self._limits.memory_mb
         self._most_staying_mb = float("inf") if memory_mb is None else memory_mb / 2
         self._serving: set[Child] = set()
+        self._spent = 0.0
         self._ending: set[asyncio.Task[None]] = set()
         self._may_group = cgroups
         self._cgroups: Cgroups | None = None
@@ -162,6 +163,10 @@ class Children:
         """Keep so many times the children warm that were asked for at first."""
         self._pool.resize(round(self._size * part), round(self._most * part))
         self._residents.most = round(self._most * part)
+
+    def cpu_seconds(self) -> float:
+        """Return what all runs up to now have used of the cores, those that go on included."""
+        return self._spent + sum(child.cpu_seconds for child in self._serving)
 
     def state(self) -> dict[str, Any]:
         """Return the tier, its shortcomings and the limits that the kernel enforces for each run; as JSON."""
@@ -330,7 +335,9 @@ class Children:
         if pool is not None:
             pool.tend_soon()
         try:
-            return await attempt.ended(opening, seconds, cancel)
+            ended = await attempt.ended(opening, seconds, cancel)
+            self._spent += ended.exit.cpu_ms / 1000
+            return ended
         except BaseException:
             await child.end()
             raise

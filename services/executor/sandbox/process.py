@@ -175,6 +175,16 @@ class Child:
             self._cpu_before = _cpu_seconds(self._fork if self.is_forked else self.pid)
         self.control.write(frame)
 
+    @property
+    def cpu_seconds(self) -> float:
+        """What its process has used of a core since its job was handed over; 0 where nothing tells."""
+        if not self._cpu_before:
+            return 0.0
+        try:
+            return max(0.0, _cpu_seconds(self._fork if self.is_forked else self.pid) - self._cpu_before)
+        except OSError:
+            return 0.0
+
     def terminate(self) -> None:
         """Ask the process to end."""
         self._birth.signal(signal.SIGTERM)
