@@ -55,6 +55,26 @@ async def test_a_coroutine_and_a_plain_function_answer_alike(bench: Bench) -> No
         assert outcome.duration_ms < 60_000
 
 
+async def test_what_a_run_uses_of_the_cores_is_known_while_it_goes_on(bench: Bench) -> None:
+    body = """
+        import time
+        @workflow
+        def main(seconds: float):
+            while time.process_time() < seconds:
+                pass
+    """
+    before = bench.children.cpu_seconds()
+    going_on = asyncio.create_task(bench.run(body, seconds=1.5))
+
+    async def seen() -> bool:
+        return bench.children.cpu_seconds() - before > 0.2 and not going_on.done()
+
+    await eventually(seen)
+    outcome = await going_on
+    assert outcome.usage.cpu_ms > 1000
+    assert bench.children.cpu_seconds() - before == pytest.approx(outcome.usage.cpu_ms / 1000, abs=0.01)
+
+
 async def test_a_run_cannot_lower_its_peak_memory_by_its_name(bench: Bench) -> None:
     body = """
         import ctypes
