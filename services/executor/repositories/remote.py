@@ -42,7 +42,7 @@ MOST_FILE = 64 << 20
 MOST_FOUND = 16 << 20
 """Bytes of a child's list of what it found."""
 MOST_IGNORING = 256 * 1024
-ALWAYS = (domain.DATA,)
+ALWAYS = (domain.DATA, f"/{domain.ARTIFACTS}????????-????-????-????-????????????/")
 """Patterns of what is not pushed: what runs write, unless a `.gitignore` says `!data/`."""
 _log = structlog.get_logger()
 
