@@ -55,12 +55,10 @@ from services.executor.state import States
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import commits
 from services.executor.workspaces.adapter_jobs import AdapterJobs
-from services.executor.workspaces.artifacts import keep_removing
 from services.executor.workspaces.bundles import Bundles
-from services.executor.workspaces.garbage import Garbage
 from services.executor.workspaces.history import History
-from services.executor.workspaces.retention import keep_trimmed
 from services.executor.workspaces.slow import Slow
+from services.executor.workspaces.upkeep import keep_up
 from shared import service
 from shared.blobs import GRACE, Blobs
 from shared.bus import Bus, connected
@@ -309,9 +307,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         usage = RunCounts(engine, RegistryWriter(bus.client, "usage", RunsUsed), executor.quotas)
         runtime.background.start(usage.run(settings.database_url), "usage")
         runtime.background.start(housekeeping.run(), "environments")
-        runtime.background.start(keep_trimmed(executor), "history")
-        runtime.background.start(keep_removing(executor, settings.artifacts_kept), "artifacts")
-        runtime.background.start(Garbage(executor).run(), "garbage")
+        runtime.background.start(keep_up(executor, artifacts_kept=settings.artifacts_kept), "workspaces")
         runtime.background.start(Parking(executor, resumer).run(), "parking")
         runtime.background.start(resumer.sweep(), "sweep")
         runtime.background.start(executor.states.sweep(settings.database_url), "state")

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from services.executor.store import ExecutorStore
 from services.executor.workspaces import retention
 from services.executor.workspaces.history import History
 from shared.envelope import new_id
@@ -177,6 +178,13 @@ async def test_what_a_run_leaves_is_listed_with_it_until_some_time_after_its_end
         assert "its own artifacts" in str(refused.result)
         versions = await outside.bus.ask(ListVersions(org="default", path=f"artifacts/{ended.id}/report.txt"))
         assert [one.actor for one in versions.items] == [f"run:{ended.id}"]
+        # What is found for removal is of runs that ended before, and nothing else.
+        engine = create_async_engine(place.database_url("executor").replace("postgresql:", "postgresql+asyncpg:"))
+        async with disposing(engine):
+            store = ExecutorStore(engine)
+            assert await store.artifacts_of_ended(datetime.now(UTC) - timedelta(hours=1), 10) == []
+            found = await store.artifacts_of_ended(datetime.now(UTC) + timedelta(seconds=1), 10)
+            assert [one["path"] for one in found] == [f"artifacts/{ended.id}/{path}" for path in ("parts/one.bin", "report.txt")]
 
 
 @dataclass

@@ -71,7 +71,6 @@ class Deps:
     catalog: Any
     versions: Any
     rows: Any
-    database_url: str = ""
 
 
 @contextlib.asynccontextmanager

@@ -24,12 +24,9 @@ from shared.blobs import GRACE, Blobs
 from shared.bus import Bus
 from shared.envelope import utc_now
 from shared.errors import NotFound, Unavailable
-from shared.leader import lead
 from shared.projection import Projection
 from shared.pull import OrderedReader, api_request
 
-# Seconds between two rounds, and before the first: nothing is urgent.
-PAUSE, FIRST = 3600.0, 600.0
 # Manifests that are read at a time.
 AT_ONCE = 8
 _log = structlog.get_logger()
@@ -45,7 +42,6 @@ class GarbageDeps(Protocol):
     catalog: Projection
     versions: Projection
     rows: Projection
-    database_url: str
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -56,7 +52,7 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class Garbage:
-    """Collects what nothing refers to for `grace` seconds; of several replicas one is active."""
+    """Collects what nothing refers to for `grace` seconds. Another one at the same time does no harm."""
 
     def __init__(self, deps: GarbageDeps, *, grace: float = GRACE, now: Callable[[], datetime] = utc_now) -> None:
         self._deps = deps
@@ -64,18 +60,6 @@ class Garbage:
         self._now = now
         # Content that nothing refers to, since when that is known here: a run may have been asked for that its rows do not show.
         self._idle: dict[str, float] = {}
-
-    async def run(self) -> None:
-        """Collect for ever; an obstacle is logged, once, and waited out."""
-        await lead(
-            self.round,
-            url=self._deps.database_url,
-            service="executor",
-            lock="executor.garbage",
-            pause=PAUSE,
-            first=FIRST,
-            interrupted="garbage.interrupted",
-        )
 
     async def round(self) -> int:
         """Collect once; returns how many contents went. Raises `Unavailable`; nothing that is referred to goes in any case."""

@@ -11,14 +11,11 @@ from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import Sealed, derived_id, new_id, rfc3339, utc_now
 from shared.errors import Unavailable
-from shared.leader import lead
 from shared.messages import HistoryTrimmed
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection
 from shared.quotas import Quotas
 
-# Seconds between two looks at all organizations, and before the first.
-PAUSE, FIRST = 3600.0, 300.0
 # What is kept beyond its time and number until it is worth a message: messages are kept for ever.
 SLACK, SLACK_PART = timedelta(days=1), 10
 _MOMENT = timedelta(microseconds=1)
@@ -79,19 +76,6 @@ async def trim(deps: RetentionDeps, now: Callable[[], datetime] = utc_now) -> in
             await aggregate.append_together(deps.bus.client, [(sealed, expected)])
             done += 1
     return done
-
-
-async def keep_trimmed(deps: RetentionDeps) -> None:
-    """Do so for ever, in one replica at a time."""
-    await lead(
-        lambda: trim(deps),
-        url=deps.database_url,
-        service="executor",
-        lock="executor.history",
-        pause=PAUSE,
-        first=FIRST,
-        interrupted="history.interrupted",
-    )
 
 
 async def _trimmed(org: str, id_: str, before: datetime, deps: RetentionDeps) -> tuple[Sealed[Any], int]:

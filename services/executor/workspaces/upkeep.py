@@ -1,24 +1,32 @@
-"""Artifacts of runs are removed some time after the run has ended."""
+"""What is done now and then for workspaces: old artifacts are removed, history is trimmed, and then garbage is collected."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import itemgetter
+from typing import Protocol
 
 import structlog
 
 from services.executor.workspaces import commits
+from services.executor.workspaces.garbage import Garbage, GarbageDeps
 from services.executor.workspaces.registration import RegistrationDeps
+from services.executor.workspaces.retention import trim
 from shared.envelope import new_id, utc_now
 from shared.leader import lead
 from shared.questions.executor import CommitFiles, FileChange
 
-# Files of one round; seconds between two rounds, and before the first.
+# Artifacts that are removed by one commit.
 ROUND = 500
-PAUSE, FIRST = 600.0, 120.0
+# Seconds between two rounds, and before the first: nothing is urgent.
+PAUSE, FIRST = 3600.0, 300.0
 ACTOR = "platform:artifacts"
 _log = structlog.get_logger()
+
+
+class UpkeepDeps(RegistrationDeps, GarbageDeps, Protocol):
+    """Dependencies of the upkeep."""
 
 
 async def remove_old(deps: RegistrationDeps, *, kept: timedelta, now: datetime) -> int:
@@ -32,15 +40,22 @@ async def remove_old(deps: RegistrationDeps, *, kept: timedelta, now: datetime) 
     return len(rows)
 
 
-async def keep_removing(deps: RegistrationDeps, kept: timedelta) -> None:
-    """Do so for ever, in one replica at a time."""
+async def keep_up(deps: UpkeepDeps, *, artifacts_kept: timedelta) -> None:
+    """Do all of it for ever, in one replica at a time; an obstacle is logged, once, and waited out."""
+    garbage = Garbage(deps)
+
+    async def once() -> int:
+        while await remove_old(deps, kept=artifacts_kept, now=utc_now()) == ROUND:
+            pass
+        await trim(deps)
+        return await garbage.round()
+
     await lead(
-        lambda: remove_old(deps, kept=kept, now=utc_now()),
+        once,
         url=deps.database_url,
         service="executor",
-        lock="executor.artifacts",
+        lock="executor.workspaces",
         pause=PAUSE,
         first=FIRST,
-        full=ROUND,
-        interrupted="artifacts.interrupted",
+        interrupted="workspaces.interrupted",
     )
