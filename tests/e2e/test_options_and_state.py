@@ -40,7 +40,7 @@ async def test_the_command_shows_options_and_changes_state(client: Client, millr
     await client.put_file("forms.py", PROVIDERS)
     assert [line.split()[:1] for line in (await millrace("data-providers", "list")).splitlines()[1:]] == [["broken"], ["slow"]]
     out, aside = await millrace.both("data-providers", "get", "slow", "-i", "seconds=0")
-    assert [line.split() for line in out.splitlines()[1:]] == [["a", "a"], ["1", "Often"]]
+    assert [line.split() for line in out.splitlines()[1:]] == [['"a"', "a"], ["1", "Often"]]
     assert "of run" in aside
     again = await millrace.json("data-providers", "get", "slow", "--input", '{"seconds": 0}', "--refresh")
     assert again["options"][1]["value"] == 2
