@@ -11,7 +11,7 @@ from aiohttp import web
 from services.gateway.api.endpoint import ETAG, Header, Reply
 from services.gateway.domain import tags_of
 from shared.blobs import Blobs
-from shared.errors import MillraceError, RangeNotSatisfiable
+from shared.errors import MillraceError, NotFound, RangeNotSatisfiable
 from shared.pull import StreamError
 
 # One range of bytes (RFC 9110, 14.1.2): from, to; or so many at the end. Several are answered by the whole, as any server may.
@@ -78,7 +78,9 @@ async def sent(request: web.Request, content: Content, stored: Blobs | None, inl
     response.content_length = length
     if part is not None:
         response.headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{content.size}"
-    if not length:
+    if not length or request.method == "HEAD":
+        if length and await stored.stat(content.sha256) is None:
+            raise NotFound(f"the content {content.sha256[:12]}… is not there any more")
         await response.prepare(request)
         return response
     chunks = stored.get(content.sha256, start=start, length=length)
@@ -86,8 +88,6 @@ async def sent(request: web.Request, content: Content, stored: Blobs | None, inl
         # Before the answer has begun: missing content is still a 404.
         first = await anext(chunks)
         await response.prepare(request)
-        if request.method == "HEAD":
-            return response
         await response.write(first)
         async for chunk in chunks:
             await response.write(chunk)
