@@ -39,7 +39,7 @@ def list_state(session: Session, prefix: str, limit: int) -> None:
 @asks
 def get_state(session: Session, key: str) -> None:
     """Show one value."""
-    found = session.api.get("/state", key)
+    found = session.api.get("/state", *key.split("/"))
     show.answer(found, show.compact(found["value"]), is_json=session.is_json)
 
 
@@ -52,7 +52,7 @@ def get_state(session: Session, key: str) -> None:
 def put_state(session: Session, key: str, value: str, ttl: float | None, if_version: int | None) -> None:
     """Give a key a value."""
     body = {"value": a_value(value, "JSON")} | ({} if ttl is None else {"ttl": ttl})
-    found = session.api.call("PUT", "/state", key, body=body, headers=_condition(if_version))
+    found = session.api.call("PUT", "/state", *key.split("/"), body=body, headers=_condition(if_version))
     show.answer(found, str(found["version"]), is_json=session.is_json)
 
 
@@ -62,7 +62,7 @@ def put_state(session: Session, key: str, value: str, ttl: float | None, if_vers
 @asks
 def delete_state(session: Session, key: str, if_version: int | None) -> None:
     """Remove a key."""
-    session.api.call("DELETE", "/state", key, headers=_condition(if_version))
+    session.api.call("DELETE", "/state", *key.split("/"), headers=_condition(if_version))
 
 
 def _condition(version: int | None) -> dict[str, str]:
