@@ -24,9 +24,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from deploy.broker import binary
+from deploy.nats_cluster import held_ports
 from shared import client as module
 from shared.client import LEAN_FOR, LeanClient, connect, subscribe, unique_name, write
-from tests.support.cluster import kept_ports
 from tests.support.inside import eventually
 from tests.support.pausing import paused
 from tests.support.servers import Place
@@ -451,7 +451,7 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 
 async def test_over_tls_everything_is_the_same(tmp_path: Path) -> None:
     certificate, key = self_signed(tmp_path)
-    with kept_ports(1) as (port,):
+    with held_ports(1) as (port,):
         config = tmp_path / "nats.conf"
         config.write_text(f'listen: "127.0.0.1:{port}"\ntls {{ cert_file: "{certificate}", key_file: "{key}" }}\n')
         process = await asyncio.create_subprocess_exec(str(binary()), "-c", str(config), stderr=asyncio.subprocess.PIPE)

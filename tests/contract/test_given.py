@@ -14,9 +14,9 @@ import pytest
 from deploy import given
 from deploy.broker import binary
 from deploy.errors import StartError
+from deploy.nats_cluster import held_ports
 from deploy.prepare import prepare_broker, prepare_database
 from shared.addresses import servers_of, with_user
-from tests.support.cluster import kept_ports
 from tests.support.servers import Place, Servers
 from tests.support.servers import test_credentials as made_credentials
 
@@ -24,7 +24,7 @@ from tests.support.servers import test_credentials as made_credentials
 @asynccontextmanager
 async def server(folder: Path, config: str) -> AsyncIterator[str]:
     """Run a broker of this configuration for the block; yields its address without a user."""
-    with kept_ports(1) as (port,):
+    with held_ports(1) as (port,):
         file = folder / "nats.conf"
         await asyncio.to_thread(file.write_text, f"listen: 127.0.0.1:{port}\n{config}")
         process = await asyncio.create_subprocess_exec(str(binary()), "-c", str(file), "-l", str(folder / "nats.log"))
@@ -111,7 +111,7 @@ async def test_a_database_of_another_encoding_is_refused(place: Place) -> None:
 
 async def test_the_first_server_may_be_away(place: Place) -> None:
     url = place.nats_url("admin")
-    with kept_ports(1) as (nobody,):
+    with held_ports(1) as (nobody,):
         several = url.replace("127.0.0.1:", f"127.0.0.1:{nobody},127.0.0.1:")
         assert len(servers_of(several)) == 2
         assert await prepare_broker(several) == 1

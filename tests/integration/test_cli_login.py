@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from deploy.nats_cluster import held_ports
 from tests.integration.test_gateway import Client, gateway
 from tests.integration.test_keys import by, made
 from tests.integration.test_logins import in_database
-from tests.support.cluster import kept_ports
 from tests.support.command import BOUND, Command, until_said
 from tests.support.servers import Place
 
@@ -149,7 +149,7 @@ async def test_nobody_comes_and_nothing_is_kept(client: Client, millrace: Comman
 
 
 async def test_a_gateway_that_is_started_again_goes_on_with_a_sign_in(place: Place, millrace: Command) -> None:
-    with kept_ports(1) as (number,):
+    with held_ports(1) as (number,):
         await started_again(place, millrace, str(number))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from deploy.broker import binary
+from deploy.nats_cluster import held_ports
 from deploy.permissions import ACCOUNT, users
 from deploy.prepare import prepare_broker
 from tests.support.servers import test_credentials
@@ -32,18 +32,6 @@ class Cluster:
         return f"nats://{user}:{self._passwords[user]}@127.0.0.1:{self._ports[node]}"
 
 
-@contextmanager
-def kept_ports(count: int) -> Iterator[list[int]]:
-    """Have ports that the system gives to nobody else in the block: for servers that are started later, or again."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            # Bound and not listening: who says so as well may listen there.
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(("127.0.0.1", 0))
-        yield [one.getsockname()[1] for one in sockets]
-
-
 @asynccontextmanager
 async def running_cluster(folder: Path) -> AsyncIterator[Cluster]:
     """Run three nodes with every stream on all three, for the block."""
@@ -51,7 +39,7 @@ async def running_cluster(folder: Path) -> AsyncIterator[Cluster]:
     passwords = {"admin": credentials.nats_admin, **credentials.nats}
     processes: list[asyncio.subprocess.Process] = []
     stack = contextlib.ExitStack()
-    ports = stack.enter_context(kept_ports(2 * NODES))
+    ports = stack.enter_context(held_ports(2 * NODES))
     clients, routes = ports[:NODES], ports[NODES:]
     try:
         for node in range(NODES):
