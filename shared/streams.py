@@ -188,7 +188,7 @@ WORK = (
         service="executor",
         messages=(BranchMoved,),
         subjects=("branch.*.moved",),
-        ack_wait=300.0,
+        ack_wait=600.0,
         enveloped=True,
     ),
     *work_of_runs(),

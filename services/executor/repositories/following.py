@@ -11,7 +11,6 @@ import structlog
 
 from services.executor.repositories import syncing
 from services.executor.repositories.comparing import SyncDeps
-from services.executor.repositories.remote import Unreached
 from shared.consumer import Follows, Handlers
 from shared.envelope import Envelope, open_message
 from shared.errors import MillraceError, Unavailable
@@ -19,6 +18,8 @@ from shared.messages import Audited, BranchMoved
 from shared.questions.repositories import TIME, SyncRepository
 from shared.resources import KINDS
 
+# Seconds until it is tried again where the remote, or what gives the credential, is away for a moment.
+AGAIN = (2.0, 10.0, 30.0)
 _log = structlog.get_logger()
 
 
@@ -59,16 +60,20 @@ async def _followed(moved: BranchMoved, org: str, deps: FollowingDeps) -> Audite
     command = SyncRepository(id=moved.delivery, org=org, actor=actor, repository=spec, do=spec.on_event)
     outcome = "ok"
     detail: dict[str, Any] = {}
-    try:
-        async with asyncio.timeout(TIME):
-            done = await syncing.sync(command, deps)
-        detail = {"pulled": len(done.pulled), "pushed": len(done.pushed), "conflicts": len(done.left.conflicts)}
-    except TimeoutError:
-        outcome, detail = "unavailable", {"reason": "it took too long"}
-    except MillraceError as error:
-        if isinstance(error, Unavailable) and not isinstance(error, Unreached):
-            raise  # it is not the remote that is away
-        outcome, detail = error.kind, {"reason": error.detail[:500]}
+    for pause in (*AGAIN, None):
+        try:
+            async with asyncio.timeout(TIME):
+                done = await syncing.sync(command, deps)
+            outcome, detail = "ok", {"pulled": len(done.pulled), "pushed": len(done.pushed), "conflicts": len(done.left.conflicts)}
+            break
+        except TimeoutError:
+            outcome, detail = Unavailable.kind, {"reason": "it took too long"}
+            break
+        except MillraceError as error:
+            outcome, detail = error.kind, {"reason": error.detail[:500]}
+            if pause is None or not isinstance(error, Unavailable):
+                break
+            await asyncio.sleep(pause)
     _log.info("repository.followed", org=org, repository=moved.name, outcome=outcome, **detail)
     detail |= {"delivery": moved.delivery}
     return Audited(category="workspace", verb=spec.on_event, actor=actor, target=moved.name, outcome=outcome, detail=detail)

@@ -131,10 +131,6 @@ class Moved(Conflict):
     """The branch has another newest commit than the one that the push was to follow."""
 
 
-class Unreached(Unavailable):
-    """The remote does not answer, or not as one does."""
-
-
 class Remotes:
     """The ways to remote repositories, behind the walls of the builder's tier."""
 
@@ -220,7 +216,7 @@ class Remotes:
             try:
                 addresses = [target.address] if target.address is not None else await self._resolver.of(access.org)(target.host)
             except (OSError, UnicodeError) as error:
-                raise Unreached(f"{target.host} has no address") from error
+                raise Unavailable(f"{target.host} has no address") from error
             for address in addresses:
                 refusal = refusal or policy.refusal_of_address(address, target.port)
                 if refusal is None and not policy.is_opened(address, target.port) and is_own(address):
@@ -270,7 +266,7 @@ def _error(problem: str, words: str) -> Exception:
         case "too_large":
             return TooLarge(f"the repository: {words}")
         case "unreachable":
-            return Unreached(f"the repository cannot be reached: {words}")
+            return Unavailable(f"the repository cannot be reached: {words}")
     return Invalid(f"the repository cannot be read: {words}")
 
 
