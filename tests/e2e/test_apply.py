@@ -276,7 +276,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
     done = await applied(millrace, str(conf), code=1)
     # A warning about a subscription comes once its source is there, one about a schedule at once.
     assert [_without_warnings(one) for one in done] == [_without_warnings(one) for one in tried]
-    assert changes(done) == {"created": 43, "failed": 8}
+    assert changes(done) == {"created": 44, "failed": 8}
     reasons = sorted(
         reason.removeprefix(f"{conf}/wrong.yaml:") for one in done if one["change"] == "failed" for reason in one["reasons"]
     )
@@ -294,7 +294,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
         assert reason.startswith(start)
     assert "hunter2" not in str(done)
     out, error = await millrace.both("apply", str(conf), code=1, **TOKENS)
-    assert out.splitlines()[-1] == "8 failed, 43 as they are"
+    assert out.splitlines()[-1] == "8 failed, 44 as they are"
     assert f"{conf}/wrong.yaml:17: source: there is no source 'no-such'\n" in error
 
 
@@ -316,7 +316,7 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "wrong.yaml").unlink()
 
     tried = await applied(millrace, str(conf), "--as", "ours", "--prune", "--dry-run")
-    assert len(everything(up)) == 44
+    assert len(everything(up)) == 45
     done = await applied(millrace, str(conf), "--as", "ours", "--prune")
     assert tried == done
     gone = [one["kind"] for one in done if one["change"] == "removed"]
