@@ -39,6 +39,15 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
     "a/times.yaml": [
         {"kind": "schedule", "name": "daily", "cron": "0 9 * * MON-FRI", "timezone": "Europe/Vienna", "workflow": "w"},
         {"kind": "schedule", "name": "beat", "every": 3600, "source": "repo-0", "event": "beat", "overlap": "allow"},
+        {
+            "kind": "repository",
+            "name": "flows",
+            "url": "https://git.example.org/acme/flows.git",
+            "branch": "main",
+            "secret": "key-0",
+            "source": "repo-1",
+            "on_event": "sync",
+        },
     ],
     "b.json": [
         {"kind": "source", "name": "repo-0", "adapter": "topic", "integration": "halo-0"},
@@ -52,17 +61,6 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
         {"kind": "mapping", "name": "halo-0", "config": {"subdomain": "acme"}, "connection": "halo"},
         {"kind": "mapping", "name": "halo-1", "entity_id": "42"},
         {"kind": "mapping", "name": "halo-0", "org": "beta", "config": {"subdomain": "beta"}},
-    ],
-    "rest/git.yaml": [
-        {
-            "kind": "repository",
-            "name": "flows",
-            "url": "https://git.example.org/acme/flows.git",
-            "branch": "main",
-            "secret": "key-0",
-            "source": "repo-1",
-            "on_event": "sync",
-        },
     ],
     "rest/integrations.yaml": [
         {
@@ -320,7 +318,7 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     done = await applied(millrace, str(conf), "--as", "ours", "--prune")
     assert tried == done
     gone = [one["kind"] for one in done if one["change"] == "removed"]
-    assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["mapping"] * 3 + ["source"] * 5
+    assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["repository"] + ["mapping"] * 3 + ["source"] * 5
     left = everything(up)
     assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (28, {"by-hand", "theirs"})
     assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 26}
