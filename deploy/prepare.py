@@ -60,6 +60,8 @@ _NAME_IN_USE = 10058
 # In a stream's metadata while `millrace rebuild` refills it; its value is the first sequence.
 REFILLING = "millrace_refilling"
 OLDEST_NATS = (2, 12)  # atomic batches and schedules
+# Seconds for one stream: three servers agree on all of them at the same time, each syncing what it writes.
+MADE_WITHIN = 30.0
 # Copies of each stream in a cluster: one server of three may be away.
 IN_A_CLUSTER = 3
 # A statement of a service that runs longer than this is a mistake; searches set a shorter one themselves.
@@ -193,13 +195,13 @@ def _bucket_config(bucket: str, max_age: float | None, replicas: int) -> dict[st
 async def _stream(client: Client, config: dict[str, Any], *, aging: bool = True) -> None:
     name = config["name"]
     try:
-        info = await api_request(client, f"$JS.API.STREAM.INFO.{name}", None)
+        info = await api_request(client, f"$JS.API.STREAM.INFO.{name}", None, wait=MADE_WITHIN)
     except StreamError as error:
         if error.code != _NO_STREAM:
             raise
         created = {**config, "metadata": {INCARNATION: new_id()}}
         try:
-            await api_request(client, f"$JS.API.STREAM.CREATE.{name}", created, wait=15)
+            await api_request(client, f"$JS.API.STREAM.CREATE.{name}", created, wait=MADE_WITHIN)
         except StreamError as racing:
             if racing.code != _NAME_IN_USE:
                 raise
@@ -212,7 +214,7 @@ async def _stream(client: Client, config: dict[str, Any], *, aging: bool = True)
     wanted = existing | config | ({} if aging else {"max_age": existing.get("max_age", 0)})
     wanted["metadata"] = {INCARNATION: new_id()} | (existing.get("metadata") or {})
     if wanted != existing:
-        await api_request(client, f"$JS.API.STREAM.UPDATE.{name}", wanted, wait=15)
+        await api_request(client, f"$JS.API.STREAM.UPDATE.{name}", wanted, wait=MADE_WITHIN)
 
 
 # -- the database -----------------------------------------------------------------------------------------------------------
