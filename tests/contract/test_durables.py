@@ -18,7 +18,7 @@ from shared.bus import Bus
 from shared.envelope import new_id
 from shared.messages import EventAccepted, Message, RunRequested, WebhookReceived
 from shared.pull import StreamError, api_request
-from shared.streams import WORK
+from shared.streams import WORK, work_of_runs
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
 
@@ -115,7 +115,7 @@ async def test_an_executor_goes_on_when_its_consumers_were_deleted(place: Place)
         return run
 
     async with bus_of(place, "gateway") as gateway, bus_of(place, "executor") as executor, kept(executor):
-        working = {asyncio.create_task(Worker(executor.client, cast("Runs", Recording()), 8).run())}
+        working = {asyncio.create_task(Worker(executor.client, cast("Runs", Recording()), 8, work_of_runs()).run())}
         try:
             wanted = [await ask(gateway, "normal")]
 

@@ -14,12 +14,16 @@ from tests.support.command import Command
 from tests.support.places import open_folder
 from tests.support.stack import Up, running_up
 
+REMOTES = "127.0.0.77"
+"""The one address of this machine that services of the stack may reach."""
+ENVIRONMENT = {**os.environ, "MILLRACE_DIGEST_SECONDS": "1", "MILLRACE_EGRESS_ALLOW": REMOTES}
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def up() -> AsyncIterator[Up]:
     """A stack of the module's own."""
     with open_folder() as place:
-        async with running_up(place / ".millrace", environment={**os.environ, "MILLRACE_DIGEST_SECONDS": "1"}) as stack:
+        async with running_up(place / ".millrace", environment=ENVIRONMENT) as stack:
             yield stack
 
 

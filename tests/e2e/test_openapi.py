@@ -20,10 +20,13 @@ import pytest_asyncio
 from services.gateway.api.application import ENDPOINTS
 from services.gateway.api.document import USUAL, methods_of, path_of
 from services.gateway.api.endpoint import Endpoint, Streamed
+from shared.envelope import new_id
+from tests.e2e.conftest import REMOTES
 from tests.support.client import Client
 from tests.support.documented import CHECKS, LEFT_OUT
 from tests.support.inside import eventually
 from tests.support.programs import output
+from tests.support.remotes import Remote, served
 from tests.support.stack import Up
 
 SECRET = "a-secret-of-the-sender"
@@ -57,7 +60,8 @@ async def approval() -> dict:
 class Stack:
     """A running stack with what the examples speak of."""
 
-    def __init__(self, up: Up, session: aiohttp.ClientSession) -> None:
+    def __init__(self, up: Up, session: aiohttp.ClientSession, remote: Remote) -> None:
+        self.remote = remote
         self.url: str = up.ready["url"]
         self.key: str = up.ready["admin_key"]
         self.client = Client(session, up.ready)
@@ -113,6 +117,14 @@ class Stack:
         await self.client.call("PUT", "/api/v1/sources/letters", body={"adapter": "hmac", "settings": {"secret": SECRET}})
         return str(letter)
 
+    async def differ(self, *, both: bool) -> None:
+        """Have a change of the workspace that its repository has not, or, of `both`, a conflict."""
+        await self.client.call("PUT", "/api/v1/repositories/orders", body={"url": self.remote.url})
+        await self.client.call("POST", "/api/v1/workspace/sync", body={"accept_history": True})
+        await self.client.put_file("flows/notes.txt", new_id().encode())
+        if both:
+            self.remote.commit(self.remote.files() | {"flows/notes.txt": new_id().encode()})
+
     async def is_sealed(self) -> bool:
         found = (await self.client.call("GET", "/api/v1/audit/digests"))["items"]
         return any(one["size"] for one in found if one["stream"] == "AUDIT")
@@ -142,6 +154,14 @@ class Stack:
             parts["id"] = self.hook
         elif "/logins/{code}" in endpoint.path:
             parts["code"] = (await self.client.call("POST", "/api/v1/logins", body={"host": "build-7"}))["user_code"]
+        elif endpoint.path.startswith("/api/v1/workspace/git/") or endpoint.name == "sync_workspace":
+            await self.differ(both=endpoint.name != "discard_workspace_changes")
+        elif endpoint.path.startswith("/api/v1/repositories"):
+            # An organization has one.
+            for one in (await self.client.call("GET", "/api/v1/repositories"))["items"]:
+                await self.client.call("DELETE", f"/api/v1/repositories/{one['name']}")
+            if endpoint.name != "create_repository":
+                await self.client.call("PUT", f"/api/v1/repositories/{parts.get('name', 'orders')}", body={"url": self.remote.url})
         elif endpoint.name == "rotate_key":
             await self.client.call("PUT", "/api/v1/keys/orders", body={"role": "viewer"})
         elif endpoint.name == "invite_user":
@@ -179,11 +199,13 @@ class Stack:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def stack(up: Up) -> AsyncIterator[Stack]:
-    async with aiohttp.ClientSession() as session:
-        made = Stack(up, session)
-        await made.prepare()
-        yield made
+async def stack(up: Up, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    remote = Remote(tmp_path_factory.mktemp("remote") / "flows.git")
+    with served(remote, token=None, at=REMOTES):
+        async with aiohttp.ClientSession() as session:
+            made = Stack(up, session, remote)
+            await made.prepare()
+            yield made
 
 
 def closed(schema: Any) -> Any:

@@ -155,33 +155,33 @@ class Host:
 
 
 @contextmanager
-def hosting(*, token: str | None = TOKEN, before: Callable[[str], None] | None = None) -> Iterator[Host]:
+def hosting(*, token: str | None = TOKEN, before: Callable[[str], None] | None = None, at: str = "127.0.0.1") -> Iterator[Host]:
     """Run a host for the block."""
     host = Host(token, before)
     try:
-        with serving(host) as host.url:
+        with serving(host, at=at) as host.url:
             yield host
     finally:
         host.close()
 
 
 @contextmanager
-def served(*remotes: Remote, token: str | None = TOKEN) -> Iterator[str]:
+def served(*remotes: Remote, token: str | None = TOKEN, at: str = "127.0.0.1") -> Iterator[str]:
     """Serve remotes for the block; each has its `url` then."""
-    with hosting(token=token) as host:
+    with hosting(token=token, at=at) as host:
         for one in remotes:
             host.add(one)
         yield host.url
 
 
 @contextmanager
-def serving(application: Application) -> Iterator[str]:
+def serving(application: Application, *, at: str = "127.0.0.1") -> Iterator[str]:
     """Serve any application on a free port; gives its address."""
-    server = make_server("127.0.0.1", 0, application, server_class=_Server, handler_class=_Quiet)
+    server = make_server(at, 0, application, server_class=_Server, handler_class=_Quiet)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://{at}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

@@ -342,10 +342,11 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         for name, option in options(program)
         if any(word in " ".join(option.opts) for word in ("key", "secret", "token", "password"))
     }
-    # A run's `--key` is an idempotency key, which grants nothing, and its `--concurrency-key` says with whom it takes turns, as
-    # the `--key` of a subscription does; a provider's `--key-id` names a key for everybody.
+    # The `--key` of a run and of a rerun is an idempotency key, which grants nothing, and its `--concurrency-key` says with whom it
+    # takes turns, as the `--key` of a subscription does; a provider's `--key-id` names a key for everybody.
     assert suspicious == {
         ("run", "--key", None),
+        ("rerun", "--key", None),
         ("run", "--concurrency-key", None),
         ("put", "--key", None),
         ("patch", "--key", None),
