@@ -16,6 +16,7 @@ from millrace import (
     OrderChanged,
     Refused,
     VersionConflict,
+    artifacts,
     config,
     connections,
     data_provider,
@@ -220,10 +221,13 @@ def test_what_a_run_changes_is_in_the_outcome_and_not_in_what_was_given() -> Non
     @workflow
     def main() -> None:
         files.write("data/a", "2")
+        artifacts.write("report.csv", "3")
+        with pytest.raises(Refused, match="its own artifacts"):
+            files.write("artifacts/another/report.csv", "4")
         config.get("deep")["a"].append(2)
 
     outcome = testing.run(main, files=given, variables=variables)
-    assert outcome.files == {"data/a": b"2"}
+    assert outcome.files == {"data/a": b"2", "artifacts/testing/report.csv": b"3"}
     assert (given, variables) == ({"data/a": "1"}, {"deep": {"a": [1]}})
 
 

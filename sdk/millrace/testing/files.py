@@ -16,9 +16,10 @@ _LISTED = 500
 
 
 class Files:
-    """Holds the files that are given, and lets a run change what a run may change."""
+    """Holds the files that are given, and lets the run `run` change what a run may change."""
 
-    def __init__(self, given: Mapping[str, bytes | str]) -> None:
+    def __init__(self, given: Mapping[str, bytes | str], run: str) -> None:
+        self._own = ("data/", f"artifacts/{run}/")
         self.held = {path: content.encode() if isinstance(content, str) else bytes(content) for path, content in given.items()}
         self._since = dict.fromkeys(self.held, _now())
         self._writing: dict[int, bytearray] = {}
@@ -54,7 +55,7 @@ class Files:
         return {"data": base64.b64encode(part).decode(), "size": size}
 
     def _write(self, asked: dict[str, Any]) -> Any:
-        path = _changeable(asked["path"])
+        path = self._changeable(asked["path"])
         written = self._writing.setdefault(asked["writing"], bytearray())
         written += base64.b64decode(asked["data"])
         if not asked["is_last"]:
@@ -78,11 +79,22 @@ class Files:
             raise Refused("Invalid", msg)
 
     def _delete(self, asked: dict[str, Any]) -> Any:
-        path = _changeable(asked["path"])
+        path = self._changeable(asked["path"])
         if path not in self.held:
             msg = f"there is no file {path}"
             raise Refused("NotFound", msg)
         del self.held[path]
+
+    def _changeable(self, path: str) -> str:
+        complaint = None
+        if not _normal(path).startswith(self._own):
+            complaint = "only what is below 'data/', and its own artifacts, is for runs to write"
+        elif path.endswith((".py", ".pyi")) or path.rpartition("/")[2] in {"requirements.txt", "pyproject.toml"}:
+            complaint = "it would be code, which only people deploy"
+        if complaint is not None:
+            msg = f"a run may not write or delete {path!r}: {complaint}"
+            raise Refused("PermissionDenied", msg)
+        return path
 
 
 def _normal(path: str) -> str:
@@ -90,18 +102,6 @@ def _normal(path: str) -> str:
         wanted = "it must be relative and normal, without . and .. and doubled slashes"
         msg = f"{path[:120]!r} cannot be a workspace path: {wanted}"
         raise Refused("Invalid", msg)
-    return path
-
-
-def _changeable(path: str) -> str:
-    complaint = None
-    if not _normal(path).startswith("data/"):
-        complaint = "only what is below 'data/' is for runs to write"
-    elif path.endswith((".py", ".pyi")) or path.rpartition("/")[2] == "requirements.txt":
-        complaint = "it would be code, which only people deploy"
-    if complaint is not None:
-        msg = f"a run may not write or delete {path!r}: {complaint}"
-        raise Refused("PermissionDenied", msg)
     return path
 
 

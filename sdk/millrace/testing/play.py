@@ -31,6 +31,9 @@ from millrace.testing.shared import HeldLocks, SharedState
 LARGEST_RESULT = LARGEST
 """Bytes as JSON that the platform keeps of a result."""
 
+RUN = "testing"
+"""The id of the run."""
+
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -79,7 +82,7 @@ def run(
         msg = f"{getattr(workflow, '__name__', workflow)!r} is no workflow: it has neither @workflow nor @data_provider"
         raise TypeError(msg)
     masking = Masking()
-    kept, told, tree = Steps({} if steps is None else steps, masking), Topics(topics, masking), Files(files or {})
+    kept, told, tree = Steps({} if steps is None else steps, masking), Topics(topics, masking), Files(files or {}, RUN)
     shared, locked = SharedState(state or {}, masking), HeldLocks(held)
     children = Children(runs or {}, kept, masking)
     waits = Waits(signals or {}, kept, children)
@@ -96,7 +99,7 @@ def run(
         waits,
         children,
     ]
-    job = {"run": "testing", "scheduled_for": None if scheduled_for is None else scheduled_for.astimezone(UTC).isoformat()}
+    job = {"run": RUN, "scheduled_for": None if scheduled_for is None else scheduled_for.astimezone(UTC).isoformat()}
     attempt = _Attempt(masking, fakes, kept, waits.slept, job, apis)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
