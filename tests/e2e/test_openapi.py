@@ -60,11 +60,11 @@ async def approval() -> dict:
 class Stack:
     """A running stack with what the examples speak of."""
 
-    def __init__(self, up: Up, session: aiohttp.ClientSession, remote: Remote) -> None:
+    def __init__(self, ready: dict[str, Any], session: aiohttp.ClientSession, remote: Remote) -> None:
         self.remote = remote
-        self.url: str = up.ready["url"]
-        self.key: str = up.ready["admin_key"]
-        self.client = Client(session, up.ready)
+        self.url: str = ready["url"]
+        self.key: str = ready["admin_key"]
+        self.client = Client(session, ready)
         self.session = session
         self.document: dict[str, Any] = {}
         self.hook = ""
@@ -203,7 +203,7 @@ async def stack(up: Up, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
     remote = Remote(tmp_path_factory.mktemp("remote") / "flows.git")
     with served(remote, token=None, at=REMOTES):
         async with aiohttp.ClientSession() as session:
-            made = Stack(up, session, remote)
+            made = Stack(up.ready, session, remote)
             await made.prepare()
             yield made
 
