@@ -37,7 +37,11 @@ _FILTERED = {
         "held-runs": END_SUBJECTS,
         "held-timers": (fired_for("events"),),
     },
-    "executor": {"catalog": ("file.>", "workflow.>", "adapter.>"), "timers": (fired_for("executor"),)},
+    "executor": {
+        "catalog": ("file.>", "workflow.>", "adapter.>"),
+        "history": ("file.>", "history.>"),
+        "timers": (fired_for("executor"),),
+    },
     "oauth": {"catalog": ("variable.>",)},
     "logs": {"catalog": _nouns("logs")},
 }

@@ -60,6 +60,8 @@ def names(case: Case, detail: str, problems: list[str]) -> bool:
     """Return whether a refusal says which part of a case it is about: by a path to it, into it or around it, or by its name."""
     if case.text in ANOTHER or case.where == "org":
         return True  # the same thing is refused for another reason, since another organization has other things
+    if "which is the most" in detail:
+        return True  # of this kind the organization may have no more, whatever they are
     if case.kind.startswith("depth") and "nested" in detail:
         return True  # by then nothing is known of a document's parts
     if case.text is not None:

@@ -86,6 +86,8 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
         "email_domains": ["acme.example"],
     },
     "sources": {"entity": None, "by_entity": False},
+    "moves": {"from": "spare.txt", "to": "spare-moved.txt", "overwrite": True},
+    "restores": {"path": None, "version": None, "at": "2026-01-01T00:00:00Z", "prefix": "none/"},
     "repositories": {
         "url": "http://127.0.0.1:9/acme/flows.git",
         "folder": "",
@@ -158,6 +160,7 @@ class Route:
         fields = (
             FIELDS
             | FIELDS_OF.get(self.path.removeprefix("/api/v1/").partition("/")[0], {})
+            | FIELDS_OF.get(self.path.removeprefix("/api/v1/workspace/"), {})
             | ({"input": INPUT} if endpoint.name == "create_run" else {})
         )
         return example(declared, fields)

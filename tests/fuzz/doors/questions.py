@@ -57,6 +57,8 @@ OF: dict[str, dict[str, Any]] = {
     "ask.logs.facets": {"fields": ["level"]},
     "ask.logs.archived_rows": {"after": None},
     "do.oauth.begin_sign_in": {"provider": "spare"},
+    "do.executor.move_files": {"path": "spare.txt", "to": "spare-moved.txt", "overwrite": True, "expected": None},
+    "do.executor.restore_files": {"path": None, "version": None, "at": "2026-01-01T00:00:00Z", "prefix": "none/"},
     "do.events.rotate_keys": {"after": "", "key": None},
     "do.gateway.rotate_keys": {"after": "", "key": None},
     "do.oauth.rotate_keys": {"after": "", "key": None},
