@@ -18,7 +18,7 @@ import asyncio
 import base64
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -27,11 +27,10 @@ from weakref import WeakKeyDictionary
 from millrace import _bounds
 from millrace._run import run
 from millrace._runtime import channel
+from millrace._runtime.channel import Asking
 from millrace.errors import Refused
 
 T = TypeVar("T")
-Asking = Generator[tuple[str, dict[str, Any]], Any, T]
-"""A conversation: yields a request, is sent its answer."""
 
 _CHUNK = 1 << 20
 _AT_ONCE = 3
@@ -221,43 +220,13 @@ def _one(kind: str, path: str) -> Asking[Any]:
 def _done(asking: Asking[T]) -> T:
     """Hold a conversation, waiting for each answer."""
     with _few:
-        return _held(asking)
-
-
-def _held(asking: Asking[T]) -> T:
-    try:
-        kind, fields = next(asking)
-        while True:
-            try:
-                answer = channel.ask("files", kind, **fields)
-            except Refused as error:
-                kind, fields = asking.throw(error)
-            else:
-                kind, fields = asking.send(answer)
-    except StopIteration as end:
-        value: T = end.value
-        return value
+        return channel.held("files", asking)
 
 
 async def _adone(asking: Asking[T]) -> T:
     """Hold a conversation without holding up the event loop."""
     async with _few_of.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE)):
-        return await _aheld(asking)
-
-
-async def _aheld(asking: Asking[T]) -> T:
-    try:
-        kind, fields = next(asking)
-        while True:
-            try:
-                answer = await channel.aask("files", kind, **fields)
-            except Refused as error:
-                kind, fields = asking.throw(error)
-            else:
-                kind, fields = asking.send(answer)
-    except StopIteration as end:
-        value: T = end.value
-        return value
+        return await channel.aheld("files", asking)
 
 
 files = Files()

@@ -12,19 +12,17 @@ In a workflow:
 """
 
 import json
-from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from millrace import _bounds
 from millrace._runtime import channel
+from millrace._runtime.channel import Asking
 from millrace._runtime.encode import to_json
 from millrace.errors import Refused, VersionConflict
 
 T = TypeVar("T")
-Asking = Generator[tuple[str, dict[str, Any]], Any, T]
-"""A conversation: yields a request, is sent its answer."""
 
 _LARGEST = 16 * 1024
 _MOST = 2**53
@@ -185,34 +183,12 @@ def _read(told: dict[str, Any]) -> Item:
 
 def _done(asking: Asking[T]) -> T:
     """Hold a conversation, waiting for each answer."""
-    try:
-        kind, fields = next(asking)
-        while True:
-            try:
-                answer = channel.ask("values of the state", kind, **fields)
-            except Refused as error:
-                kind, fields = asking.throw(error)
-            else:
-                kind, fields = asking.send(answer)
-    except StopIteration as end:
-        value: T = end.value
-        return value
+    return channel.held("values of the state", asking)
 
 
 async def _adone(asking: Asking[T]) -> T:
     """Hold a conversation without holding up the event loop."""
-    try:
-        kind, fields = next(asking)
-        while True:
-            try:
-                answer = await channel.aask("values of the state", kind, **fields)
-            except Refused as error:
-                kind, fields = asking.throw(error)
-            else:
-                kind, fields = asking.send(answer)
-    except StopIteration as end:
-        value: T = end.value
-        return value
+    return await channel.aheld("values of the state", asking)
 
 
 state = State()

@@ -10,13 +10,18 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Generator
 from concurrent.futures import Future
 from itertools import count
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from millrace._runtime.encode import MAX_FRAME
 from millrace.errors import NotInRun, Refused, ResultError
+
+T = TypeVar("T")
+Asking = Generator[tuple[str, dict[str, Any]], Any, T]
+"""A conversation: yields the kind and the fields of each request, is sent its answer or thrown its `Refused`, returns a result."""
 
 _PIECE = 1 << 16
 """Bytes that are read at a time, for which room is made before they come."""
@@ -218,6 +223,38 @@ def ask(what: str, kind: str, /, **fields: Any) -> Any:
 async def aask(what: str, kind: str, /, **fields: Any) -> Any:
     """Do the same without holding up the event loop."""
     return await asyncio.wrap_future(asking(what, kind, **fields))
+
+
+def held(what: str, conversation: Asking[T]) -> T:
+    """Hold a conversation, waiting for each answer. Raises like `ask`."""
+    try:
+        kind, fields = next(conversation)
+        while True:
+            try:
+                answer = ask(what, kind, **fields)
+            except Refused as error:
+                kind, fields = conversation.throw(error)
+            else:
+                kind, fields = conversation.send(answer)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+async def aheld(what: str, conversation: Asking[T]) -> T:
+    """Hold a conversation without holding up the event loop. Raises like `ask`."""
+    try:
+        kind, fields = next(conversation)
+        while True:
+            try:
+                answer = await aask(what, kind, **fields)
+            except Refused as error:
+                kind, fields = conversation.throw(error)
+            else:
+                kind, fields = conversation.send(answer)
+    except StopIteration as end:
+        value: T = end.value
+        return value
 
 
 def asking(what: str, kind: str, /, **fields: Any) -> "Future[Any]":

@@ -51,7 +51,7 @@ def one_or_many(command: F) -> F:
 @one_or_many
 def cancel_run(session: Session, **which: Any) -> int:
     """Ask a run to stop, or all that a query finds."""
-    return _each(session, "cancel", lambda _: {}, **which)
+    return _each(session, "cancel", {}, **which)
 
 
 @click.command("rerun")
@@ -60,7 +60,7 @@ def cancel_run(session: Session, **which: Any) -> int:
 def rerun_run(session: Session, *, key: str | None, **which: Any) -> int:
     """Start a new run with the same input, of the workflow as it is now; or one for each that a query finds."""
     key = key or str(uuid.uuid4())
-    return _each(session, "rerun", lambda _: {"headers": {"Idempotency-Key": key}}, **which)
+    return _each(session, "rerun", {"headers": {"Idempotency-Key": key}}, **which)
 
 
 @click.command("resume")
@@ -71,13 +71,13 @@ def rerun_run(session: Session, *, key: str | None, **which: Any) -> int:
 def resume_run(session: Session, *, version: str, forget: tuple[str, ...], changes: str | None, **which: Any) -> int:
     """Go on with a run that failed, in a new one that repeats no step that is done; or with all that a query finds."""
     body = {"version": version, "forget": list(forget), "input": {} if changes is None else an_object(changes, "--input")}
-    return _each(session, "resume", lambda _: {"body": body}, **which)
+    return _each(session, "resume", {"body": body}, **which)
 
 
 def _each(
     session: Session,
     verb: str,
-    given: Callable[[str], dict[str, Any]],
+    given: dict[str, Any],
     *,
     id_: str | None,
     query: str | None,
@@ -87,7 +87,7 @@ def _each(
     if (id_ is None) == (query is None):
         raise click.UsageError("Name one run by its ID, or several by --query.")
     if query is None:
-        answer = session.api.call("POST", "/runs", whole(session.api, "/runs", str(id_)), verb, **given(str(id_)))
+        answer = session.api.call("POST", "/runs", whole(session.api, "/runs", str(id_)), verb, **given)
         show.answer(answer, f"{answer['id']} {answer['status']}", is_json=session.is_json)
         return codes.DONE
     runs = found(session, query)
@@ -99,7 +99,7 @@ def _each(
     began = time.monotonic()
     for number, run in enumerate(runs):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
-        done.append({"id": run["id"], **_asked(session, verb, run["id"], given(run["id"]))})
+        done.append({"id": run["id"], **_asked(session, verb, run["id"], given)})
         if not session.is_json and (number + 1) % max(1, int(rate * 5)) == 0:
             show.aside(f"{number + 1} of {len(runs)}")
     failed = [row for row in done if row["outcome"] == "failed"]
