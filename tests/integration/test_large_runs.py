@@ -14,6 +14,7 @@ import pytest
 from services.executor import store
 from services.executor.questions import QUESTIONS
 from services.executor.runs import durable, looks, run_state, steps
+from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
 from services.executor.runs.run_state import RunState
@@ -82,7 +83,14 @@ async def replica(place: Place) -> AsyncIterator[Any]:
     try:
         async with bus_of(place, "executor") as bus:
             made = ExecutorStore(engine)
-            yield SimpleNamespace(bus=bus, store=made, looks=Looks(bus, made), recent=Recent(lambda *_: False), engine=engine)
+            yield SimpleNamespace(
+                bus=bus,
+                store=made,
+                looks=Looks(bus, made),
+                recent=Recent(lambda *_: False),
+                groups=WorkerGroups(bus.client, "other", (), made.queued_in_groups),
+                engine=engine,
+            )
     finally:
         await engine.dispose()
 

@@ -29,7 +29,7 @@ def greet(event: dict) -> dict:
 
 
 # Projections that read some messages of their stream only: the last message of it is mostly none of theirs.
-FILTERED = {"catalog", "registrations", "schedules", "declared-schedules", "timers", "held", "held-runs", "held-timers"}
+FILTERED = {"catalog", "registrations", "schedules", "declared-schedules", "timers", "held", "held-runs", "held-timers", "history"}
 
 
 async def tables(connection: asyncpg.Connection) -> list[str]:

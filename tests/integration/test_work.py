@@ -13,6 +13,7 @@ from services.executor.runs.supervisor import Runs
 from services.executor.runs.worker import Worker
 from shared.envelope import new_id
 from shared.messages import RunRequested
+from shared.streams import work_of_runs
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
 
@@ -38,7 +39,7 @@ async def test_work_that_arrives_after_its_pull_was_given_up_is_begun_all_the_sa
             asked: dict[str, Any] = {"run": run, "workflow": "w", "version": "v", "requested_by": "test", "timeout": 60.0}
             await gateway.publish(gateway.seal(RunRequested(**asked), org="default"))
         runs = Recording()
-        pulling = asyncio.create_task(Worker(executor.client, cast("Runs", runs), 8).run())
+        pulling = asyncio.create_task(Worker(executor.client, cast("Runs", runs), 8, work_of_runs()).run())
 
         async def all_begun() -> bool:
             return len(runs.begun) >= len(wanted)

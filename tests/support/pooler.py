@@ -65,7 +65,7 @@ class Pooler:
         """Return the address of the same database by way of the pooler."""
         parts = urlsplit(url)
         port = self._server.sockets[0].getsockname()[1]
-        return f"postgresql://{parts.username}:{parts.password}@127.0.0.1:{port}{parts.path}?ssl=disable"
+        return f"postgresql://{parts.username}:{parts.password}@127.0.0.1:{port}{parts.path}?sslmode=disable"
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

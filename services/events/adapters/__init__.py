@@ -108,15 +108,15 @@ def verification_of(adapter: str, settings: Mapping[str, Any]) -> dict[str, Any]
 
     Settings were checked when their source was put, perhaps by another version of the adapter.
     """
-    document = _verification(adapter, msgspec.json.encode(settings, order="deterministic"))
+    document = _verification(VERIFICATIONS[adapter], adapter, msgspec.json.encode(settings, order="deterministic"))
     return None if document is None else msgspec.json.decode(document)
 
 
 @functools.lru_cache(DECLARED)
-def _verification(adapter: str, settings: bytes) -> bytes | None:
+def _verification(declare: Declare, adapter: str, settings: bytes) -> bytes | None:
     """Make and check it once for all that have these settings: a list shows it of each of its sources."""
     try:
-        document = msgspec.json.encode(declared(adapter, msgspec.json.decode(settings)))
+        document = msgspec.json.encode(declared_by(declare, msgspec.json.decode(settings)))
         msgspec.json.decode(document, type=Verification)
     except (KeyError, TypeError, ValueError, AttributeError, MillraceError) as error:
         _log.error("source.undeclared", adapter=adapter, reason=f"{type(error).__name__}: {error}")
