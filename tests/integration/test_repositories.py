@@ -123,6 +123,22 @@ async def test_edit_locally_commit_remotely_sync_twice(sides: Sides) -> None:
     assert newest.message.startswith(b"Count on\n\nMillrace-Push: ")
 
 
+async def test_the_last_file_of_a_folder_and_of_a_branch_is_removed_from_either_side(sides: Sides) -> None:
+    await sides.edit({"a.py": b"a = 1\n", "b/c.py": b"c = 1\n"})
+    await sides.do()
+    for folder_kept in ({"a.py": b"a = 1\n"}, {}):
+        await sides.edit({path: None for path in await sides.local() if path not in folder_kept})
+        assert len((await sides.do()).to_push) == 1
+        assert sides.remote.files() == folder_kept
+    await sides.edit({"d/e.py": b"e = 1\n"})
+    assert (await sides.do()).to_push == ["d/e.py"]
+    sides.remote.commit({})
+    assert (await sides.do()).to_pull == ["d/e.py"]
+    await sides.edit({"f.py": b"f = 1\n"})
+    assert (await sides.do()).to_push == ["f.py"]
+    assert await sides.local() == sides.remote.files() == {"f.py": b"f = 1\n"}
+
+
 async def test_conflicts_stay_until_they_are_settled_and_hold_up_nothing_else(sides: Sides) -> None:
     first: dict[str, bytes | None] = dict.fromkeys(("ours", "theirs", "content", "removed", "edited", "kept"), b"first\n")
     await sides.edit(first)

@@ -288,7 +288,8 @@ class _Added:
         self.objects: dict[ObjectID, ShaFile] = {}
 
     def __getitem__(self, oid: ObjectID) -> ShaFile:
-        found = self.objects.get(oid) or self._store[oid]
+        # An empty tree is false.
+        found = self.objects[oid] if oid in self.objects else self._store[oid]
         return found.copy()
 
     def add_object(self, added: ShaFile) -> None:
