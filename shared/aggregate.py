@@ -32,6 +32,9 @@ S = TypeVar("S")
 UNREADABLE = "unreadable"
 
 
+_NEVER = datetime.fromtimestamp(0, UTC)
+
+
 class Stored(msgspec.Struct, frozen=True):
     """One message of an aggregate: its stream sequence, subject and envelope, whose type is `UNREADABLE` where there is none.
 
@@ -42,6 +45,8 @@ class Stored(msgspec.Struct, frozen=True):
     subject: str
     envelope: Envelope
     document: bytes = b""
+    at: datetime = _NEVER
+    """When the stream has stored it, where it was asked for by itself."""
 
     def message(self) -> Message | None:
         """Return the message within; None for an unreadable one, which must not block later ones."""
@@ -77,6 +82,26 @@ async def history(client: Client, noun: str, key: str, *, after: int = 0) -> Asy
                     return
 
 
+async def since(client: Client, noun: str, key: str, moment: datetime) -> AsyncIterator[Stored]:
+    """Yield the messages of the aggregate `noun`/`key` that the stream holds since a moment, in order, up to now.
+
+    Raises `Unavailable` when the broker does not answer.
+    """
+    stream, subjects = STREAM_OF_NOUN[noun], f"{noun}.{checked_key(key)}.>"
+    newest = await _get(client, stream, {"last_by_subj": subjects})
+    if newest is None or newest.at < moment:
+        return
+    batches = OrderedReader(client, stream, filters=(subjects,), since=moment, heartbeats=True).batches()
+    async with contextlib.aclosing(batches):
+        async for batch in batches:
+            if not batch:
+                return  # the newest is gone by now
+            for delivered in batch:
+                yield _stored(delivered.sequence, delivered.subject, delivered.data)
+                if delivered.sequence >= newest.sequence:
+                    return
+
+
 async def stored_at(client: Client, stream: str, sequence: int) -> Stored | None:
     """Return the message of a stream at a sequence, or None when the stream no longer holds it."""
     return await _get(client, stream, {"seq": sequence})
@@ -106,7 +131,8 @@ async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored |
             return None
         raise
     found = answer["message"]
-    return _stored(int(found["seq"]), found["subject"], base64.b64decode(found.get("data", "")))
+    stored = _stored(int(found["seq"]), found["subject"], base64.b64decode(found.get("data", "")))
+    return msgspec.structs.replace(stored, at=datetime.fromisoformat(found["time"]))
 
 
 def _stored(sequence: int, subject: str, document: bytes) -> Stored:
@@ -119,7 +145,7 @@ def _stored(sequence: int, subject: str, document: bytes) -> Stored:
             type=UNREADABLE,
             source="",
             subject=subject.split(".")[1],
-            time=datetime.fromtimestamp(0, UTC),
+            time=_NEVER,
             org="",
             correlationid="",
             data=msgspec.Raw(b"null"),

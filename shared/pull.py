@@ -207,6 +207,7 @@ class OrderedReader:
         filters: tuple[str, ...] = (),
         after: int | None = None,
         start: Start = "all",
+        since: datetime | None = None,
         batch: int = 500,
         lingering: Lingering | None = None,
         headers_only: bool = False,
@@ -219,6 +220,7 @@ class OrderedReader:
         self._filters = filters
         self._after = after
         self._start = start
+        self._since = since
         self._made: str | None = None
         self.batch = batch
         self._lingering = lingering
@@ -318,6 +320,8 @@ class OrderedReader:
             config["headers_only"] = True
         if self._after is not None:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._after + 1}
+        elif self._since is not None:
+            config |= {"deliver_policy": "by_start_time", "opt_start_time": self._since.isoformat()}
         else:
             config["deliver_policy"] = self._start
         if len(self._filters) == 1:

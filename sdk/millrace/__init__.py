@@ -7,6 +7,7 @@ of nothing and `log` writes to standard error; only what needs a supervisor rais
 """
 
 from millrace._adapters import Event, Request, Response, Unverified, adapter
+from millrace._awaiting import wait_for_event
 from millrace._connections import Connection, connections
 from millrace._declare import data_provider, workflow
 from millrace._events import events
@@ -29,6 +30,7 @@ from millrace._waiting import Signal, sleep, wait_for
 from millrace.errors import (
     Cancelled,
     ChildFailed,
+    EventTimeout,
     InputError,
     LockTimeout,
     NotInRun,
@@ -47,6 +49,7 @@ __all__ = [
     "Client",
     "Connection",
     "Event",
+    "EventTimeout",
     "File",
     "Given",
     "Handshake",
@@ -94,5 +97,6 @@ __all__ = [
     "trace",
     "variables",
     "wait_for",
+    "wait_for_event",
     "workflow",
 ]

@@ -213,7 +213,14 @@ def _end(waiting: "asyncio.Future[None]", turns: int) -> None:
 
 def _shown(call: Key) -> str:
     kind, name, ordinal = call
-    what = {"step": "step", "start": "the start of", "sleep": "the", "signal": "the wait for", "run": "the wait for run"}[kind]
+    what = {
+        "step": "step",
+        "start": "the start of",
+        "sleep": "the",
+        "signal": "the wait for",
+        "run": "the wait for run",
+        "event": "the wait for",
+    }[kind]
     again = f" (number {ordinal + 1})" if ordinal else ""
     return f"{what} {name!r}{again}"
 

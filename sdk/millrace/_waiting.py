@@ -73,13 +73,16 @@ class WaitFor:
         return _signal(name, over_sync(*_waited(name, timeout)))
 
 
-async def over(call: _order.Call, seconds: float | None) -> Any:
-    """Answer how a wait has ended, as `{"result", "timed_out"}`; else this process does not go on from here."""
+async def over(call: _order.Call, seconds: float | None, event: dict[str, Any] | None = None) -> Any:
+    """Answer how a wait has ended, as `{"result", "timed_out"}`; else this process does not go on from here.
+
+    A wait for an `event` says which.
+    """
     loop = asyncio.get_running_loop()
     suspension = _suspension.current
     if call.is_given_up:
         await suspension.wait_again(call)
-    asked = _asked(call, seconds)
+    asked = _asked(call, seconds, event)
     try:
         found = await asyncio.shield(asyncio.wrap_future(asked))
     except asyncio.CancelledError:
@@ -96,9 +99,9 @@ async def over(call: _order.Call, seconds: float | None) -> Any:
     return found
 
 
-def over_sync(call: _order.Call, seconds: float | None) -> Any:
+def over_sync(call: _order.Call, seconds: float | None, event: dict[str, Any] | None = None) -> Any:
     """Do the same in a plain `def` workflow."""
-    found = _asked(call, seconds).result()
+    found = _asked(call, seconds, event).result()
     if call.is_recorded:
         _order.current.done(call)
     if found is None:
@@ -110,13 +113,16 @@ def over_sync(call: _order.Call, seconds: float | None) -> Any:
     return found
 
 
-def _asked(call: _order.Call, seconds: float | None) -> Any:
+def _asked(call: _order.Call, seconds: float | None, event: dict[str, Any] | None) -> Any:
     if channel.current is None:
         msg = "only a run can wait for that"
         raise NotInRun(msg)
     if call.is_recorded:
         return channel.current.ask("step_get", name=call.name, ordinal=call.ordinal, of=call.kind)
     _suspension.current.tell()
+    if event is not None:
+        fields: dict[str, Any] = {"name": call.name, "ordinal": call.ordinal, "position": call.position, "seconds": seconds}
+        return channel.current.ask("wait_for_event", **fields, asked=event)
     return channel.current.ask("wait", of=call.kind, name=call.name, ordinal=call.ordinal, position=call.position, seconds=seconds)
 
 
@@ -130,7 +136,11 @@ def check_outside(kind: str, name: str) -> None:
     """Raise RuntimeError within a step, which nothing can wait in that outlives this process."""
     step = _order.inside.get()
     if step is not None and channel.current is not None:
-        what = {"sleep": "sleeps for longer than a minute", "signal": f"waits for the signal {name!r}"}.get(kind, "waits for a run")
+        what = {
+            "sleep": "sleeps for longer than a minute",
+            "signal": f"waits for the signal {name!r}",
+            "event": f"waits for {name}",
+        }.get(kind, "waits for a run")
         msg = (
             f"step {step.name!r} {what}: a step is done in one go, and begun anew where it was interrupted. Wait outside of steps, "
             "and give the step what came of it"

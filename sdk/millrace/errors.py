@@ -39,6 +39,10 @@ class SignalTimeout(TimeoutError):
     """The signal did not come in time."""
 
 
+class EventTimeout(TimeoutError):
+    """The event did not come in time."""
+
+
 class ChildFailed(RuntimeError):
     """A child run did not succeed. `run` is its id; `status`, `reason` and `error` (`{type, message}` or None) are how it ended."""
 

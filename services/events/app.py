@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import alerts, domain, fan_out, parsing
+from services.events.awaiting.waking import Waker
 from services.events.config import EventsSettings, read
 from services.events.deferring.resuming import DeferredWebhooks
 from services.events.entities import organization_of
@@ -73,6 +74,8 @@ LARGE_AT_ONCE = 8
 ASKED_OF_ORG, ASKED = 4, 32
 # Seconds between two looks at what is to be tried again: no policy is more exact.
 SWEPT_EVERY = 1.0
+# And at events that runs may wait for: as long as one waits for its run at most.
+WOKEN_EVERY = 0.1
 # And at dead letters that a retry has left open: it was cut off.
 REPAIRED_EVERY = 30.0
 
@@ -262,13 +265,15 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         sweeper = Sweeper(events, settings.overdue)
         runtime.health.state("deliveries", sweeper.fact)
         replayer = Replayer(events)
-        for part in (sweeper, replayer):
+        waker = Waker(events)
+        for part in (sweeper, replayer, waker):
             stack.push_async_callback(part.close)
         repairs = Repairs(events)
         looks = (
             ("sweeping", sweeper.once, SWEPT_EVERY),
             ("replays", replayer.once, SWEPT_EVERY),
             ("repairs", repairs.once, REPAIRED_EVERY),
+            ("waits", waker.once, WOKEN_EVERY),
         )
         for name, once, pause in looks:
             leading = lead(

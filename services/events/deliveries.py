@@ -36,6 +36,7 @@ from shared.questions.events import (
     GetDelivery,
     ListDeliveries,
     SubscriptionTaken,
+    WokenRun,
 )
 from shared.streams import BULK_LANES
 from shared.values import storable
@@ -48,7 +49,7 @@ MOST_PROMPT, LANE = 32, BULK_LANES[1]
 LATER = 0.5
 # Bytes of a body that a story shows; and as JSON of its outcomes, events and runs, of which one webhook may have thousands.
 LARGEST_SHOWN = 64 * 1024
-ROOM_FOR_OUTCOMES, ROOM_FOR_EVENTS, ROOM_FOR_RUNS = 512 * 1024, 128 * 1024, 384 * 1024
+ROOM_FOR_OUTCOMES, ROOM_FOR_EVENTS, ROOM_FOR_RUNS, ROOM_FOR_WOKEN = 448 * 1024, 128 * 1024, 320 * 1024, 128 * 1024
 # Outcomes that need a person are shown first.
 SHOWN_FIRST = ("unroutable", "held", "failed", "routed", "filtered")
 
@@ -175,6 +176,7 @@ def delivery_view(row: RowMapping) -> DeliveryView:
         (DeliveryEvent(number=int(number), id=one["event"], type=one["type"]) for number, one in made), ROOM_FOR_EVENTS
     )
     runs = fitting(map(_run, row["runs"]), ROOM_FOR_RUNS)
+    woken = fitting((WokenRun(**one | {"at": rfc3339(datetime.fromisoformat(one["at"]))}) for one in row["woken"]), ROOM_FOR_WOKEN)
     return DeliveryView(
         id=row["id"],
         source=row["source"],
@@ -186,7 +188,15 @@ def delivery_view(row: RowMapping) -> DeliveryView:
         runs=runs,
         subscriptions=subscriptions,
         events=events,
-        left_out=len(taken) + len(made) + len(row["runs"]) - len(subscriptions) - len(events) - len(runs),
+        woken=woken,
+        left_out=len(taken)
+        + len(made)
+        + len(row["runs"])
+        + len(row["woken"])
+        - len(subscriptions)
+        - len(events)
+        - len(runs)
+        - len(woken),
         retries=row["retries"],
         edited_by=row["edited_by"],
         overdue_at=None if row["overdue_at"] is None else rfc3339(row["overdue_at"]),

@@ -11,6 +11,7 @@ import msgspec
 from nats.aio.client import Client
 
 from services.events import store
+from services.events.awaiting.rows import event_statements, wait_statements
 from services.events.holding.state import held_statements
 from services.events.letter_rows import letter_statements, original_of
 from services.events.registrations import rows as registrations
@@ -46,7 +47,19 @@ REMEMBERED = 50_000
 LONGEST_ERROR = 1000
 RESUMED = {"deferred_for": None, "deferred": None}
 QUEUED = {"status": "queued", "reason": None, "error": None, "ended_at": None}
-TABLES = ("delivery", "delivery_event", "delivery_outcome", "delivery_run", "chain", "dead_letter", "replay", "held", "held_group")
+TABLES = (
+    "delivery",
+    "delivery_event",
+    "delivery_outcome",
+    "delivery_run",
+    "chain",
+    "dead_letter",
+    "replay",
+    "held",
+    "held_group",
+    "event_wait",
+    "delivery_woken",
+)
 
 
 def projected(client: Client) -> list[Projected]:
@@ -111,6 +124,7 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
     )
     written = [*replay_statements(batch), *store.put_routings(list(rows.values()), changed, again)]
     written += held_statements(messages)
+    written += event_statements([(at, message) for at, message in messages if isinstance(message, EventAccepted)])
     return [*written, store.count_in_chains("events", emitted)] if emitted else written
 
 
@@ -146,6 +160,7 @@ class RunsOfDeliveries:
         # A run that was requested and began in one batch needs no second statement.
         rows = [row | outcomes.pop(run, QUEUED) for run, row in asked.items()]
         statements = [store.note_runs(rows)] if rows else []
+        statements += wait_statements(batch)
         if chained:
             statements.append(store.count_in_chains("runs", chained))
         given = [{"run": run} | outcome for run, outcome in outcomes.items()]

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from services.events import dead_letters, deliveries, erasing, removing, replays, retries
 from services.events.adapters import DESCRIPTIONS, custom
+from services.events.awaiting import questions as awaiting
 from services.events.holding import questions as holding
 from services.events.mappings import MappingDeps, get_mapping
 from services.events.previews import preview_subscription, preview_webhook
@@ -36,6 +37,7 @@ QUESTIONS: Questions = {
     **removing.QUESTIONS,
     **schedules.QUESTIONS,
     **holding.QUESTIONS,
+    **awaiting.QUESTIONS,
     GetMapping: get_mapping,
     ListAdapters: list_adapters,
     RotateSettings: rotate_keys,

@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import outcomes
 from services.events.routing import Change
-from services.events.tables import chain, delivery, delivery_run, resource
+from services.events.tables import chain, delivery, delivery_run, delivery_woken, resource
 from shared.checkpoint import position_of
 from shared.db import Connection, transaction
 from shared.messages import ReplayRequested
@@ -39,7 +39,7 @@ from shared.runs import ENDED, ENDING
 from shared.statements import Compiled, Filtered, Statement, given, inserted, overwriting, parameter, written
 from shared.tables import Moment
 
-_D, _R = delivery.c, delivery_run.c
+_D, _R, _W = delivery.c, delivery_run.c, delivery_woken.c
 # What was to be tried again so long ago is not: the bus has forgotten it soon.
 FORGOTTEN = timedelta(days=6)
 _ORG, _ID = parameter("org"), parameter("id")
@@ -53,6 +53,8 @@ _STATUS = case(
 _SHOWN_OF_RUN = ("workflow", "status", "reason", "error", "requested_at", "ended_at")
 _RUN = func.jsonb_build_object("id", _R.run, *(part for name in _SHOWN_OF_RUN for part in (name, _R[name])))
 _RUNS = func.coalesce(func.jsonb_agg(aggregate_order_by(_RUN, _R.requested_at, _R.run)), literal_column("'[]'"))
+_WAKING = func.jsonb_build_object("run", _W.run, "wait", _W.name, "event", _W.number, "at", _W.woken_at)
+_WOKEN = func.coalesce(func.jsonb_agg(aggregate_order_by(_WAKING, _W.woken_at, _W.run, _W.ordinal)), literal_column("'[]'"))
 _SELECTED = select(
     *(_D[name] for name in ("id", "org", "source", "received_at", "correlation_id", "sequence", "emitted", "type")),
     *(_D[name] for name in ("ended", "retried_by", "edited_by", "retries", "retry_at", "overdue_at", "accepted")),
@@ -61,6 +63,7 @@ _SELECTED = select(
     _STATUS.label("status"),
     case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.deferred, _D.overdue)), else_=_D.reason).label("reason"),
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
+    select(_WOKEN).where(_W.delivery == _D.id).scalar_subquery().label("woken"),
     select(resource.c.name).where(resource.c.id == _D.source).correlate(delivery).scalar_subquery().label("source_name"),
 )
 _SIZED = select(_D.id, outcomes.SIZE)

@@ -145,6 +145,48 @@ held_group = Table(
 )
 Index("held_group_run", held_group.c.run)
 
+# Waits of runs for events, by the equality that their expression demands; `looked`: events that came before were looked at, which
+# is no part of the projection.
+event_wait = Table(
+    "event_wait",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("ordinal", BigInteger, primary_key=True, autoincrement=False),
+    *required(Text, "org", "source", "type", "path", "value"),
+    Column("expression", Text),
+    Column("variables", JSONB, nullable=False),
+    Column("since", Moment, nullable=False),
+    Column("looked", Boolean, nullable=False, server_default=false()),
+)
+Index("event_wait_match", *(event_wait.c[name] for name in ("source", "type", "path", "value", "run")))
+Index("event_wait_org", event_wait.c.org)
+Index("event_wait_new", *(event_wait.c[name] for name in ("org", "source", "run")), postgresql_where=text("NOT looked"))
+
+# Events that are to be looked at, since runs wait for some of their source and type; `sequence` is where the message is in EVENTS.
+awaited_event = Table(
+    "awaited_event",
+    metadata,
+    Column("event", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+)
+Index("awaited_event_order", awaited_event.c.org, awaited_event.c.sequence)
+
+# The waits that the events of a delivery have answered.
+delivery_woken = Table(
+    "delivery_woken",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("ordinal", BigInteger, primary_key=True, autoincrement=False),
+    *required(Text, "org", "delivery"),
+    Column("number", BigInteger, nullable=False),
+    Column("woken_at", Moment, nullable=False),
+)
+Index("delivery_woken_delivery", *(delivery_woken.c[name] for name in ("delivery", "woken_at", "run")))
+Index("delivery_woken_org", delivery_woken.c.org)
+
 # `position` is where the letter is in DEAD; `sequence` where its message was in `stream`, and `key` the message's key.
 dead_letter = Table(
     "dead_letter",

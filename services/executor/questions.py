@@ -10,6 +10,7 @@ import msgspec
 from services.executor import removing, state_questions
 from services.executor.repositories import questions as repositories
 from services.executor.runs import run_state, steps, usage
+from services.executor.runs.awaiting import answer_wait
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.erasing import erase
 from services.executor.runs.groups import WorkerGroups
@@ -36,6 +37,7 @@ from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
 from shared.questions.adapters import AdapterFound, AskAdapter, FindAdapter
 from shared.questions.erasing import EraseInExecutor
 from shared.questions.executor import (
+    AnswerWait,
     AttemptList,
     BuildEnvironments,
     CommitFiles,
@@ -328,6 +330,7 @@ QUESTIONS: Questions = {
     CountParkedRuns: count_parked_runs,
     CountUsed: count_used,
     SignalRun: signal_run,
+    AnswerWait: answer_wait,
     EraseInExecutor: erase,
     **told.QUESTIONS,
     **removing.QUESTIONS,

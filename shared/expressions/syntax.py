@@ -53,6 +53,7 @@ _RAW_ENDS = {
     '"""': re.compile(r'.*?"""', re.DOTALL),
     "'''": re.compile(r".*?'''", re.DOTALL),
 }
+_COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "in"})
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*){0,31}\Z")
 _COMPLAINT = re.compile(r"ERROR: <input>:([0-9]+):([0-9]+): (.*)")
 # Expressions that stay looked through: each is a few small tuples.
@@ -67,6 +68,8 @@ _ALL = " all"
 class _Token(NamedTuple):
     kind: str
     text: str
+    at: int
+    end: int
 
 
 class Syntax(NamedTuple):
@@ -100,6 +103,74 @@ def syntax_of(source: str) -> Syntax:
     sees = _seen(tokens)
     variables = {name: tuple(one for one in sees[name] if one != _ALL) for name in _variables(tokens)}
     return Syntax(_problem(tokens), sees, plain, variables)
+
+
+def column_of(source: str, variable: str) -> int:
+    """Return the column, from 1, of the line in which an expression names a variable first; 0 where it does not."""
+    before = ""
+    for token in _tokens(source) or []:
+        if token.kind == "name" and token.text == variable and before != ".":
+            return token.at - source.rfind("\n", 0, token.at)
+        before = token.text
+    return 0
+
+
+class Equality(NamedTuple):
+    """What an expression demands wherever it is true: that the value at `path` equals that of the expression `operand`."""
+
+    path: Path
+    operand: str
+
+
+def equality_of(source: str, variable: str) -> Equality | None:
+    """Return an equality of a part of a variable and an expression without it, that is a condition among all that `&&` joins.
+
+    Of several the first with a variable on the other side: it is likely to be true of fewer than one with a literal.
+    """
+    tokens = _tokens(source) or []
+    literal: Equality | None = None
+    for part in _conjuncts(tokens):
+        sides = _sides(part)
+        if sides is None:
+            continue
+        for one, other in (sides, sides[::-1]):
+            path = tuple(token.text for token in one[::2])
+            is_path = len(one) % 2 and all(token.kind == "name" for token in one[::2]) and all(dot.text == "." for dot in one[1::2])
+            names = {token.text for token in other if token.kind == "name"}
+            if is_path and len(path) > 1 and path[0] == variable and other and variable not in names:
+                equality = Equality(path[1:], source[other[0].at : other[-1].end])
+                if names - _RESERVED - _GIVEN:
+                    return equality
+                literal = literal or equality
+    return literal
+
+
+def _conjuncts(tokens: list[_Token]) -> list[list[_Token]]:
+    """Return the parts that `&&` joins at the top; none where anything binds less than that."""
+    parts: list[list[_Token]] = [[]]
+    depth = 0
+    for token in tokens:
+        depth += (token.text in "([{") - (token.text in ")]}") if token.kind == "sign" else 0
+        if depth == 0 and token.text in {"||", "?"}:
+            return []
+        if depth == 0 and token.text == "&&":
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def _sides(tokens: list[_Token]) -> tuple[list[_Token], list[_Token]] | None:
+    """Return the two sides of `==`, where that is the one comparison at the top."""
+    depth = 0
+    found: int | None = None
+    for number, token in enumerate(tokens):
+        depth += (token.text in "([{") - (token.text in ")]}") if token.kind == "sign" else 0
+        if depth == 0 and token.text in _COMPARISONS:
+            if found is not None or token.text != "==":
+                return None
+            found = number
+    return None if found is None else (tokens[:found], tokens[found + 1 :])
 
 
 def placed(problem: str) -> str:
@@ -145,7 +216,7 @@ def _tokens(source: str) -> list[_Token] | None:
         match = _TOKEN.match(source, at)
         if match is None:
             return None
-        at = match.end()
+        began, at = at, match.end()
         kind = match.lastgroup or ""
         if kind == "space":
             continue
@@ -157,7 +228,7 @@ def _tokens(source: str) -> list[_Token] | None:
             if end is None:
                 return None
             at = end.end()
-        tokens.append(_Token(kind, match.group()))
+        tokens.append(_Token(kind, match.group(), began, at))
     return tokens
 
 

@@ -56,12 +56,14 @@ from shared.messages.registration import (
 from shared.messages.removal import RemovalBegan, RemovalEnded
 from shared.messages.replay import ReplayEnded, ReplayProgressed, ReplayRequested
 from shared.messages.run import (
+    AwaitedEvent,
     ConcurrencySlot,
     Resolved,
     RunCancelled,
     RunCancelRequested,
     RunCrashed,
     RunError,
+    RunEventMatched,
     RunExpired,
     RunFailed,
     RunRequested,

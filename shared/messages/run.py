@@ -38,8 +38,26 @@ class ConcurrencySlot(msgspec.Struct, frozen=True):
     policy: str = "queue"
 
 
+class AwaitedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """The event that a run waits for: of the source with the id `source`, of a type that fits the pattern `type`.
+
+    Those count that were accepted from `since` (RFC 3339) on, and of which the CEL expression `where`, if there is one, is true;
+    its variables are `event` and `values`. Where it demands that the event has a value at a path, `path` is that, and `value` the
+    value as JSON in one canonical form: only events with it there can answer. Both are empty where nothing of the kind is demanded.
+    """
+
+    source: str
+    source_name: str
+    type: str
+    since: str
+    where: str | None = None
+    values: dict[str, Any] = msgspec.field(default_factory=dict)
+    path: str = ""
+    value: str = ""
+
+
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a run waits for. `kind`: `sleep`, `signal`, or `run` (the end of the child run `name`).
+    """One thing that a run waits for. `kind`: `sleep`, `signal`, `run` (the end of the child run `name`), or `event`.
 
     It is the `ordinal`th wait of its kind and name in the run, and the call at `position` among all steps and waits of an attempt.
     `until` (RFC 3339) is when the waiting is over by itself.
@@ -50,6 +68,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     ordinal: int
     position: int | None
     until: str | None = None
+    event: AwaitedEvent | None = None
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +197,23 @@ class RunSignalled(Message, frozen=True, kw_only=True):
     signalled_by: str
     data: Any = None
     inherited: bool = False
+
+
+@message("run.event_matched", key="run", by="executor")
+class RunEventMatched(Message, frozen=True, kw_only=True):
+    """An event answers a wait of the run for one: the first that does, and it answers no other wait of this run.
+
+    `result` is the event as the workflow gets it. It is the event with the id `event`, the `number`th of the delivery.
+    """
+
+    run: str
+    name: str
+    ordinal: int
+    position: int | None
+    event: str
+    delivery: str
+    number: int
+    result: Any
 
 
 @message("run.cancel_requested", key="run", by=REQUESTERS)

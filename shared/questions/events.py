@@ -9,7 +9,7 @@ import msgspec
 from shared.errors import Problem
 from shared.questions.declaration import Command, Page, Position, Question, command, question
 from shared.resources.shapes import Moment
-from shared.values import Key, Name, Opaque, Sequence
+from shared.values import Expression, Key, Name, Opaque, Sequence
 
 
 class DeliveryRun(msgspec.Struct, frozen=True):
@@ -38,6 +38,15 @@ class SubscriptionTaken(msgspec.Struct, frozen=True, kw_only=True):
     run: str | None
     event: int = 0
     retry_at: str | None = None
+
+
+class WokenRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that waited for an event of a delivery, the `event`th, and went on with it: `wait` is the type and the source."""
+
+    run: str
+    wait: str
+    event: int
+    at: str
 
 
 class DeliveryEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +104,7 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     request: DeliveryRequest | None = None
     emitted_by: str | None = None
     data: Any = None
+    woken: list[WokenRun] = []
 
 
 class DeliveryList(msgspec.Struct, frozen=True):
@@ -348,6 +358,29 @@ class EmitEvent(Command[Emitted], frozen=True, kw_only=True):
     correlation_id: Name | None = None
     causation_id: Name | None = None
     scheduled_for: Moment | None = None
+
+
+class EventWaitPrepared(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run can wait for; `path` and `value` as in `AwaitedEvent`."""
+
+    source: str
+    source_name: str
+    path: str = ""
+    value: str = ""
+
+
+@question("events.prepare_wait", by="executor")
+class PrepareEventWait(Question[EventWaitPrepared], frozen=True, kw_only=True):
+    """Look at an event that a run would wait for: a `source` of its organization, a name or an id, a pattern and an expression.
+
+    Raises NotFound for a source that is not there; Invalid for a pattern that no type fits, and for an expression that is none,
+    with its place, or that looks at what is neither `event` nor one of `values`; TooMany where no more waits of this kind go.
+    """
+
+    source: Name
+    type: Name
+    where: Expression | None = None
+    values: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class PlannedTime(msgspec.Struct, frozen=True):

@@ -69,11 +69,15 @@ class FileList(msgspec.Struct, frozen=True):
 
 
 class WaitView(msgspec.Struct, frozen=True):
-    """A wait of a run. `kind`: `sleep`, `signal`, or `run` (the end of the child run `name`); over by itself at `until`."""
+    """A wait of a run. `kind`: `sleep`, `signal`, `run` (the end of the child run `name`), or `event`; over by itself at `until`.
+
+    Of the last `name` is the type and the source, and `where` the expression that is to be true of it, if any.
+    """
 
     kind: str
     name: str
     until: str | None
+    where: str | None = None
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
@@ -534,6 +538,29 @@ class SignalRun(Command[Signalled], frozen=True, kw_only=True):
     run: Key
     name: Name
     data: Any = None
+
+
+class WaitAnswered(msgspec.Struct, frozen=True):
+    """Whether an event answers a wait: a later one may, where it does not because another wait of the run has had it.
+
+    `is_open`: the wait still waits for one.
+    """
+
+    is_taken: bool
+    is_open: bool
+
+
+@command("executor.answer_wait", by="events")
+class AnswerWait(Command[WaitAnswered], frozen=True, kw_only=True):
+    """Let an event answer a wait of a run, the `ordinal`th for `name`: once for each wait, and for each event and run."""
+
+    run: Key
+    name: Name
+    ordinal: Sequence
+    event: Key
+    delivery: Key
+    number: Sequence
+    result: Any
 
 
 @question("executor.runs", by="gateway")

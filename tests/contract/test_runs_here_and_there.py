@@ -19,8 +19,9 @@ import pytest_asyncio
 from millrace import Connection, Integration, testing, workflow
 from millrace._declare import REGISTRY
 from millrace._runtime import channel
-from services.events.domain import emitted
+from services.events.domain import emitted, matches
 from services.executor import domain
+from services.executor.runs.awaiting import EventQuery
 from services.executor.runs.supervisor import message_of
 from services.executor.sandbox.jail import Cancellation, CompletedCall, Job, StartedRun, StepRecord
 from services.executor.sandbox.requests import SERVED
@@ -43,6 +44,9 @@ STEPS: dict[str | tuple[str, int], Any] = {"known": [1, 2], ("known", 1): {"agai
 
 
 SIGNALS = {"approval": [{"ok": True}, "second"]}
+INCOMING: dict[str, Any] = {
+    "shop": [{"id": "e1", "type": "order.made", "time": "2026-01-31T09:30:00Z", "data": {"n": 1}, "headers": {"a": "b"}}]
+}
 RUNS: dict[str, Any] = {"double": lambda given: given["n"] * 2, "fixed": [1, None], "broken": ValueError("no")}
 TOLD: dict[str, dict[str, Any]] = {
     "double": {"status": "succeeded", "reason": None, "result": 42},
@@ -81,6 +85,7 @@ class Platform(Recorded):
         }
 
         self.signals = {name: list(answers) for name, answers in SIGNALS.items()}
+        self.incoming = {source: list(events) for source, events in INCOMING.items()}
         self.slept: list[float] = []
         self.waits: list[str] = []
         self.started: list[tuple[str, Any]] = []
@@ -104,6 +109,22 @@ class Platform(Recorded):
         else:
             timed_out = True
         return StepRecord(msgspec.Raw(json.dumps(result).encode()), timed_out)
+
+    async def wait_for_event(
+        self, name: str, ordinal: int, position: int | None, seconds: float | None, asked: msgspec.Raw
+    ) -> StepRecord | None:
+        query = msgspec.json.decode(asked, type=EventQuery)
+        if query.source not in self.incoming:
+            raise NotFound(f"there is no source {query.source!r}")
+        left = self.incoming[query.source]
+        found = next((one for one in left if matches(query.type, one["type"])), None)
+        if found is not None:
+            left.remove(found)
+            return StepRecord(msgspec.Raw(json.dumps(found | {"source": query.source}).encode()))
+        if seconds is None:
+            self.waits.append(name)
+            return None
+        return StepRecord(msgspec.Raw(b"null"), timed_out=True)
 
     async def start_run(self, asked: StartedRun) -> str:
         if asked.workflow not in RUNS:
@@ -227,6 +248,7 @@ def here(job: Job) -> Told:
         topics=TOPICS,
         steps=STEPS,
         signals=SIGNALS,
+        incoming=INCOMING,
         runs=RUNS,
     )
     error = None if outcome.error is None else (outcome.error.type, outcome.error.message, outcome.error.traceback)
@@ -410,6 +432,29 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
             "    async def other():\n        await asyncio.sleep(0.3)\n        log.info('sent')\n"
             "    await asyncio.gather(other(), wait_for('other'))"
         ),
+        {},
+    ),
+    "an event": (
+        "async def main(n: int): return await wait_for_event('order.*', source='shop', where='event.data.n == n', timeout=9)",
+        {"n": 1},
+    ),
+    "an event in a plain def": (
+        (
+            "def main():\n"
+            "    first = wait_for_event.sync('order.made', source='shop')['data']\n"
+            "    try: wait_for_event.sync('*', source='shop', timeout=3)\n"
+            "    except EventTimeout as late: return [first, str(late)]"
+        ),
+        {},
+    ),
+    "an event that is waited for": ("async def main(): await wait_for_event('push', source='shop')", {}),
+    "an event of no source": ("async def main(): await wait_for_event('push', source='nowhere')", {}),
+    "an event with values that are none": (
+        "async def main(): await wait_for_event('push', source='shop', where='true', values={'a': object()})",
+        {},
+    ),
+    "an event within a step": (
+        "async def main():\n    async def inner(): await wait_for_event('push', source='shop')\n    await step('a', inner)",
         {},
     ),
     "a signal within a step": ("async def main():\n    async def inner(): await wait_for('go')\n    await step('a', inner)", {}),

@@ -145,6 +145,11 @@ class Recorded:
     async def wait(self, of: str, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
         return None
 
+    async def wait_for_event(
+        self, name: str, ordinal: int, position: int | None, seconds: float | None, asked: msgspec.Raw
+    ) -> StepRecord | None:
+        return None
+
     async def give_up(self, of: str, name: str, ordinal: int, position: int | None) -> None:
         self.asked.append(f"give up {name}")
 

@@ -147,6 +147,7 @@ OPENINGS = (
     b'{"kind":"described","problems":[],"workflows":',
     b'{"kind":"described","workflows":[],"problems":[{"path":"p","line":1,"message":',
     b'{"kind":"wait","id":1,"of":"sleep","name":"a","ordinal":0,"seconds":',
+    b'{"kind":"wait_for_event","id":1,"name":"a","ordinal":0,"asked":',
     b'{"kind":"start_run","id":1,"workflow":"a","ordinal":0,"input":',
     b'{"kind":"connection","id":1,"name":',
     b'{"kind":"emit","id":1,"source":"a","type":"b","data":',

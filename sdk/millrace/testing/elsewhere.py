@@ -19,12 +19,23 @@ from millrace.testing.outcome import Started, Waiting
 class Waits:
     """Ends waits: those for a time at once, those for a signal with the next that is given, or by their time-out."""
 
-    def __init__(self, given: Mapping[str, Sequence[Any]], kept: Steps, children: "Children") -> None:
+    def __init__(
+        self,
+        given: Mapping[str, Sequence[Any]],
+        kept: Steps,
+        children: "Children",
+        incoming: Mapping[str, Sequence[Mapping[str, Any]]],
+        masking: Masking,
+    ) -> None:
         for name, answers in given.items():
             if isinstance(answers, str) or not isinstance(answers, Sequence):
                 msg = f"signals[{name!r}] is a list of what is answered, one after the other, not {type(answers).__name__}"
                 raise TypeError(msg)
         self._left = {name: [_signal(name, one) for one in answers] for name, answers in given.items()}
+        self._incoming = {
+            source: [_incoming(source, place, one) for place, one in enumerate(of)] for source, of in incoming.items()
+        }
+        self._masking = masking
         self._kept = kept
         self._children = children
         self.slept: list[float] = []
@@ -33,7 +44,7 @@ class Waits:
     @property
     def answers(self) -> Mapping[str, Answer]:
         """By the kind of request."""
-        return {"wait": self._wait, "wait_given_up": self._give_up}
+        return {"wait": self._wait, "wait_for_event": self._wait_for_event, "wait_given_up": self._give_up}
 
     @property
     def calls(self) -> list[tuple[str, str, int]]:
@@ -66,6 +77,21 @@ class Waits:
             self._open[kind, name, asked["ordinal"]] = None
             return None
         return self._kept.keep(kind, name, asked["ordinal"], asked["position"], found, timed_out=timed_out)
+
+    def _wait_for_event(self, asked: dict[str, Any]) -> Any:
+        call, event = ("event", asked["name"], asked["ordinal"]), self._masking.document(asked["asked"])
+        source, pattern = event["source"], event["type"]
+        if source not in self._incoming:
+            msg = f"there is no source {source!r}"
+            raise Refused("NotFound", msg)
+        left = self._incoming[source]
+        found = next((one for one in left if _fits(pattern, one["type"])), None)
+        if found is not None:
+            left.remove(found)
+        elif asked["seconds"] is None:
+            self._open[call] = None
+            return None
+        return self._kept.keep(*call, asked["position"], found, timed_out=found is None)
 
 
 class Children:
@@ -127,6 +153,21 @@ def _end(workflow: str, end: Any, given: Any) -> dict[str, Any]:
     else:
         result = json.loads(text)
     return {"status": "succeeded", "reason": None, "result": result}
+
+
+def _incoming(source: str, place: int, given: Any) -> dict[str, Any]:
+    what = f"incoming[{source!r}][{place}]"
+    if not isinstance(given, Mapping) or not isinstance(given.get("type"), str):
+        msg = f"{what} is an event: a dict with its type, and data"
+        raise TypeError(msg)
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    event = {"id": f"{source}-{place + 1}", "source": source, "time": now, "data": None, "headers": {}, **given}
+    told: dict[str, Any] = json.loads(to_json(event, what=what, rich=True))
+    return told
+
+
+def _fits(pattern: str, type_: str) -> bool:
+    return pattern in {"*", type_} or (pattern.endswith(".*") and type_.startswith(pattern[:-1]))
 
 
 def _signal(name: str, answer: Any) -> Any:

@@ -53,6 +53,7 @@ def run(
     topics: Collection[str] = (),
     steps: Recorded | None = None,
     signals: Mapping[str, Sequence[Any]] | None = None,
+    incoming: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     runs: Mapping[str, Any] | None = None,
     scheduled_for: datetime | None = None,
 ) -> Outcome:
@@ -70,7 +71,9 @@ def run(
     base_url.
 
     `steps` are results that an earlier attempt recorded: those steps are not called; from an `Outcome` they come with
-    their order, and with its waits. `signals` answers waits, by name, one after the other; `runs` gives the ends of child runs,
+    their order, and with its waits. `signals` answers waits, by name, one after the other; `incoming` are the events that come, by
+    source, each `{"type", "data"}` and what else matters: a wait takes the first that is left whose type fits. Its `where` is not
+    evaluated: give those of which it is true. `runs` gives the ends of child runs,
     by workflow: a result, a function from the input to one, or an exception. No time passes in `sleep`, nor before a time-out.
     `scheduled_for`, which is aware, is the time of a schedule that the run is for.
 
@@ -85,7 +88,7 @@ def run(
     kept, told, tree = Steps({} if steps is None else steps, masking), Topics(topics, masking), Files(files or {}, RUN)
     shared, locked = SharedState(state or {}, masking), HeldLocks(held)
     children = Children(runs or {}, kept, masking)
-    waits = Waits(signals or {}, kept, children)
+    waits = Waits(signals or {}, kept, children, incoming or {}, masking)
     apis = Answers(answers or {})
     fakes: list[Fake] = [
         kept,
@@ -100,8 +103,8 @@ def run(
         children,
     ]
     job = {"run": RUN, "scheduled_for": None if scheduled_for is None else scheduled_for.astimezone(UTC).isoformat()}
-    attempt = _Attempt(masking, fakes, kept, waits.slept, job, apis)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
+    attempt = _Attempt(masking, fakes, kept, waits.slept, job | {"input": document}, apis)
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
     return Outcome(
         **outcome,

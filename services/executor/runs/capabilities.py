@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from services.executor.runs import awaiting
 from services.executor.runs.claim import Claim
 from services.executor.runs.durable import Durable, check_size
 from services.executor.runs.held import HeldLocks
@@ -126,6 +127,12 @@ class RunCapabilities:
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
         """Look whether the wait is over by now; else record that the run is to wait for it."""
         return await self._durable.wait(of, name, ordinal, position, seconds)
+
+    async def wait_for_event(
+        self, name: str, ordinal: int, position: int | None, seconds: float | None, asked: msgspec.Raw
+    ) -> StepRecord | None:
+        """Look whether an event has come by now; else record that the run is to wait for it. Raises what does not fit."""
+        return await awaiting.wait(self._durable, self._deps.bus, self._org, self._run, name, ordinal, position, seconds, asked)
 
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
         """Keep that the run does not wait for it any more."""

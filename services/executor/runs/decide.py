@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.executor.runs.run_state import RunState, StepId
+from services.executor.runs.run_state import MatchedEvent, RunState, StepId
 from shared.messages import Resolved, Wait
 from shared.messages.catalog import Policy
 from shared.runs import BLOCKED
@@ -65,6 +65,8 @@ def resumption(state: RunState, steps: Container[StepId], children: Mapping[str,
         if signal is not None:
             left.remove(signal)
             over.append(_over(wait, {"data": signal.data, "by": signal.by, "at": signal.at}))
+        elif wait.kind == "event" and (event := matched_for(state, wait)) is not None:
+            over.append(_over(wait, event.result))
         elif wait.kind == "run" and wait.name in children:
             over.append(_over(wait, children[wait.name]))
         elif _is_due(wait.until, now):
@@ -74,6 +76,11 @@ def resumption(state: RunState, steps: Container[StepId], children: Mapping[str,
         size += len(msgspec.json.encode(over[-1].result))
     # Nothing that it waits for is over, but a time-out of its own is: the attempt that comes now goes by that.
     return over or ([] if _is_due(state.until, now) else None)
+
+
+def matched_for(state: RunState, wait: Wait) -> MatchedEvent | None:
+    """Return the event that has answered a wait of a run, and that no attempt knows of yet."""
+    return next((one for one in state.matched if (one.name, one.ordinal) == (wait.name, wait.ordinal)), None)
 
 
 def _over(wait: Wait, result: Any, *, timed_out: bool = False) -> Resolved:
@@ -86,7 +93,7 @@ def _is_due(until: str | None, now: datetime) -> bool:
     return until is not None and datetime.fromisoformat(until) <= now
 
 
-BLOCKED_ON = {"sleep": "time", "signal": "signal", "run": "event"}
+BLOCKED_ON = {"sleep": "time", "signal": "signal", "run": "event", "event": "event"}
 
 
 def waiting(waits: list[Wait], timer: str | None = None) -> tuple[str, str | None]:

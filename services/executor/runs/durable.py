@@ -16,7 +16,7 @@ from services.executor.store import ExecutorStore
 from shared.bus import Bus
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, TooLarge
-from shared.messages import Resolved, RunRequested, RunStepCompleted, Wait
+from shared.messages import AwaitedEvent, Resolved, RunRequested, RunStepCompleted, Wait
 from shared.organizations import first_seen
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
@@ -70,7 +70,20 @@ class Durable:
         check_size(f"the result of step {name!r}", result)
         await self._keep(("step", name, ordinal), RecordedCall(msgspec.json.decode(result), position))
 
-    async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
+    def awaited(self, name: str, ordinal: int) -> AwaitedEvent | None:
+        """Return the event that an earlier attempt waited for in this place, and that has not come."""
+        before = self._before("event", name, ordinal)
+        return None if before is None else before.event
+
+    async def wait(
+        self,
+        of: Kind,
+        name: str,
+        ordinal: int,
+        position: int | None,
+        seconds: float | None,
+        event: AwaitedEvent | None = None,
+    ) -> StepRecord | None:
         """Look whether the wait is over by now, which is kept like a step; else record that the run is to wait for it."""
         known = self._steps.get((of, name, ordinal))
         if known is not None:
@@ -78,7 +91,8 @@ class Durable:
         self._check_room()
         if of == "run":
             await self._check_own(name)
-        wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=self._until(of, name, ordinal, seconds))
+        until = self._until(of, name, ordinal, seconds)
+        wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=until, event=event)
         over = await outlasting(lambda: self._over(wait), run=self._run, wait=of)
         if over is None:
             self._drop((of, name, ordinal))
@@ -168,10 +182,14 @@ class Durable:
 
     def _until(self, of: Kind, name: str, ordinal: int, seconds: float | None) -> str | None:
         """Return when the wait is over by itself: a wait that an earlier attempt began is not begun anew."""
-        before = next((one for one in self._claim.state.waits if (one.kind, one.name, one.ordinal) == (of, name, ordinal)), None)
+        before = self._before(of, name, ordinal)
         if before is not None:
             return before.until
         return None if seconds is None else rfc3339(later(utc_now(), seconds))
+
+    def _before(self, of: Kind, name: str, ordinal: int) -> Wait | None:
+        """Return the wait as an earlier attempt began it."""
+        return next((one for one in self._claim.state.waits if (one.kind, one.name, one.ordinal) == (of, name, ordinal)), None)
 
     def _check_room(self, more: int = 0) -> None:
         """Raise `OverLimit` for a record that would be one too many, or where the run has recorded more."""

@@ -79,4 +79,5 @@ def bare(state: RunState) -> RunState:
 
     attempts = [msgspec.structs.replace(one, reason=None, error=shown(one.error)) for one in state.attempts]
     nothing: dict[str, Any] = dict.fromkeys(("input", "input_ref", "result", "result_ref", "fingerprint"))
-    return msgspec.structs.replace(state, **nothing, error=shown(state.error), attempts=attempts, signals=[], waits=[], erased=True)
+    nothing |= {"attempts": attempts, "signals": [], "waits": [], "matched": []}
+    return msgspec.structs.replace(state, **nothing, error=shown(state.error), erased=True)

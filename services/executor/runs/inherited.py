@@ -63,6 +63,9 @@ async def get_record(question: GetRecord, deps: RecordDeps) -> RunRecord:
         inherited = await read(state, deps.results)
         steps = {(one.kind, one.name, one.ordinal): one for one in inherited.steps}
         steps |= {step: _message(state.id, step, one) for step, one in own.items()}
+        for event in state.matched:
+            step = ("event", event.name, event.ordinal)
+            steps[step] = _message(state.id, step, RecordedCall(event.result, event.position, attempt=state.attempt))
         left = _without(steps.values(), question.forget)
         record = RecordedRun(left, [*state.signals, *inherited.signals[state.inherited_signals :]])
         ref = None

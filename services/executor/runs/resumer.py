@@ -38,6 +38,7 @@ from shared.messages import (
     Message,
     RunCancelled,
     RunCancelRequested,
+    RunEventMatched,
     RunResumed,
     RunSignalled,
     RunWaiting,
@@ -63,7 +64,10 @@ LOCK = "executor.sweep"
 ROUND = 500
 # Runs that resume each other, one after the other, of which the last may wait for a run that an earlier one has asked for.
 MOST_RESUMED = 32
-_FOLLOWED = (*(declaration_of(cls).pattern() for cls in (RunWaiting, RunCancelRequested, RunSignalled)), *END_SUBJECTS)
+_FOLLOWED = (
+    *(declaration_of(cls).pattern() for cls in (RunWaiting, RunCancelRequested, RunSignalled, RunEventMatched)),
+    *END_SUBJECTS,
+)
 _log = structlog.get_logger()
 
 

@@ -25,6 +25,7 @@ from shared.messages import (
     Message,
     Resolved,
     RunError,
+    RunEventMatched,
     RunRequested,
     RunResumed,
     RunSignalled,
@@ -75,6 +76,17 @@ class Signal(msgspec.Struct, frozen=True):
     at: str
 
 
+class MatchedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to the `ordinal`th wait for `name`: the event with this id, as the workflow gets it. `at` is RFC 3339."""
+
+    name: str
+    ordinal: int
+    position: int | None
+    event: str
+    result: Any
+    at: str
+
+
 class RecordedCall(msgspec.Struct, frozen=True):
     """A step that is done, or a wait that is over; `position` among all of the attempt that did it, where it is known.
 
@@ -95,7 +107,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
     `claim` is the envelope id of its last `run.started`, `work_seq` the sequence of the message that dispatches it to workers.
     `failures` counts failed attempts that were followed by another, `lost` claims of which nothing more was heard. `erased`:
-    what it was given and gave back was. `inherited_signals` of the run that it resumes have been taken over.
+    what it was given and gave back was. `inherited_signals` of the run that it resumes have been taken over. `matched` are the
+    events of which no attempt knows yet, `events_taken` the ids of all that have answered one of its waits.
     """
 
     id: str
@@ -145,6 +158,8 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     until: str | None = None
     waits: list[Wait] = []
     signals: list[Signal] = []
+    matched: list[MatchedEvent] = []
+    events_taken: list[str] = []
     result: Any = None
     result_ref: str | None = None
     result_bytes: int | None = None
@@ -201,11 +216,30 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
                 waits=_left(state.waits, message.resolved),
                 work_seq=sequence,
                 signals=_without_heard(state.signals, message.resolved),
+                matched=_without_told(state.matched, message.resolved),
             )
         case RunStepCompleted() if message.kind == "signal":
             unheard = message.timed_out or message.given_up
             heard = Resolved(kind="signal", name=message.name, ordinal=message.ordinal, position=0, timed_out=unheard)
             return msgspec.structs.replace(after, signals=_without_heard(state.signals, [heard]))
+        case RunStepCompleted() if message.kind == "event":
+            over = [Resolved(kind="event", name=message.name, ordinal=message.ordinal, position=message.position)]
+            taken = state.events_taken
+            if isinstance(message.result, dict) and isinstance(id_ := message.result.get("id"), str) and id_ not in taken:
+                taken = [*taken, id_]  # of the run that this one resumes
+            left = _left(state.waits, over)
+            return msgspec.structs.replace(after, waits=left, matched=_without_told(state.matched, over), events_taken=taken)
+        case RunEventMatched():
+            told = MatchedEvent(
+                name=message.name,
+                ordinal=message.ordinal,
+                position=message.position,
+                event=message.event,
+                result=message.result,
+                at=at,
+            )
+            taken = [*state.events_taken, message.event]
+            return msgspec.structs.replace(after, matched=[*state.matched, told], events_taken=taken)
         case RunSignalled():
             given = Signal(message.name, message.data, message.signalled_by, at)
             inherited = state.inherited_signals + message.inherited
@@ -330,6 +364,8 @@ def _ended(state: RunState, message: RunEnd, at: str) -> RunState:
         waits=[],
         # A run that resumes it may have use for them.
         signals=[] if isinstance(message, RunSucceeded) else state.signals,
+        matched=[] if isinstance(message, RunSucceeded) else state.matched,
+        events_taken=[],
         duration_ms=message.duration_ms,
         usage=message.usage,
         result=getattr(message, "result", None),
@@ -380,6 +416,12 @@ def _without_heard(signals: list[Signal], resolved: Iterable[Resolved]) -> list[
             if found is not None:
                 left.remove(found)
     return left
+
+
+def _without_told(matched: list[MatchedEvent], resolved: Iterable[Resolved]) -> list[MatchedEvent]:
+    """Return the events that are left when those are taken away of which an attempt will know."""
+    over = {(one.name, one.ordinal) for one in resolved if one.kind == "event"}
+    return [one for one in matched if (one.name, one.ordinal) not in over] if over else matched
 
 
 def outcome_for_parent(child: RunState) -> dict[str, Any]:

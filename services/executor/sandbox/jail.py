@@ -15,7 +15,7 @@ Level = Literal["debug", "info", "warning", "error"]
 Stream = Literal["stdout", "stderr"]
 Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed", "waiting"]
 # Records of a run beside its steps: a child run that it started, and waits that are over.
-Kind = Literal["step", "start", "sleep", "signal", "run"]
+Kind = Literal["step", "start", "sleep", "signal", "run", "event"]
 MAX_CHUNK = 1 << 20
 """Bytes of one part of a file, either way: a frame holds it in base64, and many may be under way."""
 SpanId = Annotated[str, msgspec.Meta(pattern=r"^(?!0{16})[0-9a-f]{16}\Z")]
@@ -279,6 +279,11 @@ class Capabilities(Protocol):
 
         `of` is `sleep`, `signal`, or `run` for the end of the child run `name`; None for `seconds` is without end.
         """
+
+    async def wait_for_event(
+        self, name: str, ordinal: int, position: int | None, seconds: float | None, asked: msgspec.Raw
+    ) -> StepRecord | None:
+        """Do the same for an event: `asked` is `{"source", "type", "where", "values"}`."""
 
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
         """Keep that the run has given a wait up, and how it would have ended is nothing to any later attempt."""

@@ -61,10 +61,20 @@ class WaitRequest(ChildRequest, frozen=True, tag="wait"):
     seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] | None = None
 
 
+class WaitForEvent(ChildRequest, frozen=True, tag="wait_for_event"):
+    """Asks whether an event has come."""
+
+    name: StepName
+    ordinal: Ordinal
+    asked: msgspec.Raw
+    position: Ordinal | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] | None = None
+
+
 class WaitGivenUp(ChildRequest, frozen=True, tag="wait_given_up"):
     """Reports that a wait was given up."""
 
-    of: Literal["sleep", "signal", "run"]
+    of: Literal["sleep", "signal", "run", "event"]
     name: StepName
     ordinal: Ordinal
     position: Ordinal | None = None
@@ -251,6 +261,10 @@ SERVED: dict[type[ChildRequest], Served] = {
     ),
     WaitRequest: Served(
         call=lambda run, asked: run.wait(asked.of, asked.name, asked.ordinal, asked.position, asked.seconds), is_kept=True
+    ),
+    WaitForEvent: Served(
+        call=lambda run, asked: run.wait_for_event(asked.name, asked.ordinal, asked.position, asked.seconds, asked.asked),
+        is_kept=True,
     ),
     WaitGivenUp: Served(call=lambda run, asked: run.give_up(asked.of, asked.name, asked.ordinal, asked.position), is_kept=True),
     StartRun: Served(call=lambda run, asked: run.start_run(_started(asked)), is_kept=True),
