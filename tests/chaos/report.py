@@ -22,8 +22,9 @@ HEADS = (
     "## Parts that are away, under reads, writes and webhooks\n",
     "## A cluster that loses a broker, or its primary database\n",
     "## A cluster with a broker that is cut off\n",
+    "## Runs that wait for events of their own\n",
 )
-WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES, CLUSTER, CUTS = range(7)
+WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES, CLUSTER, CUTS, WAITS = range(8)
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Runs that wait for events of their own, while executors and the events service are killed."""
