@@ -139,7 +139,7 @@ async def _waiting(engine: AsyncEngine, bus: Bus, waits: int) -> None:
                 path="data.id",
                 value=str(plan.canonical(f"in_{number}")),
             )
-            wait = Wait(kind="event", name="invoice.paid from shop", ordinal=0, position=0, event=event)
+            wait = Wait(kind="event", name="invoice.paid from shop", ordinal=0, position=0, awaited=event)
             message = RunWaiting(run=f"run-{number}", attempt=1, blocked_on="event", waits=[wait])
             batch.append(_recorded(bus, message, number + 1))
         async with reading(engine) as connection:

@@ -68,7 +68,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     ordinal: int
     position: int | None
     until: str | None = None
-    event: AwaitedEvent | None = None
+    awaited: AwaitedEvent | None = None
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):

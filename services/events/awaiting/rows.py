@@ -90,7 +90,7 @@ def wait_statements(batch: Sequence[Recorded]) -> list[Statement]:
         gone: list[tuple[str, int]] = []
         if isinstance(message, RunWaiting):
             if message.waits or message.blocked_on != "retry":
-                waits[run] = {(one.name, one.ordinal): _row(at, run, one) for one in message.waits if one.event is not None}
+                waits[run] = {(one.name, one.ordinal): _row(at, run, one) for one in message.waits if one.awaited is not None}
         elif isinstance(message, RunEventMatched):
             gone = [(message.name, message.ordinal)]
             woken.append(_woken(at, message))
@@ -174,7 +174,7 @@ async def number_of_open(engine: AsyncEngine, source: str, pattern: str, most: i
 
 
 def _row(at: Recorded, run: str, wait: Any) -> dict[str, Any]:
-    event = wait.event
+    event = wait.awaited
     return {
         "run": run,
         "name": wait.name,

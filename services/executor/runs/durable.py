@@ -73,7 +73,7 @@ class Durable:
     def awaited(self, name: str, ordinal: int) -> AwaitedEvent | None:
         """Return the event that an earlier attempt waited for in this place, and that has not come."""
         before = self._before("event", name, ordinal)
-        return None if before is None else before.event
+        return None if before is None else before.awaited
 
     async def wait(
         self,
@@ -82,7 +82,7 @@ class Durable:
         ordinal: int,
         position: int | None,
         seconds: float | None,
-        event: AwaitedEvent | None = None,
+        awaited: AwaitedEvent | None = None,
     ) -> StepRecord | None:
         """Look whether the wait is over by now, which is kept like a step; else record that the run is to wait for it."""
         known = self._steps.get((of, name, ordinal))
@@ -92,7 +92,7 @@ class Durable:
         if of == "run":
             await self._check_own(name)
         until = self._until(of, name, ordinal, seconds)
-        wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=until, event=event)
+        wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=until, awaited=awaited)
         over = await outlasting(lambda: self._over(wait), run=self._run, wait=of)
         if over is None:
             self._drop((of, name, ordinal))

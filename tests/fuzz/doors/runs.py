@@ -46,6 +46,7 @@ KNOWN: dict[str, Any] = {
     "reading": 1,
     "writing": 1,
     "at": 0,
+    "asked": {"source": "topic", "type": "spare", "where": "event.data.a == a", "values": {"a": 1}},
 }
 # A run waits for what nobody tells it; one that does so is stopped.
 WAIT = 15
