@@ -146,7 +146,7 @@ async def _waiting(engine: AsyncEngine, bus: Bus, waits: int) -> None:
             for statement in rows.wait_statements(batch):
                 await statement.run(connection)
     async with engine.begin() as connection:
-        await connection.execute(text("UPDATE event_wait SET looked = true"))
+        await connection.execute(text("TRUNCATE new_wait"))
         await connection.execute(text("ANALYZE event_wait"))
 
 

@@ -145,8 +145,7 @@ held_group = Table(
 )
 Index("held_group_run", held_group.c.run)
 
-# Waits of runs for events, by the equality that their expression demands; `looked`: events that came before were looked at, which
-# is no part of the projection.
+# Waits of runs for events, by the equality that their expression demands.
 event_wait = Table(
     "event_wait",
     metadata,
@@ -157,11 +156,20 @@ event_wait = Table(
     Column("expression", Text),
     Column("variables", JSONB, nullable=False),
     Column("since", Moment, nullable=False),
-    Column("looked", Boolean, nullable=False, server_default=false()),
 )
 Index("event_wait_match", *(event_wait.c[name] for name in ("source", "type", "path", "value", "run")))
 Index("event_wait_org", event_wait.c.org)
-Index("event_wait_new", *(event_wait.c[name] for name in ("org", "source", "run")), postgresql_where=text("NOT looked"))
+
+# Work, and no projection, like the table after it: waits of which no events that came before have been looked at.
+new_wait = Table(
+    "new_wait",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("ordinal", BigInteger, primary_key=True, autoincrement=False),
+    Column("org", Text, nullable=False),
+)
+Index("new_wait_org", new_wait.c.org)
 
 # Events that are to be looked at, since runs wait for some of their source and type; `sequence` is where the message is in EVENTS.
 awaited_event = Table(

@@ -19,8 +19,6 @@ from shared.statements import Compiled, Statement, given, inserted, parameter
 from shared.values import moment_of
 
 _W, _A = event_wait.c, awaited_event.c
-_FIELDS = tuple(_W[name] for name in OpenWait.__struct_fields__)
-_INSERT = Compiled(inserted(event_wait, *(column.name for column in _W if column.name != "looked")).on_conflict_do_nothing())
 _GONE = given(_W.run, _W.name, _W.ordinal)
 _DELETE = Compiled(delete(event_wait).where(_W.run == _GONE.c.run, _W.name == _GONE.c.name, _W.ordinal == _GONE.c.ordinal))
 _OF_RUNS = Compiled(delete(event_wait).where(_W.run == any_(parameter("runs", ARRAY(Text)))))
@@ -29,9 +27,22 @@ _EVENTS = Compiled(
     select(_A.event, _A.sequence).where(_A.org == parameter("org")).order_by(_A.sequence).limit(parameter("limit", BigInteger))
 )
 _DONE = Compiled(delete(awaited_event).where(_A.event == any_(parameter("events", ARRAY(Text)))))
-_NEW = Compiled(
-    select(*_FIELDS).where(_W.org == parameter("org"), ~_W.looked).order_by(_W.source, _W.run).limit(parameter("limit", BigInteger))
-)
+# A wait that is not new keeps its row, and is not looked at again.
+_INSERT = """
+    WITH new AS (
+        INSERT INTO event_wait (run, name, ordinal, org, source, type, path, value, expression, variables, since)
+        SELECT run, name, ordinal, org, source, type, path, value, expression, variables::jsonb, since
+          FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+                      $10::text[], $11::timestamptz[])
+            AS g(run, name, ordinal, org, source, type, path, value, expression, variables, since)
+        ON CONFLICT DO NOTHING RETURNING run, name, ordinal, org)
+    INSERT INTO new_wait (run, name, ordinal, org) SELECT run, name, ordinal, org FROM new ON CONFLICT DO NOTHING
+"""
+_NEW = """
+    SELECT n.run, n.name, n.ordinal, n.org, w.source, w.type, w.path, w.value, w.expression, w.variables, w.since
+      FROM new_wait AS n LEFT JOIN event_wait AS w USING (run, name, ordinal)
+     WHERE n.org = $1 LIMIT $2
+"""
 # A run whose waits are others now keeps the rows of those that it still has: they were looked at.
 _KEEP_ONLY = """
     DELETE FROM event_wait AS w USING unnest($1::text[]) AS g(run)
@@ -47,7 +58,7 @@ _NOTE = """
      WHERE EXISTS (SELECT FROM event_wait AS w WHERE w.source = g.source AND w.type = g.type)
     ON CONFLICT DO NOTHING
 """
-_WHOSE = "SELECT org FROM awaited_event UNION SELECT org FROM event_wait WHERE NOT looked"
+_WHOSE = "SELECT org FROM awaited_event UNION SELECT org FROM new_wait"
 # The paths that waits of a source and pattern have, one after the other through the index: however many waits there are.
 _PATHS = """
     WITH RECURSIVE found AS (
@@ -67,14 +78,15 @@ _CANDIDATES = """
      ORDER BY w.run LIMIT $7
 """
 _LOOKED = """
-    UPDATE event_wait AS w SET looked = true
-      FROM unnest($1::text[], $2::text[], $3::bigint[]) AS g(run, name, ordinal)
-     WHERE w.run = g.run AND w.name = g.name AND w.ordinal = g.ordinal
+    DELETE FROM new_wait AS n USING unnest($1::text[], $2::text[], $3::bigint[]) AS g(run, name, ordinal)
+     WHERE n.run = g.run AND n.name = g.name AND n.ordinal = g.ordinal
 """
 _COUNT = """
     SELECT count(*) AS n FROM (SELECT FROM event_wait WHERE source = $1 AND type = $2 AND path = '' LIMIT $3) AS found
 """
 
+# (run, name, ordinal).
+WaitId = tuple[str, str, int]
 # (number of the event, source, pattern, path, value) of which waits may be there.
 Sought = tuple[int, str, str, str, str]
 
@@ -110,7 +122,7 @@ def wait_statements(batch: Sequence[Recorded]) -> list[Statement]:
         keys = ([one[name] for one in kept] for name in ("run", "name", "ordinal", "since"))
         statements.append(Statement(_KEEP_ONLY, (list(waits), *keys)))
         if kept:
-            statements.append(_INSERT.of(kept))
+            statements.append(Statement(_INSERT, tuple([one[name] for one in kept] for name in kept[0])))
     if over:
         statements.append(_DELETE.of({"run": run, "name": name, "ordinal": ordinal} for run, name, ordinal in over))
     if ended:
@@ -143,15 +155,16 @@ async def forget(engine: AsyncEngine, done: Collection[str]) -> None:
     await _DONE(events=list(done)).read(engine)
 
 
-async def new_waits(engine: AsyncEngine, org: str, limit: int) -> list[OpenWait]:
-    """Return waits of which no earlier events have been looked at."""
-    return [_wait(row) for row in await _NEW(org=org, limit=limit).read(engine)]
+async def new_waits(engine: AsyncEngine, org: str, limit: int) -> tuple[list[WaitId], list[OpenWait]]:
+    """Return waits of which no earlier events have been looked at, and those among them that are still open."""
+    found = await Statement(_NEW, (org, limit)).read(engine)
+    ids = [(row["run"], row["name"], row["ordinal"]) for row in found]
+    return ids, [_wait(row) for row in found if row["source"] is not None]
 
 
-async def looked(engine: AsyncEngine, waits: Collection[OpenWait]) -> None:
+async def looked(engine: AsyncEngine, waits: Collection[WaitId]) -> None:
     """Record that the events before these waits have been looked at."""
-    keys = ([getattr(one, name) for one in waits] for name in ("run", "name", "ordinal"))
-    await Statement(_LOOKED, tuple(keys)).read(engine)
+    await Statement(_LOOKED, tuple(list(column) for column in zip(*waits, strict=True))).read(engine)
 
 
 async def paths(engine: AsyncEngine, of: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:

@@ -95,14 +95,14 @@ class Waker:
         """Look at some events and at some waits of an organization; returns whether there were any. Raises `Unavailable`."""
         engine = self._deps.engine
         noted = await rows.events(engine, org, MOST_EVENTS)
-        waits = await rows.new_waits(engine, org, MOST_WAITS)
+        new, waits = await rows.new_waits(engine, org, MOST_WAITS)
         if noted:
             await self._wake(noted)
             await rows.forget(engine, [event for event, _ in noted])
-        if waits:
+        if new:
             await asyncio.gather(*(self._look_back(source, waits) for source in {one.source for one in waits}))
-            await rows.looked(engine, waits)
-        return bool(noted or waits)
+            await rows.looked(engine, new)
+        return bool(noted or new)
 
     async def _wake(self, noted: Sequence[tuple[str, int]]) -> None:
         """Let some events answer the waits that are there."""

@@ -12,11 +12,12 @@ STATEMENTS = (
     CREATE TABLE event_wait (
         run text, name text, ordinal bigint, org text NOT NULL, source text NOT NULL, type text NOT NULL, path text NOT NULL,
         value text NOT NULL, expression text, variables jsonb NOT NULL, since timestamptz NOT NULL,
-        looked boolean NOT NULL DEFAULT false, PRIMARY KEY (run, name, ordinal))
+        PRIMARY KEY (run, name, ordinal))
     """,
     "CREATE INDEX event_wait_match ON event_wait (source, type, path, value, run)",
     "CREATE INDEX event_wait_org ON event_wait (org)",
-    "CREATE INDEX event_wait_new ON event_wait (org, source, run) WHERE NOT looked",
+    "CREATE TABLE new_wait (run text, name text, ordinal bigint, org text NOT NULL, PRIMARY KEY (run, name, ordinal))",
+    "CREATE INDEX new_wait_org ON new_wait (org)",
     "CREATE TABLE awaited_event (event text PRIMARY KEY, org text NOT NULL, sequence bigint NOT NULL)",
     "CREATE INDEX awaited_event_order ON awaited_event (org, sequence)",
     """

@@ -48,9 +48,11 @@ class Evidence:
         self.found = [one for run, invoice in self.runs.items() for one in self._of(run, invoice)]
         left = await database.fetch("SELECT run FROM events.event_wait")
         self.found += [Finding("waits", "left", row["run"], "its wait is still among the rows") for row in left]
-        work = await database.fetchval("SELECT count(*) FROM events.awaited_event")
+        work = await database.fetchval(
+            "SELECT (SELECT count(*) FROM events.awaited_event) + (SELECT count(*) FROM events.new_wait)"
+        )
         if work:
-            self.found.append(Finding("waits", "left", str(work), "events are still to be looked at"))
+            self.found.append(Finding("waits", "left", str(work), "events or waits are still to be looked at"))
         return not self.found
 
     def _of(self, run: str, invoice: str) -> list[Finding]:
