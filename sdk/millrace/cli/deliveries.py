@@ -21,6 +21,7 @@ TAKEN = [
 PARTS = {
     "events": [*map(show.field, ("number", "type", "id"))],
     "subscriptions": [show.field("event"), *TAKEN],
+    "woken": [*map(show.field, ("run", "wait", "event")), show.moment("at")],
     "runs": [("run", lambda row: row["id"]), *map(show.field, ("workflow", "status", "error")), show.moment("ended_at")],
 }
 
