@@ -75,7 +75,8 @@ async def ended(outside: Outside, run: str) -> Any:
     return view.result
 
 
-async def test_each_run_goes_on_with_its_own_event(outside: Outside) -> None:
+async def test_each_run_goes_on_with_its_own_event_or_is_told_why_not(outside: Outside) -> None:
+    late = await outside.request("sell", input={"invoice": "in_9", "timeout": 3})
     mine, others = [await outside.request("sell", input={"invoice": one}) for one in ("in_1", "in_2")]
     view: RunView = await outside.run(mine, "waiting")
     assert view.blocked_on == "event"
@@ -96,9 +97,23 @@ async def test_each_run_goes_on_with_its_own_event(outside: Outside) -> None:
     assert isinstance(story, DeliveryView)
     assert [(one.run, one.wait) for one in story.woken] == [(mine, "invoice.paid from shop")]
     assert (await outside.run(others, "waiting")).blocked_on == "event"
+    said = [
+        await ended(outside, await outside.request("wrong", input={"source": source, "where": where}))
+        for source, where in (
+            ("nowhere", "true"),
+            ("shop", "event.data.id == = 3"),
+            ("shop", "event.data.id == invoice"),
+            ("shop", "event.data.id == source.size()['x']"),
+        )
+    ]
+    assert said[0] == "NotFound: there is no source 'nowhere'"
+    assert said[1].startswith("Invalid: where: this is no expression: line 1, column 18: ")
+    assert said[2].startswith("Invalid: where: column 18: `invoice` is neither `event`, nor ")
+    assert said[3].startswith("Invalid: where: `source.size()['x']` has no value: ")
+    assert await ended(outside, late) == "no event invoice.paid from shop came in time"
 
 
-async def test_an_event_from_shortly_before_answers_and_none_answers_one_run_twice(outside: Outside) -> None:
+async def test_an_event_from_shortly_before_answers_each_run_and_one_wait_of_it(outside: Outside) -> None:
     for n in (1, 5, 7):
         await emit(outside, "order.made", {"n": n})
     assert await ended(outside, await outside.request("plain", input={"least": 5})) == [5, 7]
@@ -107,13 +122,6 @@ async def test_an_event_from_shortly_before_answers_and_none_answers_one_run_twi
     await eventually(lambda: _has(outside, run, "run.event_matched"))
     await emit(outside, "order.changed", {"n": 6.5})
     assert await ended(outside, run) == [7, 6.5]
-
-
-async def _has(outside: Outside, run: str, type_: str) -> bool:
-    return type_ in await outside.types(run)
-
-
-async def test_two_waits_of_a_run_have_an_event_each_and_two_runs_share_them(outside: Outside) -> None:
     runs = [await outside.request("both", input={"kind": "a"}) for _ in range(2)]
     for run in runs:
         await outside.run(run, "waiting")
@@ -123,19 +131,5 @@ async def test_two_waits_of_a_run_have_an_event_each_and_two_runs_share_them(out
     assert [await ended(outside, run) for run in runs] == [[1, 3], [1, 3]]
 
 
-async def test_what_does_not_come_or_cannot_is_said(outside: Outside) -> None:
-    late = await outside.request("sell", input={"invoice": "in_9", "timeout": 3})
-    told = [
-        await ended(outside, await outside.request("wrong", input={"source": source, "where": where}))
-        for source, where in (
-            ("nowhere", "true"),
-            ("shop", "event.data.id == = 3"),
-            ("shop", "event.data.id == invoice"),
-            ("shop", "event.data.id == source.size()['x']"),
-        )
-    ]
-    assert told[0] == "NotFound: there is no source 'nowhere'"
-    assert told[1].startswith("Invalid: where: this is no expression: line 1, column 18: ")
-    assert told[2].startswith("Invalid: where: column 18: `invoice` is neither `event`, nor ")
-    assert told[3].startswith("Invalid: where: `source.size()['x']` has no value: ")
-    assert await ended(outside, late) == "no event invoice.paid from shop came in time"
+async def _has(outside: Outside, run: str, type_: str) -> bool:
+    return type_ in await outside.types(run)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.events.awaiting.plan import canonical, patterns_of, value_at
-from services.events.domain import matches
+from services.events.awaiting.plan import Occurred, OpenWait, canonical, in_order, patterns_of, value_at
+from services.events.awaiting.waking import answer_of
+from services.events.domain import event_document, matches
 from shared.expressions.syntax import Equality, column_of, equality_of
+from shared.messages import EventAccepted
 
 SCALARS = st.one_of(
     st.none(),
@@ -86,3 +89,33 @@ def test_a_value_is_looked_for_in_objects_only() -> None:
         value_at(document, path) for path in ("", "data.id", "data.n", "data.no", "data.of", "data.of.0", "data.id.x", "other")
     ]
     assert found == ["", '"x"', "2", "null", None, None, None, None]
+
+
+def test_large_data_is_answered_by_reference() -> None:
+    event = EventAccepted(
+        source="s",
+        source_name="shop",
+        event="e",
+        delivery="d",
+        type="t",
+        headers={},
+        received_at="2026-01-31T09:30:00Z",
+        data_ref="ref",
+    )
+    at = datetime(2026, 1, 31, tzinfo=UTC)
+    occurred = Occurred(sequence=1, at=at, event=event, document=event_document(event, ["x" * 10]))
+    wait = OpenWait(
+        run="r",
+        name="t from shop",
+        ordinal=0,
+        org="o",
+        source="s",
+        type="t",
+        path="",
+        value="",
+        expression=None,
+        variables={},
+        since=at,
+    )
+    assert answer_of(wait, occurred).result["data"] == {"$ref": "ref", "bytes": 14}
+    assert in_order([(wait, occurred)]) == {"r": [(wait, occurred)]}

@@ -159,7 +159,7 @@ class Waker:
                 continue
             async with self._answers:
                 try:
-                    told: WaitAnswered = await self._deps.bus.ask(_answer_of(wait, occurred))
+                    told: WaitAnswered = await self._deps.bus.ask(answer_of(wait, occurred))
                 except Unavailable:
                     raise
                 except MillraceError as error:
@@ -201,7 +201,8 @@ class Waker:
         return Occurred(sequence=stored.sequence, at=stored.envelope.time, event=event, document=domain.event_document(event, data))
 
 
-def _answer_of(wait: OpenWait, occurred: Occurred) -> AnswerWait:
+def answer_of(wait: OpenWait, occurred: Occurred) -> AnswerWait:
+    """Return the command that has an event answer a wait: the same whenever it is given."""
     event, document = occurred.event, occurred.document
     if event.data_ref is not None:
         size = len(msgspec.json.encode(document["data"]))
