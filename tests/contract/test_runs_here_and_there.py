@@ -120,7 +120,7 @@ class Platform(Recorded):
         found = next((one for one in left if matches(query.type, one["type"])), None)
         if found is not None:
             left.remove(found)
-            return StepRecord(msgspec.Raw(json.dumps(found | {"source": query.source}).encode()))
+            return StepRecord(msgspec.Raw(json.dumps({"id": "", "type": "", "source": query.source} | found).encode()))
         if seconds is None:
             self.waits.append(name)
             return None

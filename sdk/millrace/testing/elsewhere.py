@@ -161,7 +161,7 @@ def _incoming(source: str, place: int, given: Any) -> dict[str, Any]:
         msg = f"{what} is an event: a dict with its type, and data"
         raise TypeError(msg)
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    event = {"id": f"{source}-{place + 1}", "source": source, "time": now, "data": None, "headers": {}, **given}
+    event = {"id": f"{source}-{place + 1}", "type": "", "source": source, "time": now, "data": None, "headers": {}, **given}
     told: dict[str, Any] = json.loads(to_json(event, what=what, rich=True))
     return told
 
