@@ -138,7 +138,7 @@ async def _copies(client: Client) -> int:
     found = []
     for stream in STREAMS:
         try:
-            info = await api_request(client, f"$JS.API.STREAM.INFO.{stream.name}", None)
+            info = await api_request(client, f"$JS.API.STREAM.INFO.{stream.name}", None, wait=MADE_WITHIN)
         except StreamError as error:
             if error.code != _NO_STREAM:
                 raise
