@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import pytest_asyncio
+import structlog
 
 from tests.support.places import open_folder
 from tests.support.servers import Place, Servers, running_servers
@@ -22,8 +23,12 @@ hypothesis.settings.load_profile("shared")
 
 
 def pytest_configure() -> None:
-    """Collect no garbage while 7,000 tests are found, see below."""
+    """Collect no garbage while 8,000 tests are found, see below; have what services in this process log be plain.
+
+    Rich colours the source around each frame of a traceback: a second and more, in which no service in this process answers.
+    """
     gc.disable()
+    structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
 
 
 @pytest.hookimpl(tryfirst=True)
