@@ -27,7 +27,7 @@ from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
 from services.executor.repositories import remote
 from services.executor.repositories.following import HANDLERS, Following
-from services.executor.repositories.libraries import laid_out
+from services.executor.repositories.libraries import place_of_libraries
 from services.executor.repositories.remote import Remotes
 from services.executor.runs import groups
 from services.executor.runs.concurrency import ConcurrencySlots
@@ -197,7 +197,7 @@ async def _remotes(settings: ExecutorSettings, tier: Tier | None, resolver: Reso
     """Have the ways to remote repositories, behind the walls of a tier, for the block."""
     disk = Disk(settings.data / "repositories")
     await asyncio.to_thread(disk.start)
-    libraries = await asyncio.to_thread(laid_out, disk.folder)
+    libraries = await asyncio.to_thread(place_of_libraries, disk.folder)
     builder = Builder(
         settings.data / "sandbox", disk.folder, tier=tier, uid=settings.sandbox_uid, shown=[libraries], limits=remote.LIMITS
     )  # fmt: skip

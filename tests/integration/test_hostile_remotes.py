@@ -15,7 +15,7 @@ import pytest
 
 from services.executor.environments.disk import Disk
 from services.executor.repositories.access import _target
-from services.executor.repositories.libraries import laid_out
+from services.executor.repositories.libraries import place_of_libraries
 from services.executor.repositories.remote import Access, FoundBranch, OutgoingCommit, Remotes
 from services.executor.sandbox.builder import Builder, StepLimits
 from services.executor.sandbox.jail import Tier
@@ -66,7 +66,7 @@ async def yard(tier: Tier, *, allow: str = "127.0.0.1", limits: StepLimits = LIM
         folder.chmod(0o755)
         disk = Disk(folder / "repositories")
         disk.start()
-        libraries = laid_out(disk.folder)
+        libraries = place_of_libraries(disk.folder)
         shown = [libraries]
         builder = Builder(
             folder / "sandbox", disk.folder, tier=tier, uid=UID, shown=shown, limits=limits, interpreter=reachable_interpreter()

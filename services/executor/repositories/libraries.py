@@ -17,29 +17,34 @@ _BESIDES = ("typing_extensions", "_cffi_backend")
 _OURS = {"repository_inside.py": inside, "repository_shell.py": shell}
 
 
-def laid_out(folder: Path) -> Path:
-    """Return a folder with what the child imports, which every user can read; made once for these versions."""
-    ours = {name: Path(str(module.__file__)) for name, module in _OURS.items()}
-    sources = [_place_of(name) for name in (*_LIBRARIES, *_BESIDES)]
+def place_of_libraries(folder: Path) -> Path:
+    """Return the folder, in this one, for what the child imports in these versions."""
     told = [f"{name} {version(name)}" for name in _LIBRARIES]
-    told += [hashlib.sha256(path.read_bytes()).hexdigest() for path in ours.values()]
-    target = folder / f"libraries-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
+    told += [hashlib.sha256(path.read_bytes()).hexdigest() for path in _ours().values()]
+    return folder / f"libraries-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
+
+
+def lay_out(target: Path) -> None:
+    """Put there what the child imports, for every user to read, unless it is there: 30 MB, needed by those who have repositories."""
     if target.is_dir():
-        return target
-    unfinished = folder / f".libraries-{secrets.token_hex(4)}"
+        return
+    unfinished = target.parent / f".libraries-{secrets.token_hex(4)}"
     unfinished.mkdir()
-    for source in sources:
+    for source in map(_place_of, (*_LIBRARIES, *_BESIDES)):
         if source.is_dir():
             shutil.copytree(source, unfinished / source.name, ignore=shutil.ignore_patterns("tests", "contrib"))
         else:
             shutil.copy2(source, unfinished / source.name)
-    for name, path in ours.items():
+    for name, path in _ours().items():
         shutil.copy2(path, unfinished / name)
     for one in (unfinished, *unfinished.rglob("*")):
         one.chmod(0o755 if one.is_dir() else 0o644)
     place(unfinished, target)
     shutil.rmtree(unfinished, ignore_errors=True)
-    return target
+
+
+def _ours() -> dict[str, Path]:
+    return {name: Path(str(module.__file__)) for name, module in _OURS.items()}
 
 
 def _place_of(name: str) -> Path:

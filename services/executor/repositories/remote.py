@@ -23,6 +23,7 @@ import structlog
 from services.executor import domain
 from services.executor.environments.disk import Disk
 from services.executor.repositories import inside
+from services.executor.repositories.libraries import lay_out
 from services.executor.sandbox.builder import Builder, StepFailed, StepLimits
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.errors import SandboxUnavailable
@@ -192,6 +193,7 @@ class Remotes:
             "folder": access.folder, "username": access.username if access.password is not None else None,
             "password": access.password, "patience": PATIENCE, "host_key": access.host_key,
         }  # fmt: skip
+        await asyncio.to_thread(lay_out, self._libraries)
         begun = time.monotonic()
         try:
             found = await self._builder.step(folder, job, network)
