@@ -25,12 +25,9 @@ from dulwich.pack import pack_objects_to_data
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
-MEMORY = 1 << 30
 HISTORY = 50
 """Commits that are fetched at first: enough to find the last common one of a branch that is looked at now and then."""
 MOST_COMMITS = 100_000
-MOST_ENTRIES = 20_000
-"""Files and folders of a tree: a small repository can name the same folder again and again."""
 MOST_TOLD = 200
 TRAILER = b"Millrace-Push: "
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -50,7 +47,7 @@ class _Refused(Exception):
 
 def done(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     """Look at a branch, or push to it; answer what was found, or the problem."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (job["memory"], job["memory"]))
     # No configuration of the machine's either.
     os.environ.update({"HOME": folder, "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull})
     try:
@@ -60,7 +57,7 @@ def done(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     except NotGitRepository:
         return {"problem": "absent", "words": "there is no repository at this address, or none that this credential may see"}
     except MemoryError:
-        return {"problem": "too_large", "words": f"it takes more than {MEMORY >> 20} MB of memory"}
+        return {"problem": "too_large", "words": f"it takes more than {job['memory'] >> 20} MB of memory"}
     except OSError as error:
         is_full = error.errno in (errno.EFBIG, errno.ENOSPC, errno.EDQUOT)
         return {"problem": "too_large" if is_full else "unreachable", "words": f"{error}"[:2000]}
@@ -130,7 +127,7 @@ def _look(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     if head is not None:
         have = set(given["have"])
         Path(folder, "contents").mkdir()
-        for path, mode, oid in _files(repo, head, job["folder"]):
+        for path, mode, oid in _files(repo, head, job["folder"], job["most_entries"]):
             name = _name(path)
             reason = _refusal(path, mode)
             if reason is None:
@@ -202,7 +199,7 @@ def _history(repo: Repo, head: ObjectID, since: str | None, pushes: dict[str, st
     return (None if since is None else since.encode() in seen), cut or bool(left)
 
 
-def _files(repo: Repo, head: ObjectID, below: str) -> Iterator[tuple[bytes, int, ObjectID]]:
+def _files(repo: Repo, head: ObjectID, below: str, most: int) -> Iterator[tuple[bytes, int, ObjectID]]:
     """Yield path, mode and object of every entry of a commit's tree but folders."""
     found = _tree(repo, head, below)
     left: list[tuple[bytes, ObjectID]] = [] if found is None else [(b"", found)]
@@ -214,8 +211,8 @@ def _files(repo: Repo, head: ObjectID, below: str) -> Iterator[tuple[bytes, int,
             raise _Refused("malformed", f"{_name(prefix)} is no folder")
         for name, mode, child in tree.iteritems():
             entries += 1
-            if entries > MOST_ENTRIES:
-                raise _Refused("too_large", f"it has more than {MOST_ENTRIES} files and folders")
+            if entries > most:
+                raise _Refused("too_large", f"it has more than {most} files and folders")
             path = prefix + name
             if stat.S_ISDIR(mode) and len(path) <= 4096 and name not in (b"", b".", b"..") and b"/" not in name:
                 left.append((path + b"/", child))

@@ -10,22 +10,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 from services.executor.environments.disk import place
-from services.executor.repositories import inside, shell
 
 _LIBRARIES = ("dulwich", "urllib3", "asyncssh", "cryptography")
 _BESIDES = ("typing_extensions", "_cffi_backend")
-_OURS = {"repository_inside.py": inside, "repository_shell.py": shell}
+# By their paths: this process needs none of what they import.
+_OURS = {f"repository_{name}": Path(__file__).with_name(name) for name in ("inside.py", "shell.py")}
 
 
 def place_of_libraries(folder: Path) -> Path:
     """Return the folder, in this one, for what the child imports in these versions."""
     told = [f"{name} {version(name)}" for name in _LIBRARIES]
-    told += [hashlib.sha256(path.read_bytes()).hexdigest() for path in _ours().values()]
+    told += [hashlib.sha256(path.read_bytes()).hexdigest() for path in _OURS.values()]
     return folder / f"libraries-{hashlib.sha256(repr(told).encode()).hexdigest()[:16]}"
 
 
 def lay_out(target: Path) -> None:
-    """Put there what the child imports, for every user to read, unless it is there: 30 MB, needed by those who have repositories."""
+    """Put there what the child imports, readable by all users, unless it is there: 30 MB that nobody without a repository needs."""
     if target.is_dir():
         return
     unfinished = target.parent / f".libraries-{secrets.token_hex(4)}"
@@ -35,16 +35,12 @@ def lay_out(target: Path) -> None:
             shutil.copytree(source, unfinished / source.name, ignore=shutil.ignore_patterns("tests", "contrib"))
         else:
             shutil.copy2(source, unfinished / source.name)
-    for name, path in _ours().items():
+    for name, path in _OURS.items():
         shutil.copy2(path, unfinished / name)
     for one in (unfinished, *unfinished.rglob("*")):
         one.chmod(0o755 if one.is_dir() else 0o644)
     place(unfinished, target)
     shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _ours() -> dict[str, Path]:
-    return {name: Path(str(module.__file__)) for name, module in _OURS.items()}
 
 
 def _place_of(name: str) -> Path:

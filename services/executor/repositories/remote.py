@@ -22,7 +22,6 @@ import structlog
 
 from services.executor import domain
 from services.executor.environments.disk import Disk
-from services.executor.repositories import inside
 from services.executor.repositories.libraries import lay_out
 from services.executor.sandbox.builder import Builder, StepFailed, StepLimits
 from services.executor.sandbox.egress.network import Network, Record
@@ -32,12 +31,14 @@ from shared.egress.policy import EgressPolicy, EgressRules, Refusal, Target
 from shared.egress.resolver import Resolver, is_own
 from shared.errors import Conflict, Invalid, NotFound, PermissionDenied, TooLarge, Unavailable
 
-LIMITS = StepLimits(seconds=60.0, bytes=512 << 20, files=60_000, memory=inside.MEMORY, processes=32, cores=1.0)
+LIMITS = StepLimits(seconds=60.0, bytes=512 << 20, files=60_000, memory=1 << 30, processes=32, cores=1.0)
 """Of one look or push. A repository is fetched anew each time, to a depth: nothing of a hostile one is left for the next."""
 AT_ONCE = 8
 PATIENCE = 20.0
 """Seconds that a remote may be silent."""
 MOST_FILES = 10_000
+# Files and folders of a tree: a small repository can name the same folder again and again.
+MOST_ENTRIES = 20_000
 MOST_FILE = 64 << 20
 """Bytes of one file: it is in the child's memory as a whole, and most hosts of git take little more."""
 MOST_FOUND = 16 << 20
@@ -116,7 +117,7 @@ class OutgoingCommit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Listed(msgspec.Struct, frozen=True):
-    entries: Annotated[list[tuple[str, bool, Digest, int]], msgspec.Meta(max_length=inside.MOST_ENTRIES)]
+    entries: Annotated[list[tuple[str, bool, Digest, int]], msgspec.Meta(max_length=MOST_ENTRIES)]
     refused: dict[str, str]
     ignored: list[str]
     tip: Tip | None
@@ -192,6 +193,7 @@ class Remotes:
             "step": "repository", "libraries": str(self._libraries), "url": access.url, "branch": access.branch,
             "folder": access.folder, "username": access.username if access.password is not None else None,
             "password": access.password, "patience": PATIENCE, "host_key": access.host_key,
+            "memory": LIMITS.memory, "most_entries": MOST_ENTRIES,
         }  # fmt: skip
         await asyncio.to_thread(lay_out, self._libraries)
         begun = time.monotonic()
