@@ -253,6 +253,11 @@ class ExecutorStore:
         rows = await self._all(_NEWEST_VERSION(org=org))
         return rows[0]["newest"] if rows else None
 
+    async def files_below(self, org: str, prefix: str, limit: int) -> list[str]:
+        """Return paths of files below a prefix."""
+        statement = text("SELECT path FROM file WHERE org = :org AND starts_with(path, :prefix) ORDER BY path LIMIT :limit")
+        return [row["path"] for row in await self._all(statement, {"org": org, "prefix": prefix, "limit": limit})]
+
     async def artifacts_of_ended(self, before: datetime, limit: int) -> list[RowMapping]:
         """Return artifacts, by organization and path, of runs that ended before a time."""
         statement = """

@@ -56,11 +56,13 @@ class FileRemoved(Message, frozen=True, kw_only=True):
 class HistoryTrimmed(Message, frozen=True, kw_only=True):
     """An organization keeps no versions of its files any more that were replaced before `before` (RFC 3339), nor, of one file, more
     than the last `most`: their content may go.
+    With `below` only that goes which was recorded of files below this folder, and all of it.
     """
 
     key: str
     before: str
     most: int
+    below: str | None = None
 
 
 class DeclaredSchedule(msgspec.Struct, frozen=True, kw_only=True):

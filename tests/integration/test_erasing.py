@@ -242,7 +242,7 @@ async def test_an_erased_message_does_not_come_back_by_a_replay_or_a_rebuild(pla
 
 
 WORKFLOW = b"""
-from millrace import log, step, wait_for, workflow
+from millrace import artifacts, log, step, wait_for, workflow
 
 
 @workflow(name="greet")
@@ -250,7 +250,9 @@ async def greet(event: dict) -> str:
     who = event["data"]["who"]
     log.info("greeting", who=await step("known", lambda: who))
     print(who)
+    artifacts.write("report.txt", who)
     await wait_for("go", timeout=60)
+    artifacts.write("report.txt", f"dear {who}")
     return who
 """
 
@@ -279,6 +281,7 @@ async def test_all_that_came_of_a_webhook_is_erased_everywhere_once_it_has_ended
         await outside.recorded(run.id)
         # So soon after its end a repetition of the run's request would not be known.
         kept: Any = await eventually(lambda: erased(chain))
+        assert await sql.fetchval("SELECT count(*) FROM executor.file_version WHERE starts_with(path, 'artifacts/')") > 1
         assert {one.stream for one in kept.kept} == {"RUNS"}
         assert all("within the last hour" in one.reason for one in kept.kept)
         await sql.execute("UPDATE executor.run SET finished_at = finished_at - interval '2 hours'")
@@ -289,6 +292,13 @@ async def test_all_that_came_of_a_webhook_is_erased_everywhere_once_it_has_ended
         with pytest.raises(NotFound, match="no longer on the bus"):
             await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="t", delivery=delivery))
         assert await everywhere(sql) == []
+
+        async def forgotten() -> bool:
+            files, versions = "SELECT count(*) FROM executor.file", "SELECT count(*) FROM executor.file_version"
+            left = [await sql.fetchval(f"{one} WHERE starts_with(path, 'artifacts/')") for one in (files, versions)]
+            return left == [0, 0]
+
+        await eventually(forgotten)
         async with administrator(place.nats_url("admin")) as admin:
             for stream in ("WEBHOOKS", "EVENTS", "RUNS", "LINES"):
                 assert (await held(admin, stream)).messages == 0, stream

@@ -11,6 +11,7 @@ from services.executor.domain import LEAST_KEPT
 from services.executor.runs.purge import PurgeDeps, passed, purge
 from services.executor.runs.recent import Recent
 from services.executor.runs.run_state import RunState
+from services.executor.workspaces.upkeep import UpkeepDeps, erase_artifacts
 from shared.blobs import Blobs
 from shared.db import transaction
 from shared.envelope import utc_now
@@ -20,7 +21,7 @@ from shared.questions.erasing import EraseInExecutor, Needed
 from shared.runs import RUNS
 
 
-class RunErasingDeps(PurgeDeps, Protocol):
+class RunErasingDeps(PurgeDeps, UpkeepDeps, Protocol):
     """Dependencies of erasing."""
 
     results: Blobs
@@ -28,7 +29,7 @@ class RunErasingDeps(PurgeDeps, Protocol):
 
 
 async def erase(command: EraseInExecutor, deps: RunErasingDeps) -> Needed:
-    """Erase messages of runs that ended, and results. Raises `Unavailable`.
+    """Erase messages of runs that ended, results and artifacts. Raises `Unavailable`.
 
     Of a run one of whose messages is erased the others leave the bus as well: rows that are made anew of a part would be others.
     """
@@ -66,6 +67,8 @@ async def erase(command: EraseInExecutor, deps: RunErasingDeps) -> Needed:
             await purge(deps.bus.client, state.id, state.last_seq)
         async with transaction(deps.engine) as connection:
             await store.end_purge(connection, [(state.id, state.last_seq) for state in erased])
+        for state in erased:
+            await erase_artifacts(state.org, state.id, deps)
     for blob in command.blobs:
         await deps.results.remove(blob)
     return Needed({one.seq: "another message of its run is needed" for one in command.messages if one.of in kept} | needed)

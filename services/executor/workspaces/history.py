@@ -53,6 +53,7 @@ _TRIM = """
            SELECT min(kept.version) FROM file_version AS kept
             WHERE kept.org = :org AND kept.path = last.path AND kept.version > last.version)
 """
+_FORGET = "DELETE FROM file_version WHERE org = :org AND starts_with(path, :below)"
 _FORGET_COMMITS = "DELETE FROM file_commit WHERE org = :org AND at < :before"
 _SINCE = """
     INSERT INTO file_history (org, since) VALUES (:org, :before)
@@ -70,7 +71,10 @@ async def history(batch: Sequence[Recorded], _connection: Connection) -> list[St
         elif isinstance(recorded.message, HistoryTrimmed):
             statements += _changed(changes)
             changes = []
-            org, before = recorded.envelope.org, datetime.fromisoformat(recorded.message.before)
+            org, before, below = recorded.envelope.org, datetime.fromisoformat(recorded.message.before), recorded.message.below
+            if below is not None:
+                statements.append(written(_FORGET, {"org": org, "below": below}))
+                continue
             statements += [
                 written(_TRIM, {"org": org, "before": before, "most": recorded.message.most}),
                 written(_FORGET_COMMITS, {"org": org, "before": before}),
@@ -206,6 +210,11 @@ class History:
             {"org": org, "at": at, "prefix": prefix},
         )
         return rows[0]["since"], rows[0]["path"]
+
+    async def knows(self, org: str, prefix: str) -> bool:
+        """Return whether any version of a file below a prefix is kept."""
+        wanted = "SELECT 1 FROM file_version WHERE org = :org AND starts_with(path, :prefix) LIMIT 1"
+        return bool(await self._all(wanted, {"org": org, "prefix": prefix}))
 
     async def kept(self, org: str) -> list[RowMapping]:
         """Return the content that only history keeps, with until when each was last a file's, the longest ago first."""

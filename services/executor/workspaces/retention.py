@@ -78,8 +78,14 @@ async def trim(deps: RetentionDeps, now: Callable[[], datetime] = utc_now) -> in
     return done
 
 
-async def _trimmed(org: str, id_: str, before: datetime, deps: RetentionDeps) -> tuple[Sealed[Any], int]:
+async def forget(org: str, below: str, deps: RetentionDeps) -> None:
+    """Keep no version of any file below a folder. Raises `Unavailable`."""
+    await aggregate.append_together(deps.bus.client, [await _trimmed(org, new_id(), utc_now(), deps, below)])
+
+
+async def _trimmed(org: str, id_: str, before: datetime, deps: RetentionDeps, below: str | None = None) -> tuple[Sealed[Any], int]:
     key = hashed_key(org)
     last = await aggregate.last(deps.bus.client, "history", key)
-    message = HistoryTrimmed(key=key, before=rfc3339(before), most=deps.quotas.history(org)[1])
+    most = deps.quotas.history(org)[1] if below is None else 0
+    message = HistoryTrimmed(key=key, before=rfc3339(before), most=most, below=below)
     return deps.bus.seal(message, org=org, id=id_), last.sequence if last else 0

@@ -9,11 +9,14 @@ from typing import Protocol
 
 import structlog
 
+from services.executor.domain import ARTIFACTS
 from services.executor.workspaces import commits
 from services.executor.workspaces.garbage import Garbage, GarbageDeps
 from services.executor.workspaces.registration import RegistrationDeps
-from services.executor.workspaces.retention import trim
+from services.executor.workspaces.retention import forget, trim
+from shared import aggregate
 from shared.envelope import new_id, utc_now
+from shared.errors import Unavailable
 from shared.leader import lead
 from shared.questions.executor import CommitFiles, FileChange
 
@@ -38,6 +41,20 @@ async def remove_old(deps: RegistrationDeps, *, kept: timedelta, now: datetime) 
         await commits.commit_files(CommitFiles(id=new_id(), org=org, actor=ACTOR, changes=changes, note=note), deps)
         _log.info("artifacts.removed", org=org, count=len(changes))
     return len(rows)
+
+
+async def erase_artifacts(org: str, run: str, deps: UpkeepDeps) -> None:
+    """Remove what a run has left, and every version of it: its content goes with the next round. Raises `Unavailable`."""
+    below = f"{ARTIFACTS}{run}/"
+    if not await deps.history.knows(org, below):
+        return
+    while rows := await deps.store.files_below(org, below, ROUND):
+        changes = [FileChange(path=path) for path in rows]
+        await commits.commit_files(CommitFiles(id=new_id(), org=org, actor=ACTOR, changes=changes, note="an erased run's"), deps)
+    # Of a version whose row comes later the end would stay.
+    if not await deps.versions.caught_up(await aggregate.newest(deps.bus.client, "file", "history")):
+        raise Unavailable("the rows of the history are behind")
+    await forget(org, below, deps)
 
 
 async def keep_up(deps: UpkeepDeps, *, artifacts_kept: timedelta) -> None:
