@@ -98,7 +98,7 @@ async def test_a_time_out_ends_the_whole_tree_after_the_grace(kind: str, monkeyp
     """
     async with started_bench(kind=kind) as bench:
         into = Recorded()
-        running = asyncio.create_task(bench.children.run(bench.job(text, timeout=1.5), into))
+        running = asyncio.create_task(bench.children.run(bench.job(text, timeout=5.0), into))
         await into.logged.wait()
         (child,) = bench.children._serving
         tree = {child.pid} | below(child.pid)

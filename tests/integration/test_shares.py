@@ -196,7 +196,7 @@ async def test_a_parked_run_is_cancelled_and_expires_like_any_that_has_not_begun
         first = await made.ask("default", "hog", 12, **given)
         await made.going_on("default", 8)
         [unwanted] = await made.ask("default", "hog", **given)
-        [late] = await made.ask("default", "hog", deadline=6.0, **given)
+        [late] = await made.ask("default", "hog", deadline=15.0, **given)
         [run] = await made.ask("good", "short")
         await made.reached("good", run, "succeeded")
         for one in (unwanted, late):
