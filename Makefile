@@ -36,8 +36,7 @@ up: install  ## Run the whole stack in the foreground (ARGS="--port 9000 --data 
 cluster: install  ## Run three NATS servers, Postgres with a standby and two of each service in the foreground (ARGS="--data DIR")
 	@exec "$(BIN)/python" -m deploy.local --cluster --data .millrace-cluster $(ARGS)
 
-# Two for each of two cores: most tests wait most of their time. Files are begun in the order of their folders, which has the quick
-# ones of tests/unit last: they fill what the long ones leave.
+# Two for each of two cores: most tests wait most of their time. Files are begun in the order that tests/conftest.py gives them.
 WORKERS ?= 4
 
 test: install  ## Run every test (ARGS="-k name" for some; WORKERS=8 on a larger machine)
