@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from services.executor.environments.disk import place
+from services.executor.sandbox.interpreter import link_or_copy
 
 _LIBRARIES = ("dulwich", "urllib3", "asyncssh", "cryptography")
 _BESIDES = ("typing_extensions", "_cffi_backend")
@@ -32,13 +33,16 @@ def lay_out(target: Path) -> None:
     unfinished.mkdir()
     for source in map(_place_of, (*_LIBRARIES, *_BESIDES)):
         if source.is_dir():
-            shutil.copytree(source, unfinished / source.name, ignore=shutil.ignore_patterns("tests", "contrib"))
+            left_out = shutil.ignore_patterns("tests", "contrib")
+            shutil.copytree(source, unfinished / source.name, ignore=left_out, copy_function=link_or_copy)
         else:
-            shutil.copy2(source, unfinished / source.name)
+            link_or_copy(str(source), str(unfinished / source.name))
     for name, path in _OURS.items():
-        shutil.copy2(path, unfinished / name)
+        shutil.copyfile(path, unfinished / name)
+        (unfinished / name).chmod(0o644)
     for one in (unfinished, *unfinished.rglob("*")):
-        one.chmod(0o755 if one.is_dir() else 0o644)
+        if one.is_dir():
+            one.chmod(0o755)
     place(unfinished, target)
     shutil.rmtree(unfinished, ignore_errors=True)
 

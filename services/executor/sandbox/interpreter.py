@@ -25,11 +25,11 @@ def copied(data: Path) -> Path:
         return executable
     fresh = Path(tempfile.mkdtemp(dir=data, prefix=".python-"))
     library = Path(sysconfig.get_path("stdlib")).resolve()
-    shutil.copytree(library, fresh / library.relative_to(base), ignore=_LEFT_OUT, copy_function=_link_or_copy)
+    shutil.copytree(library, fresh / library.relative_to(base), ignore=_LEFT_OUT, copy_function=link_or_copy)
     (fresh / "bin").mkdir()
     shutil.copy2(Path(sys.executable).resolve(), fresh / "bin" / f"python{version}")
     for shared in (base / "lib").glob("libpython*.so*"):
-        _link_or_copy(str(shared.resolve()), str(fresh / "lib" / shared.name))
+        link_or_copy(str(shared.resolve()), str(fresh / "lib" / shared.name))
     for path in [fresh, *fresh.rglob("*")]:
         if path.is_dir():
             path.chmod(0o755)
@@ -46,7 +46,8 @@ def library_path(executable: Path) -> str | None:
     return str(folder) if any(folder.glob("libpython*.so*")) else None
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
+    """Have a file that every user can read appear at another place as well; copied where it cannot be linked."""
     if Path(source).stat().st_mode & 0o004:
         try:
             os.link(source, target)
