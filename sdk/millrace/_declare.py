@@ -37,6 +37,7 @@ class Definition:
     """The line of that module's file where the decorator was called, directly or through others."""
 
 
+_OWN_TOOLS = "millrace_"
 _RETRIES, _DELAY, _MAX_DELAY, _LIMIT = 0, 1.0, 3600.0, 1
 _POLICY: Literal["queue"] = "queue"
 _ISOLATION: Literal["run"] = "run"
@@ -72,6 +73,10 @@ def workflow(
     preload: bool = True,
     group: str | None = None,
     schedule: str | dict[str, Any] | None = None,
+    tool: bool = False,
+    read_only: bool | None = None,
+    destructive: bool | None = None,
+    idempotent: bool | None = None,
 ) -> Callable[[F], F]: ...
 def workflow(
     function: F | None = None,
@@ -90,6 +95,10 @@ def workflow(
     preload: bool = True,
     group: str | None = None,
     schedule: str | dict[str, Any] | None = None,
+    tool: bool = False,
+    read_only: bool | None = None,
+    destructive: bool | None = None,
+    idempotent: bool | None = None,
 ) -> F | Callable[[F], F]:
     """Declare a function as a workflow; the function itself is returned unchanged. Durations are in seconds.
 
@@ -114,6 +123,10 @@ def workflow(
     `schedule` is when the workflow runs by itself: a cron expression of five fields, of UTC, or a dict of `cron` or `every`
     (seconds), `timezone`, `input`, `overlap` (`"skip"`, `"queue"`, `"replace"`, `"allow"`) and `catch_up` (`"none"`, `"one"`,
     `"all"`).
+
+    `tool=True` offers the workflow to agents, as a tool of the server for the Model Context Protocol; its docstring tells them what
+    it is for. `read_only` tells them that it changes nothing, `destructive=False` that it only adds, `idempotent` that a second run
+    with the same input adds nothing.
 
     Raises TypeError or ValueError at once for a declaration that can never work.
     """
@@ -141,6 +154,8 @@ def workflow(
         )
     if schedule is not None:
         policy |= {"schedule": _scheduled(schedule)}
+    if tool is not False or read_only is not None or destructive is not None or idempotent is not None:
+        policy |= {"tool": _offered(tool, read_only=read_only, destructive=destructive, idempotent=idempotent)}
     if retries is not _RETRIES:
         _bounds.whole(retries, "retries", 0, _bounds.RETRIES)
     if concurrency is not None:
@@ -223,6 +238,15 @@ def _checked(
     }
 
 
+def _offered(tool: object, **hints: object) -> dict[str, Any]:
+    """Return what agents are told of a tool. Raises ValueError where there is none to tell of."""
+    if not _bounds.flag(tool, "tool"):
+        given = next(name for name, value in hints.items() if value is not None)
+        msg = f"{given} is told to agents of a tool: declare tool=True"
+        raise ValueError(msg)
+    return {name: _bounds.flag(value, name) for name, value in hints.items() if value is not None}
+
+
 def _scheduled(given: object) -> dict[str, Any]:
     """Return a schedule as a dict; whether its expression and its time zone are right is known where it is registered."""
     if isinstance(given, str):
@@ -261,6 +285,9 @@ def _register(
     # Most are alphanumeric: a regular expression takes a child longer.
     if not (chosen.isalnum() and chosen.isascii() and len(chosen) <= _LONGEST) and not _NAME.fullmatch(chosen):
         msg = f"{chosen[:80]!r} is not a name: letters, digits, '_' and '-', starting with a letter or digit, at most 64"
+        raise ValueError(msg)
+    if "tool" in policy and chosen.startswith(_OWN_TOOLS):
+        msg = f"a tool is not named {_OWN_TOOLS}…, as Millrace's own tools are: give {chosen} another name"
         raise ValueError(msg)
     limit = None if timeout is None else _bounds.seconds(timeout, "timeout", above_zero=True)
     module, file, line = _declaring(function)

@@ -114,8 +114,8 @@ async def find_adapter(question: FindAdapter, deps: QuestionDeps) -> AdapterFoun
 async def list_workflows(question: ListWorkflows, deps: QuestionDeps) -> WorkflowList:
     """Return a page of workflows by name; an organization's own hide the platform's of the same name."""
     limit = question.page.within(MOST_ITEMS)
-    after, options = question.page.after("workflows"), question.data_providers
-    found = await deps.store.workflows(seen_by(question.org), after, 2 * limit + 2, options=options)
+    after, only = question.page.after("workflows"), "options" if question.data_providers else "tool" if question.tools else ""
+    found = await deps.store.workflows(seen_by(question.org), after, 2 * limit + 2, only=only)
     own = {entry.name for entry in found if entry.org == question.org}
     seen = [entry for entry in found if entry.org == question.org or entry.name not in own]
     items = fitting(seen[:limit])

@@ -10,7 +10,6 @@ import msgspec
 from sqlalchemy import (
     ARRAY,
     BigInteger,
-    Boolean,
     Executable,
     RowMapping,
     Subquery,
@@ -21,7 +20,6 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
-    not_,
     or_,
     select,
     text,
@@ -119,7 +117,12 @@ _ADAPTERS = Compiled(select(tables.adapter.c.entry).where(tables.adapter.c.org =
 _WORKFLOWS = Compiled(
     select(tables.workflow.c.entry)
     .where(tables.workflow.c.org == any_(parameter("orgs", ARRAY(Text))), tables.workflow.c.name > parameter("after"))
-    .where(or_(not_(parameter("options", Boolean)), func.json_typeof(tables.workflow.c.entry["policy"]["options"]) == "object"))
+    .where(
+        or_(
+            parameter("only", Text) == "",
+            func.json_typeof(tables.workflow.c.entry["policy"][parameter("only", Text)]) == "object",
+        )
+    )
     .order_by(tables.workflow.c.name, tables.workflow.c.org)
     .limit(parameter("limit", BigInteger))
 )
@@ -283,11 +286,9 @@ class ExecutorStore:
         """Return the adapters of an organization by name."""
         return [msgspec.convert(row["entry"], AdapterEntry) for row in await self._all(_ADAPTERS(org=org))]
 
-    async def workflows(
-        self, orgs: Iterable[str], after: str = "", limit: int = 10_000, *, options: bool = False
-    ) -> list[WorkflowEntry]:
-        """Return workflows of these organizations by name; with `options` only data providers."""
-        found = await self._all(_WORKFLOWS(orgs=list(orgs), after=after, limit=limit, options=options))
+    async def workflows(self, orgs: Iterable[str], after: str = "", limit: int = 10_000, *, only: str = "") -> list[WorkflowEntry]:
+        """Return workflows of these organizations by name; `only` those whose policy has this part."""
+        found = await self._all(_WORKFLOWS(orgs=list(orgs), after=after, limit=limit, only=only))
         return [_entry(row["entry"]) for row in found]
 
     async def _all(self, statement: Statement | Executable, parameters: dict[str, Any] | None = None) -> list[RowMapping]:

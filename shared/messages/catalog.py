@@ -83,6 +83,14 @@ class DeclaredOptions(msgspec.Struct, frozen=True, kw_only=True):
     stale: float = 300.0
 
 
+class DeclaredTool(msgspec.Struct, frozen=True, kw_only=True):
+    """What agents are told of a workflow that is a tool; None where its author says nothing."""
+
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """A workflow's declarations for its runs, beside their time-out and the number of retries. Durations are in seconds.
 
@@ -91,7 +99,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     go on at a time; `concurrency_policy` is `queue`, `reject` or `cancel_older`. `isolation` is `run`, or `workflow` where a child
     serves several runs of one organization, one after the other. `preload`: whether packages may be imported ahead of its runs.
     `schedule` is when it runs by itself. `options` are there for a data provider, and only then. `group` is the worker group that
-    carries its runs out, None for the default one.
+    carries its runs out, None for the default one. `tool` is there for one that is offered to agents.
     """
 
     retry_delay: float = 1.0
@@ -104,6 +112,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
     schedule: DeclaredSchedule | None = None
     options: DeclaredOptions | None = None
+    tool: DeclaredTool | None = None
 
 
 @message("workflow.changed", key="key", by="executor")

@@ -231,10 +231,14 @@ class FindWorkflow(Question[WorkflowFound], frozen=True, kw_only=True):
 
 @question("executor.workflows", by="gateway")
 class ListWorkflows(Question[WorkflowList], frozen=True, kw_only=True):
-    """The workflows that an organization can run, by name; only its `data_providers`. Raises Malformed for a foreign cursor."""
+    """The workflows that an organization can run, by name; only its `data_providers`, or only its `tools`.
+
+    Raises Malformed for a foreign cursor.
+    """
 
     page: Page = Page()
     data_providers: bool = False
+    tools: bool = False
 
 
 @command("executor.put_file", by="gateway", timeout=60.0)

@@ -64,7 +64,7 @@ def test_a_role_or_an_audit_that_nobody_would_see_to_cannot_be_declared() -> Non
 async def test_a_caller_who_may_do_nothing_is_refused_everywhere_and_every_attempt_is_audited(place: Place, client: Client) -> None:
     guest = {"name": "guest", "role": "admin", "scopes": ["workflow:nobody"]}
     key = (await client("POST", "/api/v1/keys?org=a", json=guest)).json["key"]
-    keyed = [one for one in ENDPOINTS if one.role is not None and one.own != "caller"]
+    keyed = [one for one in ENDPOINTS if one.role is not None and one.own != "caller" and not one.delegates]
     for one in keyed:
         path = path_of(one).format(**dict.fromkeys(one.parts, "a"))
         got = await client(one.method, path, data=b"no JSON", headers={"Authorization": f"Bearer {key}"})

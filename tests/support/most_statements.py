@@ -27,7 +27,7 @@ MOST = {
             list_sources list_state list_subscriptions list_variables list_workflows next_firings patch_integration
             patch_level patch_organization patch_repository patch_retention patch_source patch_variable poll_login
             put_integration put_level put_organization put_retention put_variable read_archived_rows read_invitation
-            search_audit search_logs show_login signal_run stream_environments test_source
+            search_audit search_logs serve_mcp show_login signal_run stream_environments test_source
         """,
         2: """
             approve_login create_repository create_source delete_member delete_state deny_login emit_event get_authorization

@@ -17,7 +17,7 @@ from services.executor.sandbox import grammar
 from services.executor.sandbox.jail import BundleProblem, DeclaredAdapter, DeclaredWorkflow, Description
 from shared.calendars import checked_cron, checked_zone
 from shared.errors import Invalid
-from shared.messages.catalog import AdapterDeclaration, DeclaredOptions, DeclaredSchedule, Policy
+from shared.messages.catalog import AdapterDeclaration, DeclaredOptions, DeclaredSchedule, DeclaredTool, Policy
 from shared.questions.adapters import check_answer
 from shared.registering import REGISTRATION, DeclaredRegistering
 from shared.resources.source import BUILT_IN, COMMON_SETTINGS
@@ -64,6 +64,14 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stale: Annotated[float, msgspec.Meta(ge=0, le=DAY)] = 300.0
 
 
+class _Tool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `catalog.DeclaredTool` as a child may send it."""
+
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+
+
 class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `catalog.Policy` as a child may send it."""
 
@@ -77,6 +85,7 @@ class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     group: Annotated[str, msgspec.Meta(pattern=GROUP)] | None = None
     schedule: _Schedule | None = None
     options: _Options | None = None
+    tool: _Tool | None = None
 
 
 class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,8 +175,9 @@ def _workflow(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:
         return BundleProblem(one.path, one.line, f"{one.name}: schedule: {error}"[:2000])
     fields = {name: getattr(one, name) for name in one.__struct_fields__}
     kept = one.policy.options and DeclaredOptions(ttl=one.policy.options.ttl, stale=one.policy.options.stale)
+    told_of = one.policy.tool and DeclaredTool(**msgspec.structs.asdict(one.policy.tool))
     declared = {name: getattr(one.policy, name) for name in one.policy.__struct_fields__}
-    policy = Policy(**declared | {"schedule": schedule, "options": kept})
+    policy = Policy(**declared | {"schedule": schedule, "options": kept, "tool": told_of})
     return DeclaredWorkflow(**(fields | {"policy": policy}))
 
 

@@ -56,6 +56,7 @@ from services.gateway.api import (
 from services.gateway.api.access import authenticated, challenge
 from services.gateway.api.endpoint import Endpoint
 from services.gateway.api.headers import completing, preflight
+from services.gateway.api.mcp import server as mcp
 from services.gateway.api.measured import RequestDurations
 from services.gateway.api.served import route
 from services.gateway.parts import GATEWAY, Gateway
@@ -110,6 +111,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *export.ENDPOINTS,
     *tail.ENDPOINTS,
     *messages.ENDPOINTS,
+    *mcp.ENDPOINTS,
 )
 
 

@@ -181,7 +181,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     do not follow from the rest. With `every_org`, `?org=*` means all organizations. `platform`: it is about all of them, for keys
     of `global` alone. `whole`: it is for no key that is narrowed by scopes. `own`: it is about who calls, and so for every
     caller, or every user, whatever the role and the scopes. `page` makes the answer to an error where who calls is a person's
-    browser.
+    browser. With `delegates` a call stands for calls of other endpoints, each of which is authorized and audited as its own: scopes
+    are asked for there.
     """
 
     method: str
@@ -202,6 +203,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     platform: bool = False
     whole: bool = False
     own: Own | None = None
+    delegates: bool = False
     example: Example = Example()
     page: Callable[[MillraceError], web.Response] | None = None
 
@@ -282,6 +284,7 @@ def endpoint(
     platform: bool = False,
     whole: bool = False,
     own: Own | None = None,
+    delegates: bool = False,
     example: Example | None = None,
     page: Callable[[MillraceError], web.Response] | None = None,
 ) -> Callable[[Handler], Endpoint]:
@@ -314,6 +317,7 @@ def endpoint(
             platform=platform,
             whole=whole,
             own=own,
+            delegates=delegates,
             example=example or Example(),
             page=page,
         )

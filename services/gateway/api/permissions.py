@@ -19,7 +19,7 @@ Made of the declarations of the endpoints by `python -m services.gateway.api.per
 Of the roles each may do what those before it may: {roles}.
 A key acts in its own organization alone, a user in each with the role there, and a role in `global` is one in every one. A key with
 scopes may call what has one of them. *platform*: takes a role in `global`. *whole*: for no key with scopes. *every caller*, *every
-user*: about who calls, and so whatever the role.
+user*: about who calls, and so whatever the role. *delegates*: what is asked for takes the role and the scopes of its own endpoint.
 """
 TABLE = """
 ## {tag}
@@ -47,10 +47,14 @@ def _called(endpoint: Endpoint) -> str:
 def _row(endpoint: Endpoint) -> str:
     if endpoint.own is not None:
         return f"| {_called(endpoint)} | *every {endpoint.own}* | |\n"
-    marks = [name for name, is_so in (("platform", endpoint.platform), ("whole", endpoint.whole)) if is_so]
+    marks = [
+        name
+        for name, is_so in (("platform", endpoint.platform), ("whole", endpoint.whole), ("delegates", endpoint.delegates))
+        if is_so
+    ]
     scopes = ", ".join(f"`{one}`" for one in endpoint.scopes({"name": "{name}"} if "name" in endpoint.parts else {}))
     role = ", ".join([f"`{endpoint.role}`", *(f"*{mark}*" for mark in marks)])
-    return f"| {_called(endpoint)} | {role} | {'' if endpoint.whole else scopes} |\n"
+    return f"| {_called(endpoint)} | {role} | {'' if endpoint.whole or endpoint.delegates else scopes} |\n"
 
 
 if __name__ == "__main__":

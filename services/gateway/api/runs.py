@@ -133,24 +133,8 @@ REQUESTED = Reply(RunBegun, headers=(LOCATION,))
 )
 async def create_run(call: Call[WaitQuery, RunBody]) -> Answer:
     """Ask for a run: 200 with the whole run if it ended within `wait` seconds, else 202 with its id and how it is then."""
-    gateway, caller, body = call.gateway, call.caller, call.body
-    key = idempotency_key_of(call.request)
-    workflow = await gateway.workflows.find(caller.org, call.path["name"])
-    gateway.workflows.check(workflow, body.input)
-    asked = Start(
-        run=new_id() if key is None else run_id(caller.org, key, gateway.removing.last_of(caller.org)),
-        org=caller.org,
-        workflow=workflow,
-        input=body.input,
-        actor=caller.actor,
-        timeout=body.timeout,
-        priority=body.priority,
-        run_at=_ahead(body.run_at),
-        deadline=body.deadline,
-        concurrency_key=body.concurrency_key,
-        repeatable=key is not None,
-    )
-    call.note(run=asked.run)
+    gateway, caller = call.gateway, call.caller
+    asked = await requested(call)
     with gateway.endings.waiter(asked.run) as end:
         outcome = await start(gateway, asked)
         call.done()
@@ -314,6 +298,29 @@ async def signal_run(call: Call[None, Any]) -> Signalled:
     return await call.ask(
         SignalRun(id=new_id(), org=caller.org, actor=caller.actor, run=call.path["id"], name=call.path["name"], data=call.body)
     )
+
+
+async def requested(call: Call[Any, RunBody]) -> Start:
+    """Return the run that a call asks for. Raises `NotFound` for no workflow, `Invalid` for an input that does not fit it."""
+    gateway, caller, body = call.gateway, call.caller, call.body
+    key = idempotency_key_of(call.request)
+    workflow = await gateway.workflows.find(caller.org, call.path["name"])
+    gateway.workflows.check(workflow, body.input)
+    asked = Start(
+        run=new_id() if key is None else run_id(caller.org, key, gateway.removing.last_of(caller.org)),
+        org=caller.org,
+        workflow=workflow,
+        input=body.input,
+        actor=caller.actor,
+        timeout=body.timeout,
+        priority=body.priority,
+        run_at=_ahead(body.run_at),
+        deadline=body.deadline,
+        concurrency_key=body.concurrency_key,
+        repeatable=key is not None,
+    )
+    call.note(run=asked.run)
+    return asked
 
 
 async def _run(call: Call[Any, Any]) -> RunView:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -29,6 +30,7 @@ from shared.messages.declaration import KEY
 from shared.organizations import PLATFORM
 from shared.values import Key, aside, check, decode, fitted, misfit, storable
 
+R = TypeVar("R")
 _log = structlog.get_logger()
 
 
@@ -102,7 +104,7 @@ def _served(endpoint: Endpoint) -> Next:
             gateway.users.streams.during(principal, request.transport) if endpoint.is_stream else contextlib.nullcontext(),
         ):
             request[TAKE] = held.take
-            response = await (_handled(endpoint, call) if endpoint.audit is None else _recorded(endpoint, call))
+            response = await _recorded(endpoint, call, lambda: _handled(endpoint, call))
             shrink(request, response)
             return response
 
@@ -138,6 +140,17 @@ def _org(endpoint: Endpoint, request: web.Request, principal: Principal) -> str:
 
 def _take_address(endpoint: Endpoint, call: Call[Any, Any]) -> None:
     """Check the path's parts and decode the query string."""
+    _check_path(call)
+    if endpoint.query is not None:
+        # A parameter without a value is as good as none.
+        given = {name: value for name, value in call.request.query.items() if value}
+        try:
+            call.query = msgspec.convert(given, endpoint.query, strict=False)
+        except msgspec.ValidationError as error:
+            raise misfit(error, endpoint.query) from error
+
+
+def _check_path(call: Call[Any, Any]) -> None:
     for name, value in call.path.items():
         if PARTS[name] is Key and not KEY.match(value):
             raise NotFound(f"there is nothing with the {name} {value[:80]!r}")
@@ -146,13 +159,6 @@ def _take_address(endpoint: Endpoint, call: Call[Any, Any]) -> None:
         except msgspec.ValidationError as error:
             problem = Problem(name, str(error))
             raise Invalid(f"{name} in the path does not fit: {error}", errors=(problem,)) from error
-    if endpoint.query is not None:
-        # A parameter without a value is as good as none.
-        given = {name: value for name, value in call.request.query.items() if value}
-        try:
-            call.query = msgspec.convert(given, endpoint.query, strict=False)
-        except msgspec.ValidationError as error:
-            raise misfit(error, endpoint.query) from error
 
 
 async def _handled(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamResponse:
@@ -183,8 +189,10 @@ async def _take_body(endpoint: Endpoint, call: Call[Any, Any]) -> None:
         call.body = await aside(decode, raw, endpoint.body, size=len(raw))
 
 
-async def _recorded(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamResponse:
+async def _recorded(endpoint: Endpoint, call: Call[Any, Any], handle: Callable[[], Awaitable[R]]) -> R:
     """Handle a call and have its audit on disk before it is answered, however it ends; not where that changed nothing."""
+    if endpoint.audit is None:
+        return await handle()
     recording: list[asyncio.Task[None]] = []
 
     def record(outcome: str = "ok") -> None:
@@ -195,7 +203,7 @@ async def _recorded(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamRespo
     call.record = record
     outcome = "error"
     try:
-        response = await _handled(endpoint, call)
+        response = await handle()
         outcome = "ok"
     except MillraceError as error:
         outcome = error.kind
@@ -228,3 +236,39 @@ def _audited(endpoint: Endpoint, call: Call[Any, Any], outcome: str) -> Audited:
         remote=call.caller.remote,
         detail=noted,
     )
+
+
+async def delegated(
+    outer: Call[Any, Any],
+    endpoint: Endpoint,
+    *,
+    path: Mapping[str, str] | None = None,
+    query: Mapping[str, Any] | None = None,
+    body: Any = None,
+    handler: Callable[[Any], Awaitable[Any]] | None = None,
+) -> Any:
+    """Carry out a call of an endpoint that `outer` stands for: authorized, checked and audited as if it had come by itself.
+
+    Its parts are of JSON types, and checked as text is. `handler` takes the place of the endpoint's own where that one reads its
+    body from the request, or writes to it. Returns what the handler does; raises what the endpoint's caller would be answered.
+    """
+    gateway, request, org, principal = outer.gateway, outer.request, outer.caller.org, outer.caller.principal
+    if principal is None:
+        raise TypeError(f"{endpoint.name} has to know its caller")
+    call: Call[Any, Any] = Call(gateway, outer.caller, request)
+    call.path = path or {}
+    try:
+        authorize(principal, endpoint, org, call.path)
+    except (PermissionDenied, NotFound) as error:
+        denied(gateway, request, principal.actor, org=org, outcome=error.kind, reason=endpoint.name)
+        raise
+    call.caller = msgspec.structs.replace(outer.caller, is_platform=principal.acts_for_platform(endpoint.role))
+    _check_path(call)
+    if endpoint.query is not None:
+        call.query = fitted(query or {}, endpoint.query)
+    if handler is None and endpoint.takes_body and endpoint.body is not None:
+        call.body = fitted({} if body is None else body, endpoint.body)
+    elif body is not None:
+        call.body = body
+    chosen = handler or endpoint.handler
+    return await _recorded(endpoint, call, lambda: chosen(call))
