@@ -15,9 +15,12 @@ from shared.messages import (
     EventUnroutable,
     Message,
     RegistrationFailed,
+    RunAnswered,
+    RunAsked,
     RunCrashed,
     RunExpired,
     RunFailed,
+    RunReminded,
     RunRequested,
     RunResumed,
     RunTimedOut,
@@ -182,6 +185,7 @@ WORK = (
     _alerting("searches", AlertRaised),
     _alerting("registrations", RegistrationFailed),
     _alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired),
+    _alerting("questions", RunAsked, RunReminded, RunAnswered),
     # A look at a remote, a pull and a push take their time.
     Work(
         name="executor-branches",

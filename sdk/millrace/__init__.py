@@ -3,10 +3,12 @@
 Everything here is standard-library-only, so that it can be loaded inside a sandboxed child that sees nothing else of
 Millrace. Outside a run (in a test, in a shell) decorated functions are still plain functions, `step` simply calls, `trace` is
 of nothing and `log` writes to standard error; only what needs a supervisor raises `NotInRun`: `connections`, `integrations`,
-`variables` (which is also `config`), `secrets`, `files`, `shared_files`, `artifacts`, `state`, `locks`, `events` and `run`.
+`variables` (which is also `config`), `secrets`, `files`, `shared_files`, `artifacts`, `state`, `locks`, `events`, `ask`,
+`approvals` and `run`.
 """
 
 from millrace._adapters import Event, Request, Response, Unverified, adapter
+from millrace._ask import Answer, approvals, ask
 from millrace._awaiting import wait_for_event
 from millrace._connections import Connection, connections
 from millrace._declare import data_provider, workflow
@@ -28,6 +30,7 @@ from millrace._trace import trace
 from millrace._variables import config, variables
 from millrace._waiting import Signal, sleep, wait_for
 from millrace.errors import (
+    AskTimeout,
     Cancelled,
     ChildFailed,
     EventTimeout,
@@ -44,6 +47,8 @@ from millrace.errors import (
 )
 
 __all__ = [
+    "Answer",
+    "AskTimeout",
     "Cancelled",
     "ChildFailed",
     "Client",
@@ -78,7 +83,9 @@ __all__ = [
     "VersionConflict",
     "WebToken",
     "adapter",
+    "approvals",
     "artifacts",
+    "ask",
     "config",
     "connections",
     "data_provider",

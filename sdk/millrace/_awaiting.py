@@ -51,7 +51,7 @@ class WaitForEvent:
         with its place, `NotInRun` outside a run.
         """
         call, seconds, event = _waited(type, source, where, values, timeout)
-        return _event(call, await _waiting.over(call, seconds, event))
+        return _event(call, await _waiting.over(call, seconds, ("wait_for_event", {"asked": event})))
 
     def sync(
         self,
@@ -65,7 +65,7 @@ class WaitForEvent:
     ) -> dict[str, Any]:
         """Do the same in a plain `def` workflow."""
         call, seconds, event = _waited(type, source, where, values, timeout)
-        return _event(call, _waiting.over_sync(call, seconds, event))
+        return _event(call, _waiting.over_sync(call, seconds, ("wait_for_event", {"asked": event})))
 
 
 def _waited(

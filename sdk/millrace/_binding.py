@@ -49,6 +49,15 @@ def bind(function: Callable[..., Any], given: object) -> tuple[list[Any], dict[s
     return args, values
 
 
+def value_of(given: object, hint: Any, path: str) -> Any:
+    """Answer a JSON value as the type that a hint names. Raises `InputError` naming every path that does not fit."""
+    faults: Faults = []
+    found = _convert(given, hint, path, faults)
+    if faults:
+        raise InputError(faults[:_MOST_FAULTS])
+    return found
+
+
 def _takes_nothing(function: Callable[..., Any]) -> bool:
     """Answer whether a plain function has no parameter at all, without reading its signature, which takes a child long."""
     if type(function) is not FunctionType or function.__dict__:

@@ -218,6 +218,7 @@ def _shown(call: Key) -> str:
         "start": "the start of",
         "sleep": "the",
         "signal": "the wait for",
+        "ask": "the question",
         "run": "the wait for run",
         "event": "the wait for",
     }[kind]

@@ -11,6 +11,7 @@ from millrace._runtime.encode import to_json
 from millrace.errors import ChildFailed, NotInRun
 
 Priority = Literal["high", "normal", "low"]
+_MOST_DATA = 256 * 1024
 _OPTIONS = ("priority", "run_at", "concurrency_key")
 
 
@@ -60,6 +61,18 @@ class Runs:
         _waiting.check_outside("run", workflow)
         return self.wait_sync(self.start(workflow, input, **options))
 
+    def signal(self, run: str, name: str, data: Any = None, /) -> None:
+        """Send another run of the organization a signal, for its `wait_for(name)`; on disk when this returns.
+
+        Each call is a signal: an attempt that is begun anew sends it again, unless the call is a step. `data` is up to 256 KiB
+        as JSON. Raises `Refused` where there is no such run, or it has ended.
+        """
+        channel.ask("runs", "signal_run", **_signalled(run, name, data))
+
+    async def asignal(self, run: str, name: str, data: Any = None, /) -> None:
+        """Do the same without holding up the event loop."""
+        await channel.aask("runs", "signal_run", **_signalled(run, name, data))
+
     def cancel(self) -> None:
         """Ask for this very run to stop: it gets `asyncio.CancelledError`, or `Cancelled` in a plain function."""
         _open().ask("cancel_run").result()
@@ -78,6 +91,14 @@ def _checked(workflow: object, given: object, options: dict[str, Any]) -> tuple[
         "priority": None if priority is None else _bounds.one_of(priority, "priority", _bounds.PRIORITIES),
         "run_at": None if run_at is None else _bounds.ahead(run_at, "run_at").isoformat().replace("+00:00", "Z"),
         "concurrency_key": None if key is None else _bounds.text(key, "concurrency_key"),
+    }
+
+
+def _signalled(run: object, name: object, data: Any) -> dict[str, Any]:
+    return {
+        "run": _bounds.text(run, "a run's id"),
+        "name": _bounds.text(name, "a signal's name"),
+        "data": json.loads(to_json(data, what="the signal's data", rich=True, limit=_MOST_DATA)),
     }
 
 

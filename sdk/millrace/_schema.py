@@ -28,7 +28,7 @@ from millrace._hints import (
 from millrace._runtime.encode import clean, complaint, to_json
 from millrace.errors import ResultError
 
-__all__ = ["ARRAYS", "MAPPINGS", "Unsupported", "input_schema"]
+__all__ = ["ARRAYS", "MAPPINGS", "Unsupported", "form_schema", "input_schema"]
 
 Schema = dict[str, Any]
 
@@ -89,6 +89,17 @@ def input_schema(function: Callable[..., Any]) -> Schema:
     except ResultError as error:
         raise Unsupported(str(error)) from error
     return schema
+
+
+def form_schema(form: Any) -> Schema:
+    """Describe a dataclass as `input_schema` does a function: an object with one property per field."""
+    if not (isinstance(form, type) and dataclasses.is_dataclass(form)):
+        msg = f"a form is a dataclass, not {shown(form)}"
+        raise TypeError(msg)
+    definitions = _Definitions()
+    schema: Schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema |= definitions.object_of(fields_of(form), "field", described(_own_doc(form))) | {"additionalProperties": False}
+    return schema | ({"$defs": definitions.known} if definitions.known else {})
 
 
 class _Definitions:

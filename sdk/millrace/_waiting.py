@@ -73,18 +73,18 @@ class WaitFor:
         return _signal(name, over_sync(*_waited(name, timeout)))
 
 
-async def over(call: _order.Call, seconds: float | None, event: dict[str, Any] | None = None) -> Any:
+async def over(call: _order.Call, seconds: float | None, asked: tuple[str, dict[str, Any]] | None = None) -> Any:
     """Answer how a wait has ended, as `{"result", "timed_out"}`; else this process does not go on from here.
 
-    A wait for an `event` says which.
+    `asked` is the kind of its request, and the fields that say more, of a wait for an event and of a question to people.
     """
     loop = asyncio.get_running_loop()
     suspension = _suspension.current
     if call.is_given_up:
         await suspension.wait_again(call)
-    asked = _asked(call, seconds, event)
+    answer = _asking(call, seconds, asked)
     try:
-        found = await asyncio.shield(asyncio.wrap_future(asked))
+        found = await asyncio.shield(asyncio.wrap_future(answer))
     except asyncio.CancelledError:
         suspension.give_up(call)
         raise
@@ -99,9 +99,9 @@ async def over(call: _order.Call, seconds: float | None, event: dict[str, Any] |
     return found
 
 
-def over_sync(call: _order.Call, seconds: float | None, event: dict[str, Any] | None = None) -> Any:
+def over_sync(call: _order.Call, seconds: float | None, asked: tuple[str, dict[str, Any]] | None = None) -> Any:
     """Do the same in a plain `def` workflow."""
-    found = _asked(call, seconds, event).result()
+    found = _asking(call, seconds, asked).result()
     if call.is_recorded:
         _order.current.done(call)
     if found is None:
@@ -113,16 +113,16 @@ def over_sync(call: _order.Call, seconds: float | None, event: dict[str, Any] | 
     return found
 
 
-def _asked(call: _order.Call, seconds: float | None, event: dict[str, Any] | None) -> Any:
+def _asking(call: _order.Call, seconds: float | None, asked: tuple[str, dict[str, Any]] | None) -> Any:
     if channel.current is None:
         msg = "only a run can wait for that"
         raise NotInRun(msg)
     if call.is_recorded:
         return channel.current.ask("step_get", name=call.name, ordinal=call.ordinal, of=call.kind)
     _suspension.current.tell()
-    if event is not None:
+    if asked is not None:
         fields: dict[str, Any] = {"name": call.name, "ordinal": call.ordinal, "position": call.position, "seconds": seconds}
-        return channel.current.ask("wait_for_event", **fields, asked=event)
+        return channel.current.ask(asked[0], **fields, **asked[1])
     return channel.current.ask("wait", of=call.kind, name=call.name, ordinal=call.ordinal, position=call.position, seconds=seconds)
 
 
@@ -139,6 +139,7 @@ def check_outside(kind: str, name: str) -> None:
         what = {
             "sleep": "sleeps for longer than a minute",
             "signal": f"waits for the signal {name!r}",
+            "ask": "asks people",
             "event": f"waits for {name}",
         }.get(kind, "waits for a run")
         msg = (

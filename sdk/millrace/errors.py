@@ -43,6 +43,10 @@ class EventTimeout(TimeoutError):
     """The event did not come in time."""
 
 
+class AskTimeout(TimeoutError):
+    """Nobody answered a question in time."""
+
+
 class ChildFailed(RuntimeError):
     """A child run did not succeed. `run` is its id; `status`, `reason` and `error` (`{type, message}` or None) are how it ended."""
 

@@ -1,4 +1,4 @@
-"""Messages in: what went wrong becomes events of the organization's alerts, which are routed as any other."""
+"""Messages in: what went wrong, and what people are asked, becomes events of the organization's alerts, routed as any other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from shared.messages import (
     EventUnroutable,
     Message,
     RegistrationFailed,
+    RunAnswered,
+    RunAsked,
     RunFailed,
+    RunReminded,
     RunRequested,
     ScheduleFailed,
 )
@@ -149,6 +152,36 @@ async def alert_run(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[
         yield _alert(envelope, topic, "millrace.run_failed", fields), topic.id
 
 
+async def alert_asked(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
+    """Report a question to people, reminders of it, and its answer."""
+    topics = _topics(envelope, deps)
+    if not topics:
+        return
+    message: RunAsked | RunReminded | RunAnswered = open_message(envelope)
+    first = await aggregate.first(deps.bus.client, "run", message.run)
+    request = None if first is None else first.message()
+    fields: Fields = {
+        "approval": message.approval,
+        "run": message.run,
+        "workflow": request.workflow if isinstance(request, RunRequested) else None,
+    }
+    type_: AlertType
+    match message:
+        case RunAsked():
+            asked = message.question
+            fields |= {"name": message.name, "prompt": asked.prompt, "form": asked.form, "to": asked.to, "until": message.until}
+            type_ = "ask.opened"
+        case RunReminded():
+            fields |= {"prompt": message.prompt, "to": message.to, "until": message.until, "number": message.number}
+            type_ = "ask.escalated" if message.escalated else "ask.reminded"
+        case RunAnswered():
+            told = ("name", "approved", "data", "comment", "answered_by", "via")
+            fields |= {name: getattr(message, name) for name in told}
+            type_ = "ask.answered"
+    for topic in topics:
+        yield _alert(envelope, topic, type_, fields), topic.id
+
+
 def _topics(envelope: Envelope, deps: AlertDeps) -> list[SourceEntry]:
     return [] if is_of_alert(envelope.correlationid) else deps.alerts_of(envelope.org)
 
@@ -179,4 +212,7 @@ HANDLERS: Handlers = {
     AlertRaised: alert_search,
     RunFailed: alert_run,
     RegistrationFailed: alert_registration,
+    RunAsked: alert_asked,
+    RunReminded: alert_asked,
+    RunAnswered: alert_asked,
 }

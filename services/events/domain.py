@@ -31,6 +31,10 @@ AlertType = Literal[
     "millrace.renewal_failed",
     "millrace.schedule_failed",
     "millrace.search",
+    "ask.opened",
+    "ask.reminded",
+    "ask.escalated",
+    "ask.answered",
 ]
 # Seconds after which an event that could not be routed is tried again, by the policy of its subscription: while something is
 # deployed, and while somebody is fetched to mend it.

@@ -10,7 +10,7 @@ from typing import Any
 from nats.aio.client import Client
 
 from services.executor import store
-from services.executor.runs import run_state
+from services.executor.runs import approval_rows, run_state
 from services.executor.runs.steps import Step, steps_of
 from services.executor.workspaces.history import history
 from services.executor.workspaces.views import adapter_entry, workflow_entry
@@ -70,7 +70,7 @@ def projected(client: Client, ended: Ended = _unheard) -> list[Projected]:
             stream=RUNS,
             apply=in_batches(partial(runs, ended=ended)),
             # Steps first: the rows of runs show which are whole.
-            tables=("step", "run"),
+            tables=("step", "approval", "run"),
             rows="id IN (SELECT id FROM executor.run WHERE on_bus = 'whole')",
             born=declaration_of(RunRequested).pattern(),
             linger=LINGER,
@@ -81,7 +81,7 @@ def projected(client: Client, ended: Ended = _unheard) -> list[Projected]:
 
 
 async def runs(batch: Sequence[Recorded], connection: Connection, *, ended: Ended = _unheard) -> list[Statement]:
-    """Fold a batch of the stream RUNS into its runs, in two statements however many there are, three where any has steps."""
+    """Fold a batch of the stream RUNS into its runs, in two statements, one more each for steps and for questions to people."""
     ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
     known = await store.states(connection, ids)
     changed: dict[str, run_state.RunState] = {}
@@ -98,6 +98,8 @@ async def runs(batch: Sequence[Recorded], connection: Connection, *, ended: Ende
                 ended(after, recorded.delivered.time)
             done += steps_of(after, recorded.envelope, recorded.message, recorded.delivered.sequence)
     written = [store.put_states(list(changed.values()))] if changed else []
+    if asking := [state for state in changed.values() if state.asks]:
+        written.append(approval_rows.put(asking))
     return [*written, store.put_steps(done)] if done else written
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from services.executor import removing, state_questions
 from services.executor.repositories import questions as repositories
-from services.executor.runs import run_state, steps, usage
+from services.executor.runs import approvals, run_state, steps, usage
 from services.executor.runs.awaiting import answer_wait
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.erasing import erase
@@ -336,4 +336,5 @@ QUESTIONS: Questions = {
     **removing.QUESTIONS,
     **repositories.QUESTIONS,
     **state_questions.QUESTIONS,
+    **approvals.QUESTIONS,
 }

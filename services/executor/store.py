@@ -69,7 +69,7 @@ _LENGTH_OF_CHAIN = Compiled(select(func.count().label("n")).select_from(_OF_CHAI
 _PARKED = Compiled(select(func.count().label("n")).select_from(tables.run).where(tables.IS_PARKED))
 _WAITS_OVER = Compiled(
     select(tables.step.c.kind, tables.step.c.name, tables.step.c.ordinal).where(
-        tables.step.c.id == parameter("run"), text("kind IN ('sleep', 'signal', 'run', 'event')")
+        tables.step.c.id == parameter("run"), text("kind IN ('sleep', 'signal', 'ask', 'run', 'event')")
     )
 )
 _FILE = Compiled(select(tables.file).where(tables.file.c.org == _ORG, tables.file.c.path == parameter("path")))

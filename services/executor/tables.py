@@ -68,6 +68,22 @@ Index("run_queued", run.c.worker_group, run.c.org, postgresql_where=text("status
 Index("run_parked", run.c.id, postgresql_where=IS_PARKED)
 Index("run_chain", run.c.org, run.c.chain, postgresql_where=run.c.chain.is_not(None))
 
+# A question of the run `id` to people: `ask` as it is folded from the run's messages; `addressed` holds those who are asked, each
+# between two ends of lines. `next_at`: when they are to be told of it again.
+approval = Table(
+    "approval",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("approval", Text, primary_key=True),
+    *required(Text, "org", "workflow", "status"),
+    Column("opened_at", Moment, nullable=False),
+    Column("next_at", Moment),
+    *required(Text, "addressed"),
+    Column("ask", JSON, nullable=False),
+)
+Index("approval_list", approval.c.org, approval.c.opened_at.desc(), approval.c.approval.desc())
+Index("approval_due", approval.c.next_at, postgresql_where=approval.c.next_at.is_not(None))
+
 concurrency_slot = Table(
     "concurrency_slot",
     metadata,

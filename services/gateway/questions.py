@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from services.gateway.identity import Keys
+from services.gateway.links import LinkDeps, link_to
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.owners.answering import questions_of, rotate_keys
 from shared.owners.removing import erase_of_organization
 from shared.questions import Done
+from shared.questions.approvals import MadeLink, MakeApprovalLink
 from shared.questions.key_use import NoteKeyUse
 from shared.questions.removing import EraseInGatewayOf, Left
 from shared.questions.rotation import RotateCredentials
@@ -39,9 +41,15 @@ async def note_use(command: NoteKeyUse, deps: KeyUseDeps) -> Done:
     return Done()
 
 
+async def make_link(question: MakeApprovalLink, deps: LinkDeps) -> MadeLink:
+    """Make a link to answer a question of a run."""
+    return link_to(deps, org=question.org, approval=question.approval, name=question.name, until=question.until)
+
+
 QUESTIONS: Questions = {
     **questions_of("gateway"),
     RotateCredentials: rotate_keys,
     EraseInGatewayOf: erase,
     NoteKeyUse: note_use,
+    MakeApprovalLink: make_link,
 }

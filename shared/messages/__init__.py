@@ -56,9 +56,12 @@ from shared.messages.registration import (
 from shared.messages.removal import RemovalBegan, RemovalEnded
 from shared.messages.replay import ReplayEnded, ReplayProgressed, ReplayRequested
 from shared.messages.run import (
+    AskedQuestion,
     AwaitedEvent,
     ConcurrencySlot,
     Resolved,
+    RunAnswered,
+    RunAsked,
     RunCancelled,
     RunCancelRequested,
     RunCrashed,
@@ -66,6 +69,7 @@ from shared.messages.run import (
     RunEventMatched,
     RunExpired,
     RunFailed,
+    RunReminded,
     RunRequested,
     RunResumed,
     RunSignalled,

@@ -57,7 +57,7 @@ class AwaitedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wait(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that a run waits for. `kind`: `sleep`, `signal`, `run` (the end of the child run `name`), or `event`.
+    """One thing that a run waits for. `kind`: `sleep`, `signal`, `ask`, `run` (the end of the child run `name`), or `event`.
 
     It is the `ordinal`th wait of its kind and name in the run, and the call at `position` among all steps and waits of an attempt.
     `until` (RFC 3339) is when the waiting is over by itself.
@@ -161,7 +161,7 @@ class RunStepCompleted(Message, frozen=True, kw_only=True):
 
 @message("run.waiting", key="run", by="executor")
 class RunWaiting(Message, frozen=True, kw_only=True):
-    """The run occupies no sandbox until it is resumed. `blocked_on`: `time retry concurrency worker signal event`.
+    """The run occupies no sandbox until it is resumed. `blocked_on`: `time retry concurrency worker signal answer event`.
 
     After a failed attempt (`retry`) `reason` and `error` describe the failure.
     """
@@ -214,6 +214,64 @@ class RunEventMatched(Message, frozen=True, kw_only=True):
     delivery: str
     number: int
     result: Any
+
+
+class AskedQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """A question to people. `form` is the JSON Schema of the object that an approval comes with, None: of none.
+
+    `to` names those who are asked: roles, users, or names that those know who pass the question on. People are reminded every
+    `remind` seconds, and those of `escalate_to` are asked as well after `escalate`.
+    """
+
+    prompt: str
+    form: dict[str, Any] | None = None
+    to: list[str] = msgspec.field(default_factory=list)
+    remind: float | None = None
+    escalate: float | None = None
+    escalate_to: list[str] = msgspec.field(default_factory=list)
+
+
+@message("run.asked", key="run", by="executor")
+class RunAsked(Message, frozen=True, kw_only=True):
+    """A run asks people: the `ordinal`th question of this name in the run, answerable until then (RFC 3339)."""
+
+    run: str
+    attempt: int
+    approval: str
+    name: str
+    ordinal: int
+    question: AskedQuestion
+    until: str | None = None
+
+
+@message("run.reminded", key="run", by="executor")
+class RunReminded(Message, frozen=True, kw_only=True):
+    """A question of the run has no answer yet: this is reminder `number`, or, where it `escalated`, others are asked as well."""
+
+    run: str
+    approval: str
+    prompt: str
+    to: list[str]
+    number: int = 0
+    escalated: bool = False
+    until: str | None = None
+
+
+@message("run.answered", key="run", by="executor")
+class RunAnswered(Message, frozen=True, kw_only=True):
+    """Somebody has answered a question of the run, for good. `via`: `link`, `session` or `key`; `remote` is the address."""
+
+    run: str
+    approval: str
+    name: str
+    ordinal: int
+    approved: bool
+    answered_by: str
+    via: str
+    data: Any = None
+    comment: str = ""
+    remote: str | None = None
+    user_agent: str = ""
 
 
 @message("run.cancel_requested", key="run", by=REQUESTERS)

@@ -8,6 +8,7 @@ typed by hand; permissions follow from `by`.
 # All of them are declared wherever any is known: permissions and services see the same table.
 from shared.questions import (
     adapters,
+    approvals,
     digests,
     erasing,
     events,

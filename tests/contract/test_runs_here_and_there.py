@@ -47,6 +47,7 @@ SIGNALS = {"approval": [{"ok": True}, "second"]}
 INCOMING: dict[str, Any] = {
     "shop": [{"id": "e1", "type": "order.made", "time": "2026-01-31T09:30:00Z", "data": {"n": 1}, "headers": {"a": "b"}}]
 }
+APPROVALS: dict[str, list[Any]] = {"ask": [True, False], "refund": [{"amount": 3}, {"amount": "x"}]}
 RUNS: dict[str, Any] = {"double": lambda given: given["n"] * 2, "fixed": [1, None], "broken": ValueError("no")}
 TOLD: dict[str, dict[str, Any]] = {
     "double": {"status": "succeeded", "reason": None, "result": 42},
@@ -86,6 +87,7 @@ class Platform(Recorded):
 
         self.signals = {name: list(answers) for name, answers in SIGNALS.items()}
         self.incoming = {source: list(events) for source, events in INCOMING.items()}
+        self.approvals = {name: list(answers) for name, answers in APPROVALS.items()}
         self.slept: list[float] = []
         self.waits: list[str] = []
         self.started: list[tuple[str, Any]] = []
@@ -101,7 +103,11 @@ class Platform(Recorded):
             if name not in {f"{workflow}-1" for workflow, _ in self.started}:
                 raise NotFound(f"{name!r} is no run that this one has started")
             result = {"id": name} | TOLD[name.removesuffix("-1")]
-        elif self.signals.get(name):
+        elif of == "ask" and self.approvals.get(name):
+            told = {"id": "a", "comment": "", "by": "test", "via": "key", "at": "2026-01-31T09:30:00Z", "remote": None}
+            data = self.approvals[name].pop(0)
+            result = told | {"approved": data is not False, "data": None if isinstance(data, bool) else data}
+        elif of == "signal" and self.signals.get(name):
             result = {"data": self.signals[name].pop(0), "by": "test", "at": "2026-01-31T09:30:00Z"}
         elif seconds is None:
             self.waits.append(name)
@@ -249,6 +255,7 @@ def here(job: Job) -> Told:
         steps=STEPS,
         signals=SIGNALS,
         incoming=INCOMING,
+        approvals=APPROVALS,
         runs=RUNS,
     )
     error = None if outcome.error is None else (outcome.error.type, outcome.error.message, outcome.error.traceback)
@@ -383,6 +390,33 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
         ),
         {},
     ),
+    "people": (
+        (
+            "async def main():\n"
+            "    first, second = await ask('Go on?', to=['ops'], remind=60), await ask('Go on?', timeout=5)\n"
+            "    return [first.approved, first.by, second.approved, second.form]"
+        ),
+        {},
+    ),
+    "people who fill in a form": (
+        (
+            "async def main():\n"
+            "    import dataclasses\n"
+            "    form = dataclasses.make_dataclass('Form', [('amount', int), ('note', str, dataclasses.field(default='-'))])\n"
+            "    filled = (await ask('How much?', form, name='refund')).form\n"
+            "    return [filled.amount, filled.note, (await ask('How much?', form, name='refund')).form]"
+        ),
+        {},
+    ),
+    "people who do not answer in time": ("async def main(): await ask('Go on?', timeout=60, name='other')", {}),
+    "people who are waited for": ("def main(): ask.sync('Go on?', name='other')", {}),
+    "a question without words": ("async def main(): await ask('')", {}),
+    "a form that is none": ("async def main(): await ask('Go on?', int)", {}),
+    "a link for somebody": (
+        "async def main():\n    link = await approvals.alink('a-1', 'ada')\n    print(link)\n    return [link, len(link)]",
+        {},
+    ),
+    "a signal to another run": ("def main(): runs.signal('r2', 'go', {'a': 1})", {}),
     "a signal in a plain def": ("def main(): return wait_for.sync('approval', timeout=60).data", {}),
     "a signal that does not come in time": ("async def main(): await wait_for('other', timeout=60)", {}),
     "a signal that is waited for": ("async def main():\n    await step('one', int)\n    await wait_for('other')", {}),

@@ -153,6 +153,19 @@ class Recorded:
     async def give_up(self, of: str, name: str, ordinal: int, position: int | None) -> None:
         self.asked.append(f"give up {name}")
 
+    async def ask(
+        self, name: str, ordinal: int, position: int | None, seconds: float | None, question: msgspec.Raw
+    ) -> StepRecord | None:
+        self.asked.append(json.loads(bytes(question))["prompt"])
+        return await self.wait("ask", name, ordinal, position, seconds)
+
+    async def approval_link(self, approval: str, name: str) -> dict[str, Any]:
+        token = hashlib.sha256(f"{approval} {name}".encode()).hexdigest()
+        return {"url": f"https://millrace.example/approve?link={token}", "ends_at": "2026-01-31T09:30:00Z"}
+
+    async def signal_run(self, run: str, name: str, data: msgspec.Raw) -> None:
+        self.asked.append(f"signal {name} to {run}: {json.loads(bytes(data))}")
+
     async def start_run(self, asked: StartedRun) -> str:
         return f"child of {asked.workflow}"
 

@@ -181,9 +181,11 @@ def test_a_generic_source_is_made_of_its_settings() -> None:
 def test_every_route_that_changes_something_is_audited() -> None:
     silent = [one.name for one in ENDPOINTS if one.method not in {"GET", "*"} and one.audit is None and not one.delegates]
     # A browser's own, which has no key: what it takes part in was begun by a route that is audited. And a machine's that has none
-    # yet: that it is allowed one is audited, and the key that is made; its page, which has forms alone, records that by itself. Who
-    # signs in, or fails to, is recorded by what opens sessions; the others of these change nothing.
+    # yet: that it is allowed one is audited, and the key that is made; its page, which has forms alone, records that by itself, as
+    # does the one where people answer what runs ask. Who signs in, or fails to, is recorded by what opens sessions; the others of
+    # these change nothing.
     assert silent == [
+        "answer_question",
         "begin_login",
         "poll_login",
         "decide_device",

@@ -9,6 +9,7 @@ import click
 
 from millrace.cli import (
     applying,
+    approvals,
     audit,
     data_providers,
     dead_letters,
@@ -62,6 +63,7 @@ for _module in (
     git,
     runs,
     state,
+    approvals,
     hooks,
     entities,
     applying,

@@ -12,7 +12,22 @@ proxy, no time-out, no lines from `print`, which goes where it always goes.
 
 from millrace.testing.adapters import Received, receive, recorded
 from millrace.testing.options import options
-from millrace.testing.outcome import Event, Failure, Line, Outcome, Sent, Started, Waiting
+from millrace.testing.outcome import Event, Failure, Line, Outcome, Question, Sent, Signalled, Started, Waiting
 from millrace.testing.play import run
 
-__all__ = ["Event", "Failure", "Line", "Outcome", "Received", "Sent", "Started", "Waiting", "options", "receive", "recorded", "run"]
+__all__ = [
+    "Event",
+    "Failure",
+    "Line",
+    "Outcome",
+    "Question",
+    "Received",
+    "Sent",
+    "Signalled",
+    "Started",
+    "Waiting",
+    "options",
+    "receive",
+    "recorded",
+    "run",
+]

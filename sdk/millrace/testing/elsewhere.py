@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from millrace import _ask as people
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.large import INLINE
 from millrace._waiting import Signal
 from millrace.errors import ChildFailed, Refused
 from millrace.testing.fakes import Answer, Masking, Steps
-from millrace.testing.outcome import Started, Waiting
+from millrace.testing.outcome import Question, Signalled, Started, Waiting
 
 
 class Waits:
@@ -22,16 +23,20 @@ class Waits:
     def __init__(
         self,
         given: Mapping[str, Sequence[Any]],
+        approvals: Mapping[str, Sequence[Any]],
         kept: Steps,
         children: "Children",
         incoming: Mapping[str, Sequence[Mapping[str, Any]]],
         masking: Masking,
     ) -> None:
-        for name, answers in given.items():
-            if isinstance(answers, str) or not isinstance(answers, Sequence):
-                msg = f"signals[{name!r}] is a list of what is answered, one after the other, not {type(answers).__name__}"
-                raise TypeError(msg)
-        self._left = {name: [_signal(name, one) for one in answers] for name, answers in given.items()}
+        for what, of_name in (("signals", given), ("approvals", approvals)):
+            for name, answers in of_name.items():
+                if isinstance(answers, str) or not isinstance(answers, Sequence):
+                    msg = f"{what}[{name!r}] is a list of what is answered, one after the other, not {type(answers).__name__}"
+                    raise TypeError(msg)
+        self._left = {("signal", name): [_signal(name, one) for one in answers] for name, answers in given.items()}
+        self._left |= {("ask", name): [_answer(name, one) for one in answers] for name, answers in approvals.items()}
+        self.questions: list[Question] = []
         self._incoming = {
             source: [_incoming(source, place, one) for place, one in enumerate(of)] for source, of in incoming.items()
         }
@@ -44,7 +49,12 @@ class Waits:
     @property
     def answers(self) -> Mapping[str, Answer]:
         """By the kind of request."""
-        return {"wait": self._wait, "wait_for_event": self._wait_for_event, "wait_given_up": self._give_up}
+        return {
+            "wait": self._wait,
+            "ask": self._ask,
+            "wait_for_event": self._wait_for_event,
+            "wait_given_up": self._give_up,
+        }
 
     @property
     def calls(self) -> list[tuple[str, str, int]]:
@@ -61,6 +71,10 @@ class Waits:
         self._open.pop(call, None)
         self._kept.give_up(*call, asked["position"])
 
+    def _ask(self, asked: dict[str, Any]) -> Any:
+        self.questions.append(Question(asked["name"], **asked["question"]))
+        return self._wait(asked | {"of": "ask"})
+
     def _wait(self, asked: dict[str, Any]) -> Any:
         kind, name, seconds = asked["of"], asked["name"], asked["seconds"]
         found: Any = None
@@ -69,8 +83,8 @@ class Waits:
             self.slept.append(seconds)
         elif kind == "run":
             found = self._children.told(name)
-        elif self._left.get(name):
-            found = self._left[name].pop(0)
+        elif self._left.get((kind, name)):
+            found = self._left[kind, name].pop(0)
         elif seconds is not None:
             timed_out = True
         else:
@@ -92,6 +106,27 @@ class Waits:
             self._open[call] = None
             return None
         return self._kept.keep(*call, asked["position"], found, timed_out=found is None)
+
+
+class Others:
+    """Takes signals to other runs, which reach nobody, and gives links at which nobody is."""
+
+    def __init__(self, masking: Masking) -> None:
+        self._masking = masking
+        self.signalled: list[Signalled] = []
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+        return {"signal_run": self._signal, "approval_link": self._link}
+
+    def _signal(self, asked: dict[str, Any]) -> None:
+        self.signalled.append(Signalled(asked["run"], asked["name"], self._masking.document(asked["data"])))
+
+    def _link(self, asked: dict[str, Any]) -> Any:
+        token = hashlib.sha256(f"{asked['approval']} {asked['name']}".encode()).hexdigest()
+        self._masking.learn(token)
+        return {"url": f"https://millrace.example/approve?link={token}", "ends_at": datetime.now(UTC).isoformat()}
 
 
 class Children:
@@ -168,6 +203,19 @@ def _incoming(source: str, place: int, given: Any) -> dict[str, Any]:
 
 def _fits(pattern: str, type_: str) -> bool:
     return pattern in {"*", type_} or (pattern.endswith(".*") and type_.startswith(pattern[:-1]))
+
+
+def _answer(name: str, answer: Any) -> Any:
+    """Answer what `ask` gets: of True, False, a `people.Answer`, or what was filled in, which is an approval."""
+    at = datetime.now(UTC)
+    given = answer
+    if isinstance(answer, bool):
+        given = people.Answer(answer, None, "", "test", "key", at, None)
+    elif not isinstance(answer, people.Answer):
+        given = people.Answer(True, answer, "", "test", "key", at, None)
+    told = {field: getattr(given, field) for field in ("approved", "comment", "by", "via", "remote")}
+    data = json.loads(to_json(given.form, what=f"approvals[{name!r}]", rich=True))
+    return {"id": "testing", "data": data, "at": given.at.astimezone(UTC).isoformat().replace("+00:00", "Z")} | told
 
 
 def _signal(name: str, answer: Any) -> Any:

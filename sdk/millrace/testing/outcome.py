@@ -41,10 +41,32 @@ class Started:
 
 @dataclass(frozen=True)
 class Waiting:
-    """One thing that the run still waits for: a `signal` of that name."""
+    """One thing that the run still waits for: a `signal` of that name, or the answer to an `ask`."""
 
     kind: str
     name: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question that the workflow asked people; `form` is a JSON Schema, durations are in seconds."""
+
+    name: str
+    prompt: str
+    form: dict[str, Any] | None = None
+    to: list[str] = field(default_factory=list)
+    remind: float | None = None
+    escalate: float | None = None
+    escalate_to: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """One signal that the workflow sent to another run."""
+
+    run: str
+    name: str
+    data: Any = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +131,9 @@ class Outcome:
     """Seconds of each `sleep`, none of which was slept."""
     waits: list[Waiting] = field(default_factory=list)
     started: list[Started] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    """Each time that the workflow came to one, answered by then or not."""
+    signalled: list[Signalled] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     """Requests of clients, one for each try."""

@@ -22,7 +22,7 @@ from millrace._runtime.failure import error_frame
 from millrace._runtime.large import LARGEST
 from millrace.errors import Cancelled, Refused, ResultError
 from millrace.testing.answers import Answers
-from millrace.testing.elsewhere import Children, Waits
+from millrace.testing.elsewhere import Children, Others, Waits
 from millrace.testing.fakes import Connections, Fake, Integrations, Masking, Settings, Steps, Topics
 from millrace.testing.files import Files
 from millrace.testing.outcome import Failure, Line, Outcome, Recorded, Sent
@@ -54,6 +54,7 @@ def run(
     steps: Recorded | None = None,
     signals: Mapping[str, Sequence[Any]] | None = None,
     incoming: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    approvals: Mapping[str, Sequence[Any]] | None = None,
     runs: Mapping[str, Any] | None = None,
     scheduled_for: datetime | None = None,
 ) -> Outcome:
@@ -71,10 +72,11 @@ def run(
     base_url.
 
     `steps` are results that an earlier attempt recorded: those steps are not called; from an `Outcome` they come with
-    their order, and with its waits. `signals` answers waits, by name, one after the other; `incoming` are the events that come, by
+    their order, and with its waits. `signals` answers waits, by name, one after the other; `approvals` what people are
+    asked, by the question's name: True, False, what they fill in, or an `Answer`. `incoming` are the events that come, by
     source, each `{"type", "data"}` and what else matters: a wait takes the first that is left whose type fits. Its `where` is not
-    evaluated: give those of which it is true. `runs` gives the ends of child runs,
-    by workflow: a result, a function from the input to one, or an exception. No time passes in `sleep`, nor before a time-out.
+    evaluated: give those of which it is true. `runs` gives the ends of child runs, by
+    workflow: a result, a function from the input to one, or an exception. No time passes in `sleep`, nor before a time-out.
     `scheduled_for`, which is aware, is the time of a schedule that the run is for.
 
     Nothing that the workflow raises is raised here, but KeyboardInterrupt: see
@@ -88,7 +90,8 @@ def run(
     kept, told, tree = Steps({} if steps is None else steps, masking), Topics(topics, masking), Files(files or {}, RUN)
     shared, locked = SharedState(state or {}, masking), HeldLocks(held)
     children = Children(runs or {}, kept, masking)
-    waits = Waits(signals or {}, kept, children, incoming or {}, masking)
+    waits = Waits(signals or {}, approvals or {}, kept, children, incoming or {}, masking)
+    others = Others(masking)
     apis = Answers(answers or {})
     fakes: list[Fake] = [
         kept,
@@ -101,6 +104,7 @@ def run(
         locked,
         waits,
         children,
+        others,
     ]
     job = {"run": RUN, "scheduled_for": None if scheduled_for is None else scheduled_for.astimezone(UTC).isoformat()}
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
@@ -118,6 +122,8 @@ def run(
         slept=waits.slept,
         waits=waits.open if outcome["status"] == "waiting" else [],
         started=children.started,
+        questions=waits.questions,
+        signalled=others.signalled,
     )
 
 

@@ -8,15 +8,19 @@ from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor.runs import awaiting
-from services.executor.runs.claim import Claim
+from services.executor.runs.approvals import link_of
+from services.executor.runs.claim import Claim, outlasting
 from services.executor.runs.durable import Durable, check_size
 from services.executor.runs.held import HeldLocks
 from services.executor.runs.kept import KeptState
+from services.executor.runs.looks import Looks
 from services.executor.runs.output import RunOutput
 from services.executor.runs.reached import Reached
 from services.executor.runs.run_state import RecordedCall, StepId
+from services.executor.runs.signals import signal_run
 from services.executor.runs.traced import AttemptSpans
 from services.executor.sandbox import jail
 from services.executor.sandbox.egress.network import Network, Record
@@ -35,6 +39,7 @@ from shared.errors import TooLarge, TooMany, Unavailable
 from shared.locks import Locks
 from shared.messages import Audited, LineChunk, Wait
 from shared.questions.events import EmitEvent, Emitted, GetMapping
+from shared.questions.executor import SignalRun
 from shared.questions.oauth import GetSecret, GetToken, GetVariable
 
 # While the broker is away lines are published again after so many seconds.
@@ -64,6 +69,8 @@ class CapabilityDeps(registration.RegistrationDeps, Protocol):
     store: ExecutorStore
     states: States
     locks: Locks
+    looks: Looks
+    engine: AsyncEngine
     longest_chain: int
 
 
@@ -77,7 +84,7 @@ class RunCapabilities:
         self._run = mine.run
         self._durable = Durable(deps, mine, steps)
         self._emitting = asyncio.Semaphore(EMITTING)
-        self._credentials = self._events = self._questions = 0
+        self._credentials = self._events = self._questions = self._signals = 0
         self._state = KeptState(deps.states, mine)
         self.held = HeldLocks(deps.locks, org)
         self._files = Files(deps, org, mine.run, mine.started.id)
@@ -137,6 +144,32 @@ class RunCapabilities:
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
         """Keep that the run does not wait for it any more."""
         await self._durable.give_up(of, name, ordinal, position)
+
+    async def ask(
+        self, name: str, ordinal: int, position: int | None, seconds: float | None, question: msgspec.Raw
+    ) -> StepRecord | None:
+        """Append the question to the run's messages; look whether it is answered."""
+        return await self._durable.ask(name, ordinal, position, seconds, question)
+
+    async def approval_link(self, approval: str, name: str) -> dict[str, Any]:
+        """Have the gateway make it."""
+        self._count_credential()
+        made = await link_of(approval, name, self._org, self._deps)
+        return {"url": made.url, "ends_at": made.ends_at}
+
+    async def signal_run(self, run: str, name: str, data: msgspec.Raw) -> None:
+        """Append the signal to that run's messages. The command's id derives from the claim."""
+        self._signals += 1
+        command = SignalRun(
+            id=derived_id(self._claim.started.id, "signal", str(self._signals)),
+            org=self._org,
+            actor=f"run:{self._run}",
+            run=run,
+            name=name,
+            data=msgspec.json.decode(data),
+        )
+        self._count_question()
+        await outlasting(lambda: signal_run(command, self._deps), run=self._run, signalled=run)
 
     async def start_run(self, asked: StartedRun) -> str:
         """Ask for a run in the organization of this one."""

@@ -20,6 +20,7 @@ from shared.envelope import Envelope, caused_id, open_message, rfc3339
 from shared.errors import Conflict, Unavailable
 from shared.messages import (
     Message,
+    RunAsked,
     RunCancelled,
     RunCancelRequested,
     RunResumed,
@@ -179,6 +180,12 @@ class Claim:
         self._appending = asyncio.Lock()
         self.cancel = Cancellation()
 
+    async def ask(self, message: RunAsked) -> None:
+        """Record a question to people. Raises like `step`."""
+        async with self._appending:
+            await self._append(message, f"ask/{message.name}/{message.ordinal}")
+        await self.check_lease()
+
     async def step(self, message: RunStepCompleted) -> None:
         """Record a step. Raises `Fenced`, `AlreadyEnded`; waits while the broker is away.
 
@@ -260,7 +267,7 @@ class Claim:
         self.current = state
         if state.status == "cancelling":
             self.cancel.set()
-            if not isinstance(message, RunStepCompleted | RunSignalled | RunCancelled):
+            if not isinstance(message, RunStepCompleted | RunSignalled | RunAsked | RunCancelled):
                 raise _CancelRequested
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.executor.runs.asked import of_wait
 from services.executor.runs.run_state import MatchedEvent, RunState, StepId
 from shared.messages import Resolved, Wait
 from shared.messages.catalog import Policy
@@ -67,6 +68,8 @@ def resumption(state: RunState, steps: Container[StepId], children: Mapping[str,
             over.append(_over(wait, {"data": signal.data, "by": signal.by, "at": signal.at}))
         elif wait.kind == "event" and (event := matched_for(state, wait)) is not None:
             over.append(_over(wait, event.result))
+        elif wait.kind == "ask" and (ask := of_wait(state.asks, wait.name, wait.ordinal)) is not None and ask.answer_id is not None:
+            over.append(_over(wait, ask.result))
         elif wait.kind == "run" and wait.name in children:
             over.append(_over(wait, children[wait.name]))
         elif _is_due(wait.until, now):
@@ -93,7 +96,7 @@ def _is_due(until: str | None, now: datetime) -> bool:
     return until is not None and datetime.fromisoformat(until) <= now
 
 
-BLOCKED_ON = {"sleep": "time", "signal": "signal", "run": "event", "event": "event"}
+BLOCKED_ON = {"sleep": "time", "signal": "signal", "ask": "answer", "run": "event", "event": "event"}
 
 
 def waiting(waits: list[Wait], timer: str | None = None) -> tuple[str, str | None]:

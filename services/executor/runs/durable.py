@@ -7,7 +7,9 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from services.executor.runs import decide
+from services.executor.runs import approvals, decide
+from services.executor.runs.approvals import approval_id, checked_question
+from services.executor.runs.asked import of_wait
 from services.executor.runs.claim import Claim, children_outcomes, outlasting, read_since, sound
 from services.executor.runs.run_state import RecordedCall, StepId
 from services.executor.sandbox.errors import OverLimit
@@ -16,7 +18,7 @@ from services.executor.store import ExecutorStore
 from shared.bus import Bus
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, TooLarge
-from shared.messages import AwaitedEvent, Resolved, RunRequested, RunStepCompleted, Wait
+from shared.messages import AwaitedEvent, Resolved, RunAsked, RunRequested, RunStepCompleted, Wait
 from shared.organizations import first_seen
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
@@ -106,6 +108,25 @@ class Durable:
         await self._keep((of, name, ordinal), recorded)
         return _record(recorded)
 
+    async def ask(
+        self, name: str, ordinal: int, position: int | None, seconds: float | None, question: msgspec.Raw
+    ) -> StepRecord | None:
+        """Ask people, where no attempt has yet, and look whether they have answered. Raises `Invalid`, `TooLarge`."""
+        if (known := self._steps.get(("ask", name, ordinal))) is not None:
+            return _record(known)
+        if of_wait(self._claim.current.asks, name, ordinal) is None:
+            self._check_room()
+            asked = checked_question(question)
+            if len(self._claim.current.asks) >= approvals.MOST:
+                raise TooLarge(f"this run has asked people {approvals.MOST} times: there may not be more")
+            id_ = approval_id(self._run, name, ordinal)
+            until = None if seconds is None else rfc3339(later(utc_now(), seconds))
+            asking = RunAsked(
+                run=self._run, attempt=self._claim.attempt, approval=id_, name=name, ordinal=ordinal, question=asked, until=until
+            )
+            await self._claim.ask(asking)
+        return await self.wait("ask", name, ordinal, position, seconds)
+
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
         """Record that the workflow does not wait any more: a later attempt will not learn how the wait would have ended."""
         self._drop((of, name, ordinal))
@@ -185,6 +206,8 @@ class Durable:
         before = self._before(of, name, ordinal)
         if before is not None:
             return before.until
+        if of == "ask" and (ask := of_wait(self._claim.current.asks, name, ordinal)) is not None:
+            return ask.until
         return None if seconds is None else rfc3339(later(utc_now(), seconds))
 
     def _before(self, of: Kind, name: str, ordinal: int) -> Wait | None:

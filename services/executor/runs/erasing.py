@@ -8,6 +8,7 @@ import msgspec
 
 from services.executor import store
 from services.executor.domain import LEAST_KEPT
+from services.executor.runs import asked
 from services.executor.runs.purge import PurgeDeps, passed, purge
 from services.executor.runs.recent import Recent
 from services.executor.runs.run_state import RunState
@@ -82,5 +83,5 @@ def bare(state: RunState) -> RunState:
 
     attempts = [msgspec.structs.replace(one, reason=None, error=shown(one.error)) for one in state.attempts]
     nothing: dict[str, Any] = dict.fromkeys(("input", "input_ref", "result", "result_ref", "fingerprint"))
-    nothing |= {"attempts": attempts, "signals": [], "waits": [], "matched": []}
+    nothing |= {"attempts": attempts, "signals": [], "waits": [], "matched": [], "asks": asked.erased(state.asks)}
     return msgspec.structs.replace(state, **nothing, error=shown(state.error), erased=True)

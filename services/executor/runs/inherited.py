@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from services.executor.runs.asked import AskState
 from services.executor.runs.claim import Claim, fold, outlasting
 from services.executor.runs.looks import Looks
 from services.executor.runs.run_state import RecordedCall, RunState, Signal, StepId
@@ -66,6 +67,9 @@ async def get_record(question: GetRecord, deps: RecordDeps) -> RunRecord:
         for event in state.matched:
             step = ("event", event.name, event.ordinal)
             steps[step] = _message(state.id, step, RecordedCall(event.result, event.position, attempt=state.attempt))
+        for ask in state.asks:
+            if ask.answer_id is not None:
+                steps.setdefault(("ask", ask.name, ask.ordinal), _answered(state.id, ask))
         left = _without(steps.values(), question.forget)
         record = RecordedRun(left, [*state.signals, *inherited.signals[state.inherited_signals :]])
         ref = None
@@ -157,6 +161,11 @@ def _message(run: str, step: StepId, one: RecordedCall) -> RunStepCompleted:
         timed_out=one.timed_out,
         given_up=one.given_up,
     )
+
+
+def _answered(run: str, ask: AskState) -> RunStepCompleted:
+    """Return what people have answered, whether the run came to take it or not: they are not asked again."""
+    return RunStepCompleted(run=run, attempt=0, kind="ask", name=ask.name, ordinal=ask.ordinal, result=ask.result)
 
 
 async def _parts(record: RecordedRun) -> AsyncIterator[bytes]:

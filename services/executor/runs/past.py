@@ -9,7 +9,7 @@ from typing import Literal, TypedDict
 from services.executor.runs.run_state import AttemptState, RecordedCall, RunState, StepId
 from services.executor.sandbox.jail import DONE, GIVEN_UP, SINCE, CompletedCall
 
-_WAITS = frozenset({"sleep", "signal", "run", "event"})
+_WAITS = frozenset({"sleep", "signal", "ask", "run", "event"})
 
 
 class Past(TypedDict):

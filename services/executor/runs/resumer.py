@@ -19,11 +19,12 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import store
-from services.executor.runs import decide, run_state, traced
+from services.executor.runs import approvals, decide, run_state, traced
 from services.executor.runs.claim import Read, children_outcomes, read_now, sound
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.dispatch import expired
 from services.executor.runs.inherited import resumed
+from services.executor.runs.looks import Looks
 from services.executor.runs.poison import TRIES as POISONED_AFTER
 from services.executor.runs.poison import Poison
 from services.executor.runs.run_state import RunState, StepId
@@ -36,6 +37,7 @@ from shared.errors import Conflict, Unavailable
 from shared.leader import lead
 from shared.messages import (
     Message,
+    RunAnswered,
     RunCancelled,
     RunCancelRequested,
     RunEventMatched,
@@ -65,7 +67,7 @@ ROUND = 500
 # Runs that resume each other, one after the other, of which the last may wait for a run that an earlier one has asked for.
 MOST_RESUMED = 32
 _FOLLOWED = (
-    *(declaration_of(cls).pattern() for cls in (RunWaiting, RunCancelRequested, RunSignalled, RunEventMatched)),
+    *(declaration_of(cls).pattern() for cls in (RunWaiting, RunCancelRequested, RunSignalled, RunEventMatched, RunAnswered)),
     *END_SUBJECTS,
 )
 _log = structlog.get_logger()
@@ -78,6 +80,7 @@ class ResumerDeps(Protocol):
     engine: AsyncEngine
     store: ExecutorStore
     concurrency: ConcurrencySlots
+    looks: Looks
     poison: Poison
     rows: Projection
     database_url: str
@@ -239,6 +242,7 @@ class Resumer:
             overdue = await store.overdue(connection, self._now(), LATE, ROUND)
         for run in overdue:
             await self._look_at(run, None)
+        await approvals.remind(self._deps, self._now)
         for key in {*await self._deps.concurrency.left_behind(), *await self._deps.concurrency.free()}:
             await self._grant(key, None)
         return len(overdue)

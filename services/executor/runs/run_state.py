@@ -19,11 +19,14 @@ from typing import Any
 
 import msgspec
 
+from services.executor.runs import asked
+from services.executor.runs.asked import AskState
 from shared.envelope import Envelope, rfc3339
 from shared.messages import (
     ConcurrencySlot,
     Message,
     Resolved,
+    RunAsked,
     RunError,
     RunEventMatched,
     RunRequested,
@@ -160,6 +163,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     signals: list[Signal] = []
     matched: list[MatchedEvent] = []
     events_taken: list[str] = []
+    asks: list[AskState] = []
     result: Any = None
     result_ref: str | None = None
     result_bytes: int | None = None
@@ -200,6 +204,8 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
         return state
     at = rfc3339(envelope.time)
     after = msgspec.structs.replace(state, last_seq=sequence, status=status_after(state.status, status_of(message)))
+    if state.asks or isinstance(message, RunAsked):
+        after = msgspec.structs.replace(after, asks=asked.after(state.asks, envelope, message))
     match message:
         case RunStarted():
             return _started(after, envelope.id, message, at)
@@ -366,6 +372,7 @@ def _ended(state: RunState, message: RunEnd, at: str) -> RunState:
         signals=[] if isinstance(message, RunSucceeded) else state.signals,
         matched=[] if isinstance(message, RunSucceeded) else state.matched,
         events_taken=[],
+        asks=asked.ended(state.asks),
         duration_ms=message.duration_ms,
         usage=message.usage,
         result=getattr(message, "result", None),

@@ -15,7 +15,7 @@ Level = Literal["debug", "info", "warning", "error"]
 Stream = Literal["stdout", "stderr"]
 Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed", "waiting"]
 # Records of a run beside its steps: a child run that it started, and waits that are over.
-Kind = Literal["step", "start", "sleep", "signal", "run", "event"]
+Kind = Literal["step", "start", "sleep", "signal", "ask", "run", "event"]
 MAX_CHUNK = 1 << 20
 """Bytes of one part of a file, either way: a frame holds it in base64, and many may be under way."""
 SpanId = Annotated[str, msgspec.Meta(pattern=r"^(?!0{16})[0-9a-f]{16}\Z")]
@@ -287,6 +287,17 @@ class Capabilities(Protocol):
 
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
         """Keep that the run has given a wait up, and how it would have ended is nothing to any later attempt."""
+
+    async def ask(
+        self, name: str, ordinal: int, position: int | None, seconds: float | None, question: msgspec.Raw
+    ) -> StepRecord | None:
+        """Ask people, once for each place in the run that asks; returns the answer as `wait` does."""
+
+    async def approval_link(self, approval: str, name: str) -> dict[str, Any]:
+        """Answer `{"url"}`: the secret link by which somebody of that name answers a question of the organization."""
+
+    async def signal_run(self, run: str, name: str, data: msgspec.Raw) -> None:
+        """Signal another run of the organization."""
 
     async def start_run(self, asked: StartedRun) -> str:
         """Ask for a child run, once for each place in the run that asks; answers its id."""

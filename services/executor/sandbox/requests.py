@@ -74,10 +74,35 @@ class WaitForEvent(ChildRequest, frozen=True, tag="wait_for_event"):
 class WaitGivenUp(ChildRequest, frozen=True, tag="wait_given_up"):
     """Reports that a wait was given up."""
 
-    of: Literal["sleep", "signal", "run", "event"]
+    of: Literal["sleep", "signal", "ask", "run", "event"]
     name: StepName
     ordinal: Ordinal
     position: Ordinal | None = None
+
+
+class AskPeople(ChildRequest, frozen=True, tag="ask"):
+    """Asks people, or whether they have answered."""
+
+    name: StepName
+    ordinal: Ordinal
+    question: msgspec.Raw
+    position: Ordinal | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] | None = None
+
+
+class LinkRequest(ChildRequest, frozen=True, tag="approval_link"):
+    """Asks for a link by which somebody answers a question."""
+
+    approval: Name
+    name: Name
+
+
+class SignalOther(ChildRequest, frozen=True, tag="signal_run"):
+    """Signals another run."""
+
+    run: Name
+    name: StepName
+    data: msgspec.Raw
 
 
 class StartRun(ChildRequest, frozen=True, tag="start_run"):
@@ -238,6 +263,11 @@ def _no_secrets(_answer: Any) -> Iterable[str]:
     return ()
 
 
+def link_secrets(url: str) -> tuple[str, ...]:
+    """Return what is secret of a link: its token, wherever that stands."""
+    return (url.rpartition("=")[2],)
+
+
 class Served(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one kind of request."""
 
@@ -267,6 +297,13 @@ SERVED: dict[type[ChildRequest], Served] = {
         is_kept=True,
     ),
     WaitGivenUp: Served(call=lambda run, asked: run.give_up(asked.of, asked.name, asked.ordinal, asked.position), is_kept=True),
+    AskPeople: Served(
+        call=lambda run, asked: run.ask(asked.name, asked.ordinal, asked.position, asked.seconds, asked.question), is_kept=True
+    ),
+    LinkRequest: Served(
+        call=lambda run, asked: run.approval_link(asked.approval, asked.name), secrets=lambda answer: link_secrets(answer["url"])
+    ),
+    SignalOther: Served(call=lambda run, asked: run.signal_run(asked.run, asked.name, asked.data), is_kept=True),
     StartRun: Served(call=lambda run, asked: run.start_run(_started(asked)), is_kept=True),
     CancelRun: Served(call=lambda run, _asked: run.cancel_run(), is_kept=True),
     ConnectionRequest: Served(

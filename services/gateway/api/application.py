@@ -5,6 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from services.gateway.api import (
+    approvals,
+    approve,
     artifacts,
     authorizing,
     commits,
@@ -78,6 +80,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *runs.ENDPOINTS,
     *state.ENDPOINTS,
     *resuming.ENDPOINTS,
+    *approvals.ENDPOINTS,
+    *approve.ENDPOINTS,
     *streams.ENDPOINTS,
     *resources.ENDPOINTS,
     *organizations.ENDPOINTS,
