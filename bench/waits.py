@@ -104,7 +104,8 @@ async def _costs(place: Place, waits: int, seconds: float) -> tuple[float, float
             noted = matched = 0.0
             events, until = 0, time.monotonic() + seconds
             while time.monotonic() < until:
-                ids = [f"in_{drawn.randrange(waits)}" for _ in range(MOST_EVENTS)]
+                # No wait is answered twice in a turn.
+                ids = [f"in_{one}" for one in drawn.sample(range(waits), min(FEW, MOST_EVENTS))]
                 batch = await _accepted(bus, ids)
                 answered.clear()
                 began = time.monotonic()
