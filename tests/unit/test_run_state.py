@@ -24,6 +24,7 @@ from shared.messages import (
     RunCancelRequested,
     RunCrashed,
     RunError,
+    RunEventMatched,
     RunExpired,
     RunFailed,
     RunRequested,
@@ -287,6 +288,33 @@ def test_what_comes_after_the_end_moves_the_sequence_only(choices: list[int]) ->
     ended = story.run
     story.say(RunStarted(run="r", attempt=ended.attempt + 1, executor="e", tier="none"))
     assert story.run == msgspec.structs.replace(ended, last_seq=ended.last_seq + 1)
+
+
+@pytest.mark.parametrize("while_it_waits", [True, False])
+def test_an_event_answers_one_wait_and_is_heard_once(while_it_waits: bool) -> None:
+    story = Story([])
+    one, two = [Wait(kind="event", name="paid from shop", ordinal=ordinal, position=ordinal) for ordinal in (0, 1)]
+    event = {"id": "e", "data": 7}
+    matched = RunEventMatched(run="r", name=one.name, ordinal=0, position=0, event="e", delivery="d", number=0, result=event)
+    story.say(RunRequested(run="r", workflow="w", version="v", requested_by="x", timeout=1.0))
+    story.say(RunStarted(run="r", attempt=1, executor="e", tier="none"))
+    story.say(RunWaiting(run="r", attempt=1, blocked_on="event", waits=[one, two]))
+    assert decide.resumption(story.run, {}, {}, BEGAN) is None
+    if while_it_waits:
+        story.say(matched)
+        over = decide.resumption(story.run, {}, {}, BEGAN)
+        assert over == [Resolved(kind="event", name=one.name, ordinal=0, position=0, result=event)]
+        story.say(RunResumed(run="r", priority="normal", resolved=over))
+    else:
+        story.say(RunStarted(run="r", attempt=2, executor="e", tier="none"))
+        story.say(matched)
+        assert decide.matched_for(story.run, one) is not None
+        story.say(RunStepCompleted(run="r", attempt=2, name=one.name, ordinal=0, position=0, result=event, kind="event"))
+    assert (story.run.waits, story.run.matched, story.run.events_taken) == ([two], [], ["e"])
+    story.say(msgspec.structs.replace(matched, ordinal=1, position=1, event="f"))
+    story.say(RunCancelled(run="r", attempt=story.run.attempt))
+    # Whoever resumes it begins with that.
+    assert [(one.ordinal, one.event) for one in story.run.matched] == [(1, "f")]
 
 
 def test_messages_of_a_run_that_was_never_requested_make_no_state() -> None:

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.events import domain
 from services.events.awaiting import plan, rows
 from services.events.awaiting.plan import Occurred, OpenWait
+from services.events.awaiting.recent import RecentEvents
 from shared import aggregate, tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
@@ -61,6 +62,7 @@ class Waker:
 
     def __init__(self, deps: WakingDeps) -> None:
         self._deps = deps
+        self._recent = RecentEvents(deps.bus.client, self._occurred)
         self._places = asyncio.Semaphore(AT_ONCE)
         self._answers = asyncio.Semaphore(ANSWERS)
         self._reads = asyncio.Semaphore(READS)
@@ -132,10 +134,7 @@ class Waker:
         paths = {(one.type, one.path) for one in mine}
         pairs: list[tuple[OpenWait, Occurred]] = []
         since = min(one.since for one in mine)
-        async for stored in aggregate.since(self._deps.bus.client, "event", source, since):
-            occurred = await self._occurred(stored)
-            if occurred is None:
-                continue
+        async for occurred in self._recent.since(source, since):
             for pattern in plan.patterns_of(occurred.event.type):
                 for path in (path for type_, path in paths if type_ == pattern):
                     value = plan.value_at(occurred.document, path)

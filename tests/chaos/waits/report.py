@@ -53,7 +53,7 @@ of ten as another payment; one run of ten begins after all of them. Meanwhile tw
         return f"{self.runs:,} runs and {self.events:,} events, {self.rate:g} a second, in {self.seconds:,.0f} s; seed {self.seed}"
 
     def rows(self) -> list[Row]:
-        """Return the row of those that came before their event, and of the others."""
+        """Return no row beside the sums."""
         return []
 
     def sums(self) -> Row:
