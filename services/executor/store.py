@@ -485,7 +485,8 @@ async def erase_runs(connection: AsyncConnection, erased: Sequence[RunState]) ->
         values = {"state": text("CAST(:document AS json)"), "on_bus": "going"}
         here = (tables.run.c.id == state.id, tables.run.c.last_seq == state.last_seq)
         await connection.execute(update(tables.run).where(*here).values(values), {"document": document})
-    await connection.execute(delete(tables.step).where(tables.step.c.id.in_([state.id for state in erased])))
+    for beside in (tables.step, tables.approval):
+        await connection.execute(delete(beside).where(beside.c.id.in_([state.id for state in erased])))
 
 
 async def erase_lines(connection: AsyncConnection, runs: Collection[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from typing import Any
 
@@ -229,6 +230,42 @@ async def test_those_who_are_asked_answer_at_the_command_line_and_are_reminded(c
     waiting = (await client.call("POST", "/api/v1/workflows/waits/runs", body={}))["id"]
     await client.call("POST", "/api/v1/workflows/goes/runs", body={"input": {"run": waiting}})
     assert (await client.run(waiting, "succeeded"))["result"] == "signalled"
+
+
+async def signed_in(client: Client, name: str, role: str) -> aiohttp.ClientSession:
+    """Return the browser of a new user."""
+    invited = await client.call("POST", "/api/v1/orgs/default/invitations", body={"role": role, "name": name})
+    browser = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+    given = {"token": invited["url"].rpartition("#")[2], "password": f"correct horse battery staple of {name}"}
+    async with browser.post(f"{client.url}/api/v1/invitations/accept", json=given, headers={"Origin": client.url}) as response:
+        assert response.status == 200, await response.text()
+    return browser
+
+
+async def test_who_is_signed_in_answers_on_the_same_page_where_that_is_asked_of_them(client: Client) -> None:
+    await client.put_file("asking.py", FLOWS)
+    approval = await asked(client, to=["user:grace"])
+    page = f"{client.url}/approve?id={approval['id']}&of=default"
+    assert (await at(page))[0] == 401
+    async with await signed_in(client, "eve", "operator") as eve, eve.get(page) as response:
+        assert response.status == 403
+    async with await signed_in(client, "grace", "viewer") as grace:
+        async with grace.get(page) as response:
+            text = await response.text()
+            assert (response.status, "you as user:grace" in text) == (200, True)
+        sent = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', text)) | {
+            "decision": "refuse",
+            "comment": "no",
+        }
+        for fields, origin in ((sent | {"csrf": "x"}, client.url), (sent, "https://evil.example"), (sent, None)):
+            headers = {} if origin is None else {"Origin": origin}
+            async with grace.post(f"{client.url}/approve", data=fields, headers=headers) as response:
+                assert response.status == 403
+        async with grace.post(f"{client.url}/approve", data=sent, headers={"Origin": client.url}) as response:
+            assert response.status == 200, await response.text()
+    run = await client.run(approval["run"], "succeeded")
+    assert (run["result"]["by"], run["result"]["via"], run["result"]["approved"]) == ("user:grace", "session", False)
+    assert await denials(client, "csrf")
 
 
 async def test_a_question_outlives_whoever_is_killed(up: Up, client: Client) -> None:

@@ -64,11 +64,12 @@ class Answerer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _refused(error: MillraceError) -> web.Response:
-    if isinstance(error, Unauthenticated):
-        return _strict(
-            person_page("Sign in first", error.detail, "Sign in, and open this page again", '<p><a href="/sign-in">Sign in</a></p>')
-        )
-    return _strict(refused_page("This cannot be answered here", error, _WHOM))
+    if not isinstance(error, Unauthenticated):
+        return _strict(refused_page("This cannot be answered here", error, _WHOM))
+    more = '<p><a href="/sign-in">Sign in</a></p>'
+    page = person_page("Sign in first", f"{error.detail}.", "Sign in, and open this page again.", more)
+    page.set_status(error.status)
+    return _strict(page)
 
 
 @endpoint(
@@ -76,7 +77,8 @@ def _refused(error: MillraceError) -> web.Response:
     PAGE,
     role=None,
     answers={200: Reply(str, media="text/html")},
-    errors=(TooMany, NotFound, Conflict, PermissionDenied),
+    errors=(TooMany, Unauthenticated, PermissionDenied, NotFound, Conflict),
+    example=Example(status=401),
     page=_refused,
 )
 async def show_question(call: Call[AtQuestion, None]) -> web.Response:
@@ -94,7 +96,7 @@ async def show_question(call: Call[AtQuestion, None]) -> web.Response:
     role=None,
     answers={200: Reply(str, media="text/html")},
     errors=(TooMany, Unauthenticated, PermissionDenied, NotFound, Conflict),
-    example=Example(status=404),
+    example=Example(status=401),
     page=_refused,
 )
 async def answer_question(call: Call[None, Streamed]) -> web.Response:
