@@ -6,11 +6,13 @@ import asyncio
 import base64
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import pytest_asyncio
 
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound
@@ -19,9 +21,10 @@ from shared.questions.events import DeliveryView, GetDelivery
 from tests.integration.test_expressions import LOOPS, THREE
 from tests.integration.test_river import WORKFLOW
 from tests.support.inside import eventually
+from tests.support.places import open_folder
 from tests.support.resources import putting, told
 from tests.support.river import Outside, river
-from tests.support.servers import Place
+from tests.support.servers import Place, Servers
 
 KEY = """
 from millrace import workflow
@@ -52,6 +55,14 @@ def by_nothing(missing: dict):
 LONG = {"l": list(range(400))}
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def refusing(servers: Servers) -> AsyncIterator[Outside]:
+    """Services of the module's own, for what is refused there and leaves nothing."""
+    with open_folder() as data:
+        async with servers.place() as place, river(place, data) as outside:
+            yield outside
+
+
 @pytest.mark.parametrize(
     ("key", "said"),
     [
@@ -64,16 +75,16 @@ LONG = {"l": list(range(400))}
     ],
 )
 async def test_a_concurrency_key_that_is_none_or_too_much_is_a_problem_with_its_line(
-    place: Place, data: Path, key: str, said: str
+    refusing: Outside, key: str, said: str
 ) -> None:
-    async with river(place, data) as outside:
-        view = await outside.put_file("keys.py", (KEY % key).encode())
-        (problem,) = view.problems
-        assert (view.workflows, problem.path, problem.line) == ([], "keys.py", 5)
-        assert said in problem.message
-        assert len(problem.message) < 2000
-        # The executor goes on serving.
-        assert sorted((await outside.put_file("served.py", SERVED)).workflows) == ["by_loops", "by_nothing", "by_repo"]
+    view = await refusing.put_file("keys.py", (KEY % key).encode())
+    (problem,) = view.problems
+    assert (view.workflows, problem.path, problem.line) == ([], "keys.py", 5)
+    assert said in problem.message
+    assert len(problem.message) < 2000
+    # The executor goes on serving.
+    served = SERVED + f"\n# {new_id()}\n".encode()
+    assert sorted((await refusing.put_file("served.py", served)).workflows) == ["by_loops", "by_nothing", "by_repo"]
 
 
 async def test_defaults_of_the_signature_apply_before_the_key(place: Place, data: Path) -> None:
@@ -116,13 +127,12 @@ async def test_a_key_that_takes_too_long_fails_its_run_and_no_other(place: Place
     ],
 )
 async def test_a_subscription_is_refused_with_the_path_of_what_does_not_fit(
-    place: Place, data: Path, fields: dict[str, Any], path: str
+    refusing: Outside, fields: dict[str, Any], path: str
 ) -> None:
-    async with river(place, data) as outside:
-        await outside.source()
-        with pytest.raises(Invalid) as refused:
-            await outside.subscription(**fields)
-        assert [problem.path for problem in refused.value.errors] == [path]
+    await refusing.source()
+    with pytest.raises(Invalid) as refused:
+        await refusing.subscription(**fields)
+    assert [problem.path for problem in refused.value.errors] == [path]
 
 
 async def source_of(outside: Outside, org: str) -> Any:
