@@ -43,6 +43,7 @@ from millrace.errors import (
     ResultError,
     SignalTimeout,
     StatusError,
+    ToolFailed,
     VersionConflict,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "SignalTimeout",
     "StatusError",
     "StepTimeout",
+    "ToolFailed",
     "Unverified",
     "VersionConflict",
     "WebToken",

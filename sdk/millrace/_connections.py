@@ -9,6 +9,7 @@ from millrace._runtime import channel
 
 if TYPE_CHECKING:
     from millrace._http import Client
+    from millrace._mcp import ToolServer
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,15 @@ class Connections:
             patience=_bounds.seconds(patience, "patience"),
             cafile=None if cafile is None else _bounds.text(cafile, "cafile", _bounds.PATH),
         )
+
+    def mcp(self, name: str, *, timeout: float = 60.0, patience: float = 60.0, cafile: str | None = None) -> "ToolServer":
+        """Answer the server for the Model Context Protocol at the connection's `base_url`, whose tools can be called.
+
+        Nothing is asked for before its first call. The options are those of `client`: `timeout` is for one call of a tool.
+        """
+        from millrace._mcp import ToolServer  # which few workflows need
+
+        return ToolServer(self.client(name, timeout=timeout, patience=patience, cafile=cafile))
 
 
 def _name(name: object) -> str:

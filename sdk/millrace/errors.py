@@ -87,3 +87,11 @@ class StatusError(RuntimeError):
 
 class NotInRun(RuntimeError):
     """Something was asked for that only a run has."""
+
+
+class ToolFailed(RuntimeError):
+    """A tool of another server has failed, or is none. `tool` is its name; the message is what the server says."""
+
+    def __init__(self, tool: str, message: str) -> None:
+        self.tool = tool
+        super().__init__(f"the tool {tool} failed: {message}")

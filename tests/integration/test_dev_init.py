@@ -26,7 +26,9 @@ def workspace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     folder = tmp_path / "a new" / "workspace"
     assert main(["dev", "init", str(folder), "--output", "json"]) == codes.DONE
     made = json.loads(capsys.readouterr().out)["files"]
-    assert {"flows/greet.py", "tests/test_greet.py", "requirements.txt", ".gitignore", ".vscode/settings.json"} <= set(made)
+    assert {"AGENTS.md", "flows/greet.py", "tests/test_greet.py", "requirements.txt", ".gitignore", ".vscode/settings.json"} <= set(
+        made
+    )
     return folder
 
 

@@ -204,6 +204,22 @@ def test_what_can_never_work_is_said_at_the_decorator_by_name(parameter: str) ->
                 made(**{parameter: wrong})(main)
 
 
+def test_a_tool_says_what_it_is_and_nothing_else_says_so() -> None:
+    @workflow(tool=True, destructive=False, read_only=True)
+    def look() -> None: ...
+
+    assert REGISTRY[-1].policy == {"tool": {"destructive": False, "read_only": True}}
+    for declared, error, said in (
+        ({"destructive": False}, ValueError, "tool=True"),
+        ({"tool": 1}, TypeError, "tool"),
+        ({"tool": True, "idempotent": "yes"}, TypeError, "idempotent"),
+        ({"tool": True, "name": "millrace_commit"}, ValueError, "millrace_"),
+    ):
+        options: Any = declared
+        with pytest.raises(error, match=said):
+            workflow(**options)(look)
+
+
 def test_what_is_just_within_bounds_is_taken() -> None:
     @workflow(
         name="x" * 64,

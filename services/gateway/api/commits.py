@@ -7,7 +7,7 @@ import base64
 import binascii
 import dataclasses
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -72,6 +72,15 @@ async def commit_files(call: Call[MessageQuery, Streamed]) -> CommitView:
         note = message or note
     else:
         raise UnsupportedMediaType(f"a commit is application/json or {TAR}")
+    return await _recorded(call, changes, note)
+
+
+async def commit_whole(call: Call[MessageQuery, Commit]) -> CommitView:
+    """Change files as a commit says that was decoded already."""
+    return await _recorded(call, await _changes(call.body, call.gateway), call.body.message)
+
+
+async def _recorded(call: Call[MessageQuery, Any], changes: list[FileChange], note: str | None) -> CommitView:
     if not changes:
         raise Invalid("a commit changes one file at least", errors=(Problem("files", "empty"),))
     call.note(target=changes[0].path if len(changes) == 1 else f"{len(changes)} files")
@@ -93,6 +102,11 @@ def committed(done: Committed) -> CommitView:
 async def _decoded(call: Call[MessageQuery, Streamed]) -> tuple[list[FileChange], str | None]:
     raw = await body_of(call.request, JSON_COMMIT)
     commit: Commit = await aside(decode, raw or b"{}", Commit, size=len(raw))
+    return await _changes(commit, call.gateway), commit.message
+
+
+async def _changes(commit: Commit, gateway: Gateway) -> list[FileChange]:
+    """Store the content of a commit's files, and return its changes."""
     if (unchanged := next((path for path in commit.expected if path not in commit.files), None)) is not None:
         problem = Problem(f"expected.{unchanged}"[:LONGEST_PATH], "is no file that this commit changes")
         raise Invalid(f"{unchanged[:120]!r} {problem.message}", errors=(problem,))
@@ -110,7 +124,7 @@ async def _decoded(call: Call[MessageQuery, Streamed]) -> tuple[list[FileChange]
                 raise Invalid(f"the content of {path[:120]} is no base64", errors=(problem,)) from error
             yield ArchiveEntry(path, _once(data), len(data), expected)
 
-    return await _stored(entries(), call.gateway), commit.message
+    return await _stored(entries(), gateway)
 
 
 async def _stored(entries: AsyncIterator[ArchiveEntry], gateway: Gateway) -> list[FileChange]:

@@ -103,8 +103,8 @@ class _Schemas:
             if endpoint.query is not None:
                 types += [field.type for field in msgspec.structs.fields(endpoint.query)]
         found, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-        self.components: dict[str, Any] = _portable(components)
-        self._by_type = list(zip(types, map(_portable, found), strict=True))
+        self.components: dict[str, Any] = portable(components)
+        self._by_type = list(zip(types, map(portable, found), strict=True))
 
     def of(self, type_: Any) -> dict[str, Any]:
         """Return the schema of a declared type."""
@@ -113,13 +113,13 @@ class _Schemas:
         return next(schema for one, schema in self._by_type if one == type_)
 
 
-def _portable(schema: Any) -> Any:
+def portable(schema: Any) -> Any:
     """Return a schema whose patterns have the anchors of ECMA-262, as JSON Schema asks for, instead of Python's."""
     if isinstance(schema, list | tuple):
-        return [_portable(one) for one in schema]
+        return [portable(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {name: _portable(one) for name, one in schema.items()}
+    made = {name: portable(one) for name, one in schema.items()}
     if isinstance(made.get("pattern"), str):
         made["pattern"] = made["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
     return made

@@ -28,7 +28,7 @@ from services.gateway.domain import tags_of
 from shared.envelope import new_id
 from shared.errors import Conflict, Malformed, NotFound, PreconditionFailed, RangeNotSatisfiable, TooLarge
 from shared.http import Arriving, Pace
-from shared.questions.executor import FileList, FileView, GetFile, GetVersion, ListFiles, PutFile, RemoveFile
+from shared.questions.executor import FileList, FileView, GetFile, GetVersion, ListFiles, PutFile, RemoveFile, VersionView
 from shared.values import Opaque, Words
 
 # Any character: a path with a line break is refused by its owner, with a reason.
@@ -108,13 +108,18 @@ async def put_file(call: Call[MessageQuery, Streamed]) -> Answer:
 )
 async def get_file(call: Call[FileQuery, None]) -> web.StreamResponse:
     """Send a file's content, or one range of it, as it is or as it was; its SHA-256 is its tag."""
-    if call.query.version is not None:
-        old = await call.ask(GetVersion(org=call.caller.org, path=path_of(call), version=call.query.version))
-        if old.sha256 is None:
-            raise NotFound(f"{old.path[:120]} was not there in that version: it was removed by it")
-        return await sent(call.request, Content(old.sha256, old.size), call.gateway.workspace)
-    view = await call.ask(GetFile(org=call.caller.org, path=path_of(call)))
-    return await sent(call.request, Content(view.sha256, view.size), call.gateway.workspace)
+    found = await content_of(call)
+    return await sent(call.request, Content(found.sha256 or "", found.size), call.gateway.workspace)
+
+
+async def content_of(call: Call[FileQuery, Any]) -> FileView | VersionView:
+    """Return the file that is asked for, as it is or as it was. Raises `NotFound`."""
+    if call.query.version is None:
+        return await call.ask(GetFile(org=call.caller.org, path=path_of(call)))
+    old = await call.ask(GetVersion(org=call.caller.org, path=path_of(call), version=call.query.version))
+    if old.sha256 is None:
+        raise NotFound(f"{old.path[:120]} was not there in that version: it was removed by it")
+    return old
 
 
 @endpoint(

@@ -257,6 +257,8 @@ async def delegated(
         raise TypeError(f"{endpoint.name} has to know its caller")
     call: Call[Any, Any] = Call(gateway, outer.caller, request)
     call.path = path or {}
+    for name, value in call.path.items():
+        check(value, name)
     try:
         authorize(principal, endpoint, org, call.path)
     except (PermissionDenied, NotFound) as error:

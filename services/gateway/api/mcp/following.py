@@ -26,14 +26,16 @@ MOST_SHOWN = 500
 class Waiter:
     """One client that waits. Every method raises ConnectionError when it is gone, or is cut off because it takes no bytes.
 
-    Without `stream` it takes one answer as JSON, and waits no longer for it than a request for a run does.
+    Without `stream` it takes one answer as JSON, and waits no longer for it than a request for a run does. After `within` seconds
+    it is answered whatever has come.
     """
 
-    def __init__(self, web_request: web.Request, request: RpcRequest, *, stream: bool) -> None:
+    def __init__(self, web_request: web.Request, request: RpcRequest, *, stream: bool, within: float | None) -> None:
         self._web = web_request
         self._token = request.meta.get("progressToken")
         self._told = 0
-        self._until = asyncio.get_running_loop().time() + MAX_WAIT
+        most = within if within is not None else None if stream else MAX_WAIT
+        self._until = None if most is None else asyncio.get_running_loop().time() + most
         self.response = web.StreamResponse(headers=HEADERS) if stream else None
         self._client = None if self.response is None else EventClient(web_request, self.response)
 
@@ -50,7 +52,7 @@ class Waiter:
     @property
     def is_over(self) -> bool:
         """Return whether the client is to be answered now, whatever has come."""
-        return self._client is None and asyncio.get_running_loop().time() >= self._until
+        return self._until is not None and asyncio.get_running_loop().time() >= self._until
 
     async def progress(self, message: str) -> None:
         """Tell how the run goes on."""
@@ -61,14 +63,15 @@ class Waiter:
 
     async def quiet(self, woken: asyncio.Event, seconds: float) -> None:
         """Wait until there may be something new."""
+        if self._until is not None:
+            seconds = max(0.0, min(seconds, self._until - asyncio.get_running_loop().time()))
         if self._client is not None:
             await self._client.quiet(woken, seconds)
             return
         if self._web.transport is None or self._web.transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        left = max(0.0, min(seconds, self._until - asyncio.get_running_loop().time()))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(seconds):
                 await woken.wait()
 
     async def end(self, document: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from services.gateway.api.access import denied
 from services.gateway.api.endpoint import Call, Example, Header, Reply, Streamed, endpoint
-from services.gateway.api.mcp import tools
+from services.gateway.api.mcp import prompts, resources, tasks, tools
 from services.gateway.api.mcp.exchange import Exchange, Method, Result
 from services.gateway.api.mcp.protocol import (
     EARLIER,
@@ -37,6 +37,8 @@ from shared.values import aside, decode
 # Of one message: the input of a run, and a commit of some files.
 MOST_BYTES = 4 * 1024 * 1024
 INSTRUCTIONS = "The tools are workflows of an organization in Millrace: a call is a run, and goes on if you stop waiting for it."
+# Of clients of the revision before.
+_TASKS: dict[str, Any] = {"cancel": {}, "requests": {"tools": {"call": {}}}}
 # Seconds for which a client may keep what the server is capable of.
 FRESH = 3600.0
 
@@ -132,12 +134,21 @@ async def initialize(exchange: Exchange) -> Result:
     """Answer the first request of a client of an earlier revision: that one, if it is spoken here, else the newest of them."""
     asked = exchange.request.params.get("protocolVersion")
     spoken = asked if asked in EARLIER else EARLIER[-1]
-    return {"protocolVersion": spoken, "capabilities": _capabilities(), "serverInfo": SERVER, "instructions": INSTRUCTIONS}
+    return {
+        "protocolVersion": spoken,
+        "capabilities": _capabilities(tasks=_TASKS),
+        "serverInfo": SERVER,
+        "instructions": INSTRUCTIONS,
+    }
 
 
 async def discover(exchange: Exchange) -> Result:
     """Answer which revisions are spoken, and what can be asked for."""
-    found = {"supportedVersions": list(SUPPORTED), "capabilities": _capabilities(), "instructions": INSTRUCTIONS}
+    found = {
+        "supportedVersions": list(SUPPORTED),
+        "capabilities": _capabilities(extensions={tasks.EXTENSION: {}}),
+        "instructions": INSTRUCTIONS,
+    }
     return kept(exchange.request, found, FRESH)
 
 
@@ -146,13 +157,24 @@ async def ping(_exchange: Exchange) -> Result:
     return {}
 
 
-def _capabilities() -> dict[str, Any]:
-    return {"tools": {}}
+def _capabilities(**more: Any) -> dict[str, Any]:
+    return {"tools": {}, "resources": {}, "prompts": {}, "completions": {}} | more
 
 
-_BOTH: dict[str, Method] = {"tools/list": tools.list_tools, "tools/call": tools.call_tool}
-_EARLIER: dict[str, Method] = {"initialize": initialize, "ping": ping} | _BOTH
-_MODERN: dict[str, Method] = {"server/discover": discover} | _BOTH
+_BOTH: dict[str, Method] = {
+    "tools/list": tools.list_tools,
+    "tools/call": tools.call_tool,
+    "resources/list": resources.list_resources,
+    "resources/templates/list": resources.list_templates,
+    "resources/read": resources.read_resource,
+    "prompts/list": prompts.list_prompts,
+    "prompts/get": prompts.get_prompt,
+    "completion/complete": resources.complete,
+    "tasks/get": tasks.get_task,
+    "tasks/cancel": tasks.cancel_task,
+}
+_EARLIER: dict[str, Method] = {"initialize": initialize, "ping": ping, "tasks/result": tools.wait_for_task} | _BOTH
+_MODERN: dict[str, Method] = {"server/discover": discover, "tasks/update": tasks.update_task} | _BOTH
 _METHODS = {
     **{(False, name): method for name, method in _EARLIER.items()},
     **{(True, name): method for name, method in _MODERN.items()},

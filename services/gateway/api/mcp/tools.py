@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
 import msgspec
 
 from services.gateway.api.endpoint import Call
+from services.gateway.api.mcp import authoring, tasks
 from services.gateway.api.mcp.exchange import Exchange, Result
 from services.gateway.api.mcp.following import Waiter, followed
 from services.gateway.api.mcp.protocol import INVALID_PARAMS, RpcError, RpcRequest, answer, failure, listed, refused
-from services.gateway.api.runs import RunBody, cancel_run, create_run, requested
+from services.gateway.api.mcp.results import failed, result_of
+from services.gateway.api.runs import RunBody, create_run, requested
 from services.gateway.starts import Start, start
 from shared.errors import Invalid, MillraceError, NotFound
 from shared.messages.catalog import DeclaredTool
 from shared.questions import Page
-from shared.questions.executor import ListWorkflows, RunView, WorkflowEntry
+from shared.questions.executor import ListWorkflows, WorkflowEntry
 from shared.runs import ENDED
 
 # Of a page of tools.
 MOST_TOOLS = 100
-# In `_meta`: of a call whose run is to be cancelled when its client waits no longer; of a result, the run.
-CANCEL, RUN = "millrace/cancel", "millrace/run"
+# In `_meta` of a call whose run is to be cancelled when its client waits no longer.
+CANCEL = "millrace/cancel"
 _HINTS = {"read_only": "readOnlyHint", "destructive": "destructiveHint", "idempotent": "idempotentHint"}
 
 
@@ -31,7 +34,9 @@ async def list_tools(exchange: Exchange) -> Result:
     call, request = exchange.call, exchange.request
     page = Page(limit=MOST_TOOLS, cursor=request.cursor)
     found = await call.ask(ListWorkflows(org=call.caller.org, page=page, tools=True))
-    items = [tool_of(one) for one in found.items if exchange.may(create_run, name=one.name) and await _is_seen(call, one)]
+    items = [tool_of(one, request) for one in found.items if exchange.may(create_run, name=one.name) and await _is_seen(call, one)]
+    if request.cursor is None:
+        items = authoring.seen(exchange) + items
     return listed(request, "tools", items, found.next_cursor)
 
 
@@ -42,7 +47,7 @@ async def _is_seen(call: Call[Any, Any], entry: WorkflowEntry) -> bool:
     return (await call.gateway.workflows.find(call.caller.org, entry.name)).org == entry.org
 
 
-def tool_of(entry: WorkflowEntry) -> dict[str, Any]:
+def tool_of(entry: WorkflowEntry, request: RpcRequest) -> dict[str, Any]:
     """Return a workflow as clients see tools. Its name is one for a tool as it is."""
     told = msgspec.structs.asdict(entry.policy.tool or DeclaredTool())
     hints = {_HINTS[name]: value for name, value in told.items() if value is not None}
@@ -51,6 +56,7 @@ def tool_of(entry: WorkflowEntry) -> dict[str, Any]:
         "description": entry.doc,
         "inputSchema": {"type": "object"} | entry.input_schema,
         **({"annotations": hints} if hints else {}),
+        **({} if request.is_modern else {"execution": {"taskSupport": "optional"}}),
     }
 
 
@@ -61,6 +67,8 @@ async def call_tool(exchange: Exchange) -> Result:
     """
     call, request = exchange.call, exchange.request
     name, given = request.text("name"), request.object("arguments")
+    if (own := authoring.TOOLS.get(name)) is not None:
+        return await authoring.call(exchange, own, given)
     gateway, caller = call.gateway, call.caller
     with contextlib.ExitStack() as stack:
 
@@ -70,30 +78,47 @@ async def call_tool(exchange: Exchange) -> Result:
             await start(gateway, asked)
             return asked
 
-        woken: list[Any] = []
+        woken: list[asyncio.Event] = []
         try:
             asked = await exchange.of(create_run, path={"name": name}, body=RunBody(input=given), handler=begun)
         except NotFound as error:
             raise RpcError(INVALID_PARAMS, f"there is no tool {name[:80]!r}") from error
         except Invalid as error:
-            return failed(error.detail + "".join(f"\n{one.path}: {one.message}" for one in error.errors))
-        waiter = Waiter(call.request, request, stream=exchange.takes_stream)
-        try:
-            await waiter.begin()
-            answered = await _answered(exchange, asked.run, waiter, woken[0])
-            if waiter.response is None:
-                return answered
-            await waiter.end(answer(request, answered))
-        except ConnectionError:
-            await _left(exchange, asked.run)
-        except RpcError as error:
-            if waiter.response is None:
-                raise
-            with contextlib.suppress(ConnectionError):
-                await waiter.end(failure(request.id, error))
+            return failed(error)
+        if tasks.is_asked(request):
+            return tasks.created(request, asked.run, None)
+        return await _waited(exchange, asked.run, woken[0], asked)
+
+
+async def wait_for_task(exchange: Exchange) -> Result:
+    """Answer with the result of a task when its run has ended."""
+    view = await tasks.own(exchange)
+    with exchange.call.gateway.watching.watch(view.id, view.org) as woken:
+        return await _waited(exchange, view.id, woken, None)
+
+
+async def _waited(exchange: Exchange, run: str, woken: asyncio.Event, asked: Start | None) -> Result:
+    """Answer with the result of a run when it has ended; one that was `asked` for by this call may be cancelled with it."""
+    request = exchange.request
+    within = tasks.AFTER if tasks.is_taken(request) else None
+    waiter = Waiter(exchange.call.request, request, stream=exchange.takes_stream, within=within)
+    try:
+        await waiter.begin()
+        answered = await _answered(exchange, run, waiter, woken)
         if waiter.response is None:
-            raise ConnectionResetError("the client has gone")
-        return waiter.response
+            return answered
+        await waiter.end(answer(request, answered))
+    except ConnectionError:
+        if asked is not None:
+            await _left(exchange, asked)
+    except RpcError as error:
+        if waiter.response is None:
+            raise
+        with contextlib.suppress(ConnectionError):
+            await waiter.end(failure(request.id, error))
+    if waiter.response is None:
+        raise ConnectionResetError("the client has gone")
+    return waiter.response
 
 
 async def _asked(call: Call[Any, RunBody]) -> Start:
@@ -103,44 +128,18 @@ async def _asked(call: Call[Any, RunBody]) -> Start:
     return asked
 
 
-async def _answered(exchange: Exchange, run: str, waiter: Waiter, woken: Any) -> dict[str, Any]:
+async def _answered(exchange: Exchange, run: str, waiter: Waiter, woken: asyncio.Event) -> dict[str, Any]:
     try:
         view = await followed(exchange.call.gateway, exchange.call.caller, run, waiter, woken)
     except MillraceError as error:
         raise refused(error) from error
+    if tasks.is_taken(exchange.request) and (view is None or view.status not in ENDED):
+        return tasks.created(exchange.request, run, view)
     return result_of(exchange.request, run, view)
 
 
-async def _left(exchange: Exchange, run: str) -> None:
+async def _left(exchange: Exchange, asked: Start) -> None:
     """End what is left of a call whose client has gone: the run goes on, unless the call says that it is not to."""
     if exchange.request.meta.get(CANCEL) is True:
         with contextlib.suppress(MillraceError):
-            await exchange.of(cancel_run, path={"id": run})
-
-
-def result_of(request: RpcRequest, run: str, view: RunView | None) -> dict[str, Any]:
-    """Return a run as the result of a tool: what the workflow returned, how it failed, or that it goes on."""
-    about = {"_meta": {RUN: run}}
-    link = {"type": "resource_link", "uri": f"millrace://runs/{run}", "name": f"run {run}", "mimeType": "application/json"}
-    if view is None or view.status not in ENDED:
-        status = "asked for" if view is None else view.status
-        return {"content": [_text(f"The run {run} is {status}, and goes on."), link]} | about
-    if view.status != "succeeded":
-        how = view.status if view.error is None else f"{view.error.type}: {view.error.message}"
-        return failed(f"The run {run} {view.status.replace('_', ' ')}: {how}") | about
-    if view.result_ref is not None:
-        return {"content": [_text(f"The result has {view.result_bytes} bytes, too many for an answer."), link]} | about
-    result = view.result
-    text = result if isinstance(result, str) else msgspec.json.encode(result).decode()
-    # Before, a structure was an object alone.
-    structure = {"structuredContent": result} if isinstance(result, dict) or (request.is_modern and result is not None) else {}
-    return {"content": [_text(text)]} | structure | about
-
-
-def failed(message: str) -> dict[str, Any]:
-    """Return the result of a tool that has failed."""
-    return {"content": [_text(message)], "isError": True}
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text}
+            await exchange.of(tasks.CANCEL_OWN, path={"name": asked.workflow.name, "id": asked.run})
