@@ -46,12 +46,9 @@ def zones() -> dict[str, list[datetime]]:
 def looks_like(expression: str, local: datetime) -> bool:
     """Return whether a local time is one of an expression's, as a person would say it; of days only `*` and names of weekdays."""
     minute, hour, _, _, weekday = expression.split()
-    name = local.strftime("%a").upper()
-    return (
-        number(minute, local.minute, 60)
-        and number(hour, local.hour, 24)
-        and (weekday == "*" or any(one in {name, str((local.weekday() + 1) % 7)} for one in weekday.split(",")))
-    )
+    if not (number(minute, local.minute, 60) and number(hour, local.hour, 24)):
+        return False
+    return weekday == "*" or bool({local.strftime("%a").upper(), str((local.weekday() + 1) % 7)} & set(weekday.split(",")))
 
 
 def number(field: str, value: int, end: int) -> bool:
