@@ -58,7 +58,9 @@ _NOTE = """
      WHERE EXISTS (SELECT FROM event_wait AS w WHERE w.source = g.source AND w.type = g.type)
     ON CONFLICT DO NOTHING
 """
-_WHOSE = "SELECT org FROM awaited_event UNION SELECT org FROM new_wait"
+_WHOSE = """
+    SELECT org FROM awaited_event UNION SELECT org FROM new_wait UNION ALL SELECT NULL WHERE EXISTS (SELECT FROM event_wait)
+"""
 # The paths that waits of a source and pattern have, one after the other through the index: however many waits there are.
 _PATHS = """
     WITH RECURSIVE found AS (
@@ -140,9 +142,10 @@ def event_statements(accepted: Sequence[tuple[Recorded, EventAccepted]]) -> list
     return [Statement(_NOTE, tuple(list(column) for column in zip(*rows, strict=True)))] if rows else []
 
 
-async def organizations(engine: AsyncEngine) -> list[str]:
-    """Return those of which events or waits are to be looked at. Raises `Unavailable`, as all here."""
-    return [row["org"] for row in await Statement(_WHOSE).read(engine)]
+async def organizations(engine: AsyncEngine) -> tuple[list[str], bool]:
+    """Return those of which events or waits are to be looked at, and whether anybody waits. Raises `Unavailable`, as all here."""
+    found = [row["org"] for row in await Statement(_WHOSE).read(engine)]
+    return [org for org in found if org is not None], bool(found)
 
 
 async def events(engine: AsyncEngine, org: str, limit: int) -> list[tuple[str, int]]:

@@ -40,6 +40,8 @@ MOST_EVENTS, MOST_WAITS, MOST_CANDIDATES = 200, 1000, 2000
 ANSWERS = 8
 # Messages that are read from the bus at a time.
 READS = 16
+# Looks that are left out after one that found nobody waiting.
+RESTS = 9
 # Seconds until what could not be done is tried again.
 AGAIN = 1.0
 _log = structlog.get_logger()
@@ -66,11 +68,17 @@ class Waker:
         self._places = asyncio.Semaphore(AT_ONCE)
         self._answers = asyncio.Semaphore(ANSWERS)
         self._reads = asyncio.Semaphore(READS)
+        self._rests = 0
         self._serving: dict[str, asyncio.Task[None]] = {}
 
     async def once(self) -> int:
         """Begin to serve those who are not served yet; returns how many. Raises `Unavailable`."""
-        found = [org for org in await rows.organizations(self._deps.engine) if org not in self._serving]
+        if self._rests:
+            self._rests -= 1
+            return 0
+        whose, is_waited = await rows.organizations(self._deps.engine)
+        self._rests = 0 if is_waited else RESTS
+        found = [org for org in whose if org not in self._serving]
         for org in found:
             task = self._serving[org] = asyncio.create_task(self._serve(org))
             task.add_done_callback(lambda _, org=org: self._serving.pop(org))  # type: ignore[misc]
