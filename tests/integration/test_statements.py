@@ -44,7 +44,9 @@ NOT_HERE = {
 # Of what takes long to make, or is of a service, there are two.
 FEW = {"list_commits", "list_levels", "get_attempts", "list_dead_letters", "list_replays"}
 CODE = b"""
-from millrace import data_provider, step, workflow
+import asyncio
+
+from millrace import ask, data_provider, step, workflow
 
 
 @workflow(name="many")
@@ -68,6 +70,11 @@ for n in range(%d):
 @workflow(name="fails", retries=2, retry_delay=0.01)
 def fails() -> None:
     raise ValueError
+
+
+@workflow(name="asks")
+async def asks() -> None:
+    await asyncio.gather(*(ask("Go on?") for _ in range(50)))
 """ % (MANY, MANY)
 BODIES: dict[str, dict[str, Any]] = {
     "subscription": {"source": "topic", "event": "never", "workflow": "orders"},
@@ -164,6 +171,9 @@ async def filled(examples: Stack) -> dict[str, str]:
         await call("POST", "/api/v1/deliveries/replay", body={"since": "2026-01-01T00:00:00Z", "rate": 0.01, "all": True})
         await examples.dead_letter()
     long, short = await examples.run("many", "succeeded"), await examples.run("fails", "failed")
+    for _ in range(MANY // 50):
+        await examples.run("asks", "waiting")
+    await eventually(lambda: told(examples, f"approvals?limit={MANY}"))
     await eventually(lambda: told(examples, f"runs/{long}/logs?limit={MANY}"))
     await eventually(lambda: told(examples, f"deliveries?limit={MANY}"))
     return {"get_steps": long, "get_lines": long, "get_attempts": short}
