@@ -62,7 +62,7 @@ async def list_approvals(call: Call[ApprovalsQuery, None]) -> ApprovalList:
     return await call.ask(ListApprovals(org=call.caller.org, status=query.status, to=query.to, page=query.page))
 
 
-@endpoint("GET", "/api/v1/approvals/{id}", role="viewer", errors=(NotFound,))
+@endpoint("GET", "/api/v1/approvals/{id}", role="viewer", errors=(NotFound,), example=Example(status=404))
 async def get_approval(call: Call[None, None]) -> ApprovalView:
     """Show one question, and its answer once there is one."""
     return await call.ask(GetApproval(org=call.caller.org, approval=call.path["id"]))
