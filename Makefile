@@ -57,6 +57,7 @@ chaos: install  ## Kill and pause every part under load, and count what was lost
 	@"$(BIN)/python" -m tests.chaos.oauth $(ARGS)
 	@"$(BIN)/python" -m tests.chaos.outages $(ARGS)
 	@"$(BIN)/python" -m tests.chaos.waits $(ARGS)
+	@"$(BIN)/python" -m tests.chaos.mending $(ARGS)
 	@"$(BIN)/python" -m tests.chaos.cluster $(ARGS)
 	@exec "$(BIN)/python" -m tests.chaos.runs $(ARGS)
 

@@ -6,7 +6,7 @@ import asyncio
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +16,15 @@ import click
 import msgspec
 from rich.console import Console
 
+from tests.chaos.clients import Tries, insist, paced
 from tests.chaos.installation import DrillError, Installation, installed
 from tests.chaos.place import end_in_order, executions_in, place_of
 from tests.chaos.report import Report, document, page, table, written
 
 # Each request in flight has a connection of its own: while the gateway is away, all of them wait.
 DESCRIPTORS = 16_384
+# Requests of `Site.post_each` that wait for their answers at a time.
+AT_ONCE = 64
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -68,6 +71,32 @@ class Site:
         deployed = await self.call("PUT", f"/api/v1/workspace/files/{workflows.name}", data=workflows.read_bytes())
         if deployed["problems"]:
             raise DrillError(f"the drill's workflows do not load: {deployed['problems'][0]['message']}")
+
+    async def post_each(self, rate: float, requests: Iterable[tuple[str, str, str, dict[str, Any]]]) -> dict[str, Any]:
+        """Post bodies at a rate, each (name, idempotency key, path, body) until it is accepted; returns the answers by name.
+
+        Raises `DrillError` for one that is not.
+        """
+        ready = self.installation.ready()
+        places = asyncio.Semaphore(AT_ONCE)
+        answers: dict[str, Any] = {}
+
+        async def post(name: str, key: str, path: str, body: dict[str, Any]) -> None:
+            headers = _key(ready) | {"Idempotency-Key": key}
+            tries = Tries()
+            async with places:
+                sent = msgspec.json.encode(body)
+                answer = await insist(self.session, ready["url"] + path, sent, headers, tries, also=frozenset({409}))
+            if answer is None or answer.status != 202:
+                raise DrillError(
+                    f"{path} of {name} was not accepted: {tries.met if answer is None else answer.body[:200].decode()}"
+                )
+            answers[name] = msgspec.json.decode(answer.body)
+
+        async with asyncio.TaskGroup() as group:
+            async for one in paced(requests, rate):
+                group.create_task(post(*one))
+        return answers
 
 
 Drill = Callable[[Site], Awaitable[Report]]

@@ -23,8 +23,9 @@ HEADS = (
     "## A cluster that loses a broker, or its primary database\n",
     "## A cluster with a broker that is cut off\n",
     "## Runs that wait for events of their own\n",
+    "## Failed runs that one command mends\n",
 )
-WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES, CLUSTER, CUTS, WAITS = range(8)
+WEBHOOKS, RUNS, STORIES, TOKENS, OUTAGES, CLUSTER, CUTS, WAITS, MENDING = range(9)
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tests.chaos.clients import Tries, insist, paced
 from tests.chaos.drill import Site
 from tests.chaos.evidence import settle
-from tests.chaos.installation import DrillError
 from tests.chaos.runs.disturbing import Disturbing
 from tests.chaos.runs.replicas import second_of
 from tests.chaos.waits.evidence import Evidence
@@ -27,7 +25,6 @@ IN_TURN = ("kill events", "kill the first", "kill events", "kill the second")
 REPEATED, AGAIN = 0.2, 0.1
 # So many runs are started after their events: they look back.
 LATE = 0.1
-AT_ONCE = 64
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,11 +64,11 @@ async def drilled(site: Site, plan: Plan) -> WaitsReport:
             in_turn=IN_TURN,
         )
         async with disturbing.going(in_turn=plan.in_turn):
-            runs = await _post(site, plan.rate, ((one, *_run(one)) for one in invoices if one not in late))
+            runs = await site.post_each(plan.rate, ((one, *_run(one)) for one in invoices if one not in late))
             site.print(f"{len(runs):,} runs were accepted")
-            sent = await _post(site, plan.rate, (_event(key, invoice) for key, invoice in events))
+            sent = await site.post_each(plan.rate, (_event(key, invoice) for key, invoice in events))
             site.print(f"{len(sent):,} events were accepted, of {plan.waits:,} invoices")
-            runs |= await _post(site, plan.rate, ((one, *_run(one)) for one in invoices if one in late))
+            runs |= await site.post_each(plan.rate, ((one, *_run(one)) for one in invoices if one in late))
         site.print("waiting for every run to end …")
         await site.installation.all_ready(site.session)
         evidence = Evidence({answer["id"]: invoice for invoice, answer in runs.items()})
@@ -103,25 +100,3 @@ def _run(invoice: str) -> tuple[str, str, dict[str, Any]]:
 
 def _event(key: str, invoice: str) -> tuple[str, str, str, dict[str, Any]]:
     return key, key, "/api/v1/sources/shop/events", {"type": "invoice.paid", "data": {"id": invoice}}
-
-
-async def _post(site: Site, rate: float, requests: Iterable[tuple[str, str, str, dict[str, Any]]]) -> dict[str, Any]:
-    """Post each body under its idempotency key until it is accepted; returns the answers by name. Raises `DrillError`."""
-    ready = site.installation.ready()
-    places = asyncio.Semaphore(AT_ONCE)
-    answers: dict[str, Any] = {}
-
-    async def post(name: str, key: str, path: str, body: dict[str, Any]) -> None:
-        headers = {"Authorization": f"Bearer {ready['admin_key']}", "Idempotency-Key": key}
-        tries = Tries()
-        async with places:
-            sent = msgspec.json.encode(body)
-            answer = await insist(site.session, ready["url"] + path, sent, headers, tries, also=frozenset({409}))
-        if answer is None or answer.status != 202:
-            raise DrillError(f"{path} of {name} was not accepted: {tries.met if answer is None else answer.body[:200].decode()}")
-        answers[name] = msgspec.json.decode(answer.body)
-
-    async with asyncio.TaskGroup() as group:
-        async for one in paced(requests, rate):
-            group.create_task(post(*one))
-    return answers

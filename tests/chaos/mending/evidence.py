@@ -1,0 +1,77 @@
+"""What the bus and the rows say about runs that failed and were resumed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from shared.envelope import Envelope
+from shared.pull import Delivered
+from tests.chaos.verdict import TERMINAL, Finding, Mark
+
+WRONGS = ("unresumed", "unended", "twice", "repeated", "failed", "rows")
+STEPS = {"charge": 1, "pack": 1, "send": 1}
+
+
+class Evidence:
+    """`failed` are the runs to mend, `others` went on beside; `found` is what is wrong."""
+
+    def __init__(self, failed: AbstractSet[str], others: AbstractSet[str]) -> None:
+        """Know nothing yet."""
+        self.failed = failed
+        self.others = others
+        self.found: list[Finding] = []
+        self.resumed: dict[str, list[str]] = defaultdict(list)
+        self._steps: dict[str, Counter[str]] = defaultdict(Counter)
+        self._ends: dict[str, list[str]] = defaultdict(list)
+
+    @property
+    def streams(self) -> Sequence[str]:
+        """Name the streams whose messages are noted."""
+        return ("RUNS",)
+
+    def note(self, _stream: str, envelope: Envelope, _delivered: Delivered) -> None:
+        """Add what one message says."""
+        run, (_, _, verb) = envelope.subject, envelope.type.partition(".")
+        if verb in TERMINAL:
+            self._ends[run].append(verb)
+        elif verb == "step_completed":
+            self._steps[run][msgspec.json.decode(envelope.data)["name"]] += 1
+        elif verb == "requested" and (resumes := msgspec.json.decode(envelope.data).get("resumes")) is not None:
+            self.resumed[resumes].append(run)
+
+    def has_ended(self) -> bool:
+        """Return whether the bus has the end of every run."""
+        wanted = self.others | {run for runs in self.resumed.values() for run in runs}
+        return self.failed <= self.resumed.keys() and wanted <= self._ends.keys()
+
+    async def judge(self, database: asyncpg.Connection[Any], _marks: list[Mark]) -> bool:
+        """Judge; return False while a row may still go on."""
+        self.found = [one for run in sorted(self.failed) for one in self._of(run)]
+        self.found += [one for run in sorted(self.others) for one in self._ended(run, "other")]
+        open_ = await database.fetch("SELECT id FROM executor.run WHERE finished_at IS NULL")
+        self.found += [Finding("runs", "rows", row["id"], "its row has no end") for row in open_]
+        return not self.found
+
+    def _of(self, run: str) -> list[Finding]:
+        resumed = self.resumed.get(run, [])
+        if not resumed:
+            return [Finding("mended", "unresumed", run, "no run goes on where it ended")]
+        if len(resumed) > 1:
+            return [Finding("mended", "twice", run, f"{resumed} go on where it ended")]
+        found = self._ended(resumed[0], "mended")
+        steps = self._steps[run] + self._steps[resumed[0]]
+        if any(count > STEPS.get(name, 0) for name, count in steps.items()):
+            found.append(Finding("mended", "repeated", run, f"its steps were recorded so often: {dict(steps)}"))
+        return found
+
+    def _ended(self, run: str, subject: str) -> list[Finding]:
+        ends = self._ends.get(run, [])
+        if len(ends) != 1:
+            return [Finding(subject, "twice" if ends else "unended", run, f"its ends: {ends}")]
+        return [] if ends == ["succeeded"] else [Finding(subject, "failed", run, f"it ended as {ends[0]}")]
