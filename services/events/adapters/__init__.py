@@ -64,7 +64,7 @@ from services.events.adapters import (
 )
 from services.events.adapters.declared import Adapter, Declare, Parse, custom
 from services.events.adapters.webhook import ParsedEvent, Webhook
-from shared.errors import Invalid, MillraceError, Problem
+from shared.errors import Invalid, MillraceError, NotFound, Problem
 from shared.verification import Verification
 
 ADAPTERS: dict[str, Adapter] = {
@@ -108,14 +108,16 @@ def verification_of(adapter: str, settings: Mapping[str, Any]) -> dict[str, Any]
 
     Settings were checked when their source was put, perhaps by another version of the adapter.
     """
-    document = _verification(VERIFICATIONS[adapter], adapter, msgspec.json.encode(settings, order="deterministic"))
+    document = _verification(VERIFICATIONS.get(adapter), adapter, msgspec.json.encode(settings, order="deterministic"))
     return None if document is None else msgspec.json.decode(document)
 
 
 @functools.lru_cache(DECLARED)
-def _verification(declare: Declare, adapter: str, settings: bytes) -> bytes | None:
+def _verification(declare: Declare | None, adapter: str, settings: bytes) -> bytes | None:
     """Make and check it once for all that have these settings: a list shows it of each of its sources."""
     try:
+        if declare is None:
+            raise NotFound(f"there is no adapter {adapter!r}")
         document = msgspec.json.encode(declared_by(declare, msgspec.json.decode(settings)))
         msgspec.json.decode(document, type=Verification)
     except (KeyError, TypeError, ValueError, AttributeError, MillraceError) as error:

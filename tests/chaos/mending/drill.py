@@ -109,7 +109,7 @@ async def _command(site: Site, rate: float) -> list[dict[str, Any]]:
     for _ in range(2):
         ready = site.installation.ready()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "millrace.cli", "runs", "resume", "--json"),
+            *(sys.executable, "-m", "millrace.cli", "runs", "resume", "--output", "json"),
             *("--query", "workflow:chaos-order status:failed", "--version", "latest", "--rate", str(rate)),
             env=os.environ | {"MILLRACE_URL": ready["url"], "MILLRACE_KEY": ready["admin_key"]},
             stdout=asyncio.subprocess.PIPE,
