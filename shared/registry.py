@@ -203,13 +203,12 @@ class RegistryView(Generic[V]):
         if not document:
             return  # an operator's delete leaves a marker
         try:
-            entry = self._decoder.decode(document)
-        except _UNREADABLE as error:
+            self.learn(key, self._decoder.decode(document))
+        except Exception as error:  # of whatever was written there: it ends no service
             if len(self._undecodable) < MOST_TOLD:
                 self._undecodable[key] = f"{type(error).__name__}: {error}"[:SHOWN]
-            _log.error("registry.undecodable", bucket=self._bucket, key=key, reason=str(error)[:SHOWN])
-        else:
-            self.learn(key, entry)
+            unread = isinstance(error, _UNREADABLE)
+            _log.error("registry.undecodable", bucket=self._bucket, key=key, reason=str(error)[:SHOWN], exc_info=not unread)
 
     async def _mark_empty(self, reader: OrderedReader) -> None:
         """Notice a registry without entries, for which no batch ever comes."""
