@@ -10,7 +10,7 @@ import msgspec
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import NotFound
 from shared.questions.approvals import MadeLink
-from shared.values import moment_of
+from shared.values import moment_at
 
 PAGE = "/approve"
 # What a link is sealed for: no other sealed value opens as one.
@@ -55,8 +55,8 @@ def sealed(keyring: Keyring, *, org: str, approval: str, name: str, until: float
 
 
 def link_to(gateway: LinkDeps, *, org: str, approval: str, name: str, until: str) -> MadeLink:
-    """Return a new link, of use until a time."""
-    token = sealed(gateway.keyring, org=org, approval=approval, name=name, until=moment_of(until).timestamp())
+    """Return a new link, of use until a time. Raises `Invalid` for what is none."""
+    token = sealed(gateway.keyring, org=org, approval=approval, name=name, until=moment_at(until, "until").timestamp())
     return MadeLink(f"{gateway.public_url}{PAGE}?link={token}", until)
 
 

@@ -17,9 +17,12 @@ from shared.blobs import Blobs
 from shared.db import transaction
 from shared.envelope import utc_now
 from shared.erasing import erase_messages
+from shared.errors import Invalid, Problem
 from shared.messages import RunError
 from shared.questions.erasing import EraseInExecutor, Needed
 from shared.runs import RUNS
+
+_STREAMS = frozenset({RUNS, "LINES"})
 
 
 class RunErasingDeps(PurgeDeps, UpkeepDeps, Protocol):
@@ -30,10 +33,14 @@ class RunErasingDeps(PurgeDeps, UpkeepDeps, Protocol):
 
 
 async def erase(command: EraseInExecutor, deps: RunErasingDeps) -> Needed:
-    """Erase messages of runs that ended, results and artifacts. Raises `Unavailable`.
+    """Erase messages of runs that ended, results and artifacts. Raises `Invalid`, `Unavailable`.
 
     Of a run one of whose messages is erased the others leave the bus as well: rows that are made anew of a part would be others.
     """
+    if command.stream not in _STREAMS:
+        raise Invalid(
+            f"{command.stream[:80]!r} is no stream whose messages are erased here", errors=(Problem("stream", "unknown"),)
+        )
     runs = {one.of for one in command.messages if one.of is not None}
     async with transaction(deps.engine) as connection:
         found = await store.states_to_erase(connection, runs)

@@ -99,6 +99,8 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
         "event": "push",
         "on_event": "pull",
     },
+    "git/discard": {"paths": ["spare.txt"], "all": False},
+    "git/resolve": {"take": "content", "content": "bm90aGluZw=="},
     "deliveries": {"number": 0, "since": "2026-01-30T00:00:00Z", "until": "2026-01-31T00:00:00Z"},
     "schedules": {"cron": "5 9 * * *", "every": None, "timezone": "UTC", "source": None, "event": None, "input": {"value": 1}},
     "vault": {"after": "", "key": None},
@@ -285,6 +287,9 @@ def judged(case: Case, answer: Answer) -> Outcome:
             return Outcome(REFUSED, said)
         # What a person's browser opens answers with a page, which says what went wrong as well.
         if case.target in _PAGES and kind.startswith("text/html"):
+            return Outcome(REFUSED, said)
+        # An answer of JSON-RPC has an error of its own.
+        if case.target.endswith(" /mcp") and kind.startswith("application/json") and b'"error"' in answer.body:
             return Outcome(REFUSED, said)
         raise Wrong(f"no problem document but {kind or 'nothing'}: {said}")
     try:

@@ -52,6 +52,18 @@ COMMON: dict[str, Any] = {
     "saved": None,
     "until": None,
 }
+# Reached by nobody: its secret is not there.
+REPOSITORY: dict[str, Any] = {
+    "url": "http://127.0.0.1:9/acme/flows.git",
+    "secret": "absent",
+    **dict.fromkeys(("connection", "username", "host_key", "source", "version", "message"), None),
+    "folder": "",
+    "event": "push",
+    "on_event": "pull",
+    "author_email": "millrace@localhost",
+    "paths": [],
+    "choices": [],
+}
 # The same of one question, where another one means something else by it.
 OF: dict[str, dict[str, Any]] = {
     "ask.logs.facets": {"fields": ["level"]},
@@ -59,6 +71,10 @@ OF: dict[str, dict[str, Any]] = {
     "do.oauth.begin_sign_in": {"provider": "spare"},
     "do.executor.move_files": {"path": "spare.txt", "to": "spare-moved.txt", "overwrite": True, "expected": None},
     "do.executor.restore_files": {"path": None, "version": None, "at": "2026-01-01T00:00:00Z", "prefix": "none/"},
+    "do.executor.sync_repository": REPOSITORY,
+    "ask.executor.repository": REPOSITORY,
+    "ask.gateway.approval_link": {"until": "2026-12-01T00:00:00Z"},
+    "do.events.retry_delivery": {"number": 0},
     "do.events.rotate_keys": {"after": "", "key": None},
     "do.gateway.rotate_keys": {"after": "", "key": None},
     "do.oauth.rotate_keys": {"after": "", "key": None},
