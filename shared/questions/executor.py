@@ -69,9 +69,9 @@ class FileList(msgspec.Struct, frozen=True):
 
 
 class WaitView(msgspec.Struct, frozen=True):
-    """A wait of a run. `kind`: `sleep`, `signal`, `ask`, `run` (the end of the child run `name`), or `event`; over by itself at `until`.
+    """A wait of a run. `kind`: `sleep`, `signal`, `ask`, `run` (the end of the child run `name`), `event`; over at `until`.
 
-    Of the last `name` is the type and the source, and `where` the expression that is to be true of it, if any.
+    Of an event `name` is the type and the source, and `where` the expression that is to be true of it, if any.
     """
 
     kind: str
