@@ -47,7 +47,7 @@ def kept(outcome: Outcome, into: Recorded) -> Any:
 async def forged(bench: Bench, body: str, into: Recorded | None = None) -> Outcome:
     """How a run ends that sends what `body` says, and would go on for a minute."""
     lines = "".join(f"    {line}\n" for line in body.splitlines())
-    return await bench.run(f"{SENDING}\n@workflow\ndef main():\n{lines}    time.sleep(60)\n", into)
+    return await bench.run(f"{SENDING}\n@workflow\ndef main():\n{lines}    time.sleep(60)\n", into, timeout=120)
 
 
 @pytest.mark.parametrize("size", [256 * 1024 - 2, 256 * 1024 - 1])
