@@ -46,7 +46,7 @@ async def drilled(site: Site, plan: Plan) -> MendingReport:
     async with second_of("executor", site.installation, site.place) as second:
         await site.deploy(WORKFLOWS)
         began = asyncio.get_running_loop().time()
-        failed = await site.post_each(plan.rate, _requests("chaos-order", plan.runs))
+        failed = await site.post_each(plan.rate, _requests(site, "chaos-order", plan.runs))
         await _all_failed(site, plan.runs)
         site.print(f"{len(failed):,} runs have failed")
         mended = WORKFLOWS.read_bytes().replace(BROKEN, MENDED)
@@ -70,11 +70,12 @@ async def drilled(site: Site, plan: Plan) -> MendingReport:
         async with disturbing.going(in_turn=plan.in_turn):
             told, others = await asyncio.gather(
                 _command(site, plan.rate),
-                site.post_each(plan.rate, _requests("chaos-other", plan.runs)),
+                site.post_each(plan.rate, _requests(site, "chaos-other", plan.runs)),
             )
         site.print(f"the command resumed {len(told):,} runs; waiting for every run to end …")
         await site.installation.all_ready(site.session)
-        evidence = Evidence({answer["id"] for answer in failed.values()}, {answer["id"] for answer in others.values()})
+        numbers = {answer["id"]: str(int(key.rpartition("-")[2])) for key, answer in failed.items()}
+        evidence = Evidence(numbers, {answer["id"] for answer in others.values()})
         await settle(evidence, site.installation.ready(), site.marks, plan.settle)
         return made(
             evidence,
@@ -87,10 +88,10 @@ async def drilled(site: Site, plan: Plan) -> MendingReport:
         )
 
 
-def _requests(workflow: str, count: int) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+def _requests(site: Site, workflow: str, count: int) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
     for number in range(count):
         key = f"{workflow}-{number:05}"
-        yield key, key, f"/api/v1/workflows/{workflow}/runs", {"input": {"number": str(number)}}
+        yield key, key, f"/api/v1/workflows/{workflow}/runs", {"input": {"number": str(number), "file": str(site.marks)}}
 
 
 async def _all_failed(site: Site, count: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -15,19 +15,20 @@ from shared.pull import Delivered
 from tests.chaos.verdict import TERMINAL, Finding, Mark
 
 WRONGS = ("unresumed", "unended", "twice", "repeated", "failed", "rows")
-STEPS = {"charge": 1, "pack": 1, "send": 1}
+# Steps that were on record before anything was killed: they are done once for good.
+RECORDED = ("charge", "pack")
 
 
 class Evidence:
-    """`failed` are the runs to mend, `others` went on beside; `found` is what is wrong."""
+    """`failed` has the order of each run to mend, `others` went on beside; `found` is what is wrong."""
 
-    def __init__(self, failed: AbstractSet[str], others: AbstractSet[str]) -> None:
+    def __init__(self, failed: Mapping[str, str], others: AbstractSet[str]) -> None:
         """Know nothing yet."""
         self.failed = failed
         self.others = others
         self.found: list[Finding] = []
         self.resumed: dict[str, list[str]] = defaultdict(list)
-        self._steps: dict[str, Counter[str]] = defaultdict(Counter)
+        self._done: Counter[tuple[str, str]] = Counter()
         self._ends: dict[str, list[str]] = defaultdict(list)
 
     @property
@@ -40,18 +41,17 @@ class Evidence:
         run, (_, _, verb) = envelope.subject, envelope.type.partition(".")
         if verb in TERMINAL:
             self._ends[run].append(verb)
-        elif verb == "step_completed":
-            self._steps[run][msgspec.json.decode(envelope.data)["name"]] += 1
         elif verb == "requested" and (resumes := msgspec.json.decode(envelope.data).get("resumes")) is not None:
             self.resumed[resumes].append(run)
 
     def has_ended(self) -> bool:
         """Return whether the bus has the end of every run."""
         wanted = self.others | {run for runs in self.resumed.values() for run in runs}
-        return self.failed <= self.resumed.keys() and wanted <= self._ends.keys()
+        return self.failed.keys() <= self.resumed.keys() and wanted <= self._ends.keys()
 
-    async def judge(self, database: asyncpg.Connection[Any], _marks: list[Mark]) -> bool:
+    async def judge(self, database: asyncpg.Connection[Any], marks: list[Mark]) -> bool:
         """Judge; return False while a row may still go on."""
+        self._done = Counter((one.token, one.name) for one in marks)
         self.found = [one for run in sorted(self.failed) for one in self._of(run)]
         self.found += [one for run in sorted(self.others) for one in self._ended(run, "other")]
         open_ = await database.fetch("SELECT id FROM executor.run WHERE finished_at IS NULL")
@@ -65,9 +65,9 @@ class Evidence:
         if len(resumed) > 1:
             return [Finding("mended", "twice", run, f"{resumed} go on where it ended")]
         found = self._ended(resumed[0], "mended")
-        steps = self._steps[run] + self._steps[resumed[0]]
-        if any(count > STEPS.get(name, 0) for name, count in steps.items()):
-            found.append(Finding("mended", "repeated", run, f"its steps were recorded so often: {dict(steps)}"))
+        often = {name: self._done[self.failed[run], name] for name in (*RECORDED, "send")}
+        if any(often[name] != 1 for name in RECORDED) or not often["send"]:
+            found.append(Finding("mended", "repeated", run, f"its steps were done so often: {often}"))
         return found
 
     def _ended(self, run: str, subject: str) -> list[Finding]:

@@ -23,7 +23,7 @@ class MendingReport(Report, frozen=True, kw_only=True):
     words = frozenset({""})
     reading = """\
 How to read it. *unresumed*: a failed run that no run goes on with. *unended*: a run without an end some minutes later. *twice*:
-resumed by two runs, or two ends of one. *repeated*: a step that is recorded again in the run that goes on. *failed*: an end that
+resumed by two runs, or two ends of one. *repeated*: a step that was on record is done again. *failed*: an end that
 is no success. *rows*: a row that has no end.
 """
 
