@@ -101,6 +101,11 @@ def csrf_of(value: str) -> str:
     return base64.urlsafe_b64encode(made).rstrip(b"=").decode()
 
 
+def is_csrf_of(value: str, token: str) -> bool:
+    """Return whether a token is that of a session; takes as long for any token."""
+    return hmac.compare_digest(token.encode(errors="replace"), csrf_of(value).encode())
+
+
 class Sessions:
     """The sessions of all users; `idle` and `longest` are seconds. Raises `Unavailable` while the database is away."""
 

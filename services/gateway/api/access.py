@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Mapping
 
@@ -15,7 +14,7 @@ from services.gateway.domain import bearer, remote_of
 from services.gateway.parts import Gateway
 from services.gateway.peers import Peer, neighbourhood
 from services.gateway.principals import Principal, is_at_least
-from services.gateway.sessions import Session, csrf_of
+from services.gateway.sessions import Session, is_csrf_of
 from shared.errors import NotFound, PermissionDenied, Unauthenticated
 from shared.http import problem_of
 from shared.messages import Audited
@@ -110,13 +109,20 @@ async def _by_session(gateway: Gateway, request: web.Request, value: str) -> Ses
     try:
         check_origin(gateway, request, strict=request.method not in _SAFE)
         token = request.headers.get(CSRF, "")
-        if request.method not in _SAFE and not hmac.compare_digest(token.encode(errors="replace"), csrf_of(value).encode()):
+        if request.method not in _SAFE and not is_csrf_of(value, token):
             raise PermissionDenied(f"a change by a session takes its token in {CSRF}: GET /api/v1/me tells it")
     except PermissionDenied as error:
         actor, org = ("unknown", PLATFORM) if found is None else (found.principal.actor, found.principal.org)
         denied(gateway, request, actor, org=org, outcome=error.kind, reason="csrf")
         raise
     return found
+
+
+def check_form(gateway: Gateway, request: web.Request, value: str, token: str) -> None:
+    """Raise `PermissionDenied` for a form that no page of the session with this cookie sent; `token` is what it shows."""
+    check_origin(gateway, request, strict=True)
+    if not is_csrf_of(value, token):
+        raise PermissionDenied("this form is not of this page: open it again")
 
 
 def authorize(principal: Principal, endpoint: Endpoint, org: str, path: Mapping[str, str]) -> None:

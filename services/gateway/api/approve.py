@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import time
 from html import escape
 from typing import Annotated, Any
@@ -11,10 +10,9 @@ from urllib.parse import parse_qs
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.access import Caller, address, cookie_of, denied, remote
+from services.gateway.api.access import Caller, address, check_form, cookie_of, denied, remote
 from services.gateway.api.approvals import agent_of, check_asked
 from services.gateway.api.endpoint import Call, Endpoint, Example, Reply, Streamed, endpoint
-from services.gateway.api.origins import check_origin
 from services.gateway.api.pages import HEADERS, person_page, refused_page
 from services.gateway.domain import org_of
 from services.gateway.form_fields import fields_of, filled, shown
@@ -184,9 +182,7 @@ async def _answerer(call: Call[Any, Any], link: str, id_: str, org: str, *, csrf
     meant = org_of(org or principal.default_org)
     try:
         if csrf is not None:
-            check_origin(gateway, request, strict=True)
-            if not hmac.compare_digest(csrf.encode(errors="replace"), csrf_of(value).encode()):
-                raise PermissionDenied("this form is not of this page: open it again")
+            check_form(gateway, request, value, csrf)
         if principal.role_in(meant) is None:
             raise NotFound(f"there is no organization {meant[:80]!r}")
     except (PermissionDenied, NotFound) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from html import escape
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, quote
@@ -10,7 +9,7 @@ from urllib.parse import parse_qs, quote
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.access import cookie_of, denied, remote
+from services.gateway.api.access import check_form, cookie_of, denied, remote
 from services.gateway.api.endpoint import Call, Endpoint, Example, Reply, Streamed, endpoint
 from services.gateway.api.logins import PAGE, SeenLogin, decide, seen
 from services.gateway.api.origins import check_origin
@@ -91,9 +90,7 @@ async def decide_device(call: Call[None, Streamed]) -> web.Response:
         raise Unauthenticated("you are not signed in here any more")
     principal, value = session.principal, cookie_of(gateway, call.request) or ""
     try:
-        check_origin(gateway, call.request, strict=True)
-        if not hmac.compare_digest(given.get("csrf", "").encode(), csrf_of(value).encode()):
-            raise PermissionDenied("this form is not of this page: open it again")
+        check_form(gateway, call.request, value, given.get("csrf", ""))
     except PermissionDenied as error:
         denied(gateway, call.request, principal.actor, org=principal.org, outcome=error.kind, reason="csrf")
         raise
