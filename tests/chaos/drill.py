@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,6 +43,10 @@ class Site:
     def print(self, sentence: str) -> None:
         """Print how far the drill is."""
         self._console.print(sentence, markup=False)
+
+    def tell(self, what: str) -> None:
+        """Print what is done, with the time of it."""
+        self.print(f"{datetime.now(UTC):%H:%M:%S} {what}")
 
     async def call(self, method: str, path: str, *, body: Any = None, data: bytes | None = None) -> Any:
         """Return the API's answer. Raises `DrillError` when it is a refusal."""
@@ -116,6 +121,19 @@ def options(quick: str) -> Callable[[Command], Command]:
         return command
 
     return decorated
+
+
+def settling(default: float) -> Callable[[Command], Command]:
+    """Return the decorator for how long everything may take to end, at last."""
+    return click.option(
+        "--settle", type=click.FloatRange(1), default=default, show_default=True, help="Seconds to end in, at last."
+    )
+
+
+def seeded(does: str) -> Callable[[Command], Command]:
+    """Return the decorator for the seed, by which a drill `does` the same again; without one it is the time."""
+    help_ = f"{does} again.  [default: the time]"
+    return click.option("--seed", type=int, default=lambda: int(datetime.now(UTC).timestamp()), help=help_)
 
 
 Start = Callable[[Path], AbstractAsyncContextManager[Installation]]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 
-from tests.chaos.drill import carry_out, options
+from tests.chaos.drill import carry_out, options, seeded, settling
 from tests.chaos.mending.drill import Plan, drilled
 
 RUNS, QUICK_RUNS = 500, 60
@@ -23,8 +21,8 @@ SETTLES_WITHIN = 300.0
     "--rate", type=click.FloatRange(0.1, 1000), help=f"Runs a second that are asked for, and resumed.  [default: {RATE:g}]"
 )
 @click.option("--every", type=click.FloatRange(0.5), help=f"Seconds between two kills.  [default: {EVERY:g}]")
-@click.option("--settle", type=click.FloatRange(1), default=SETTLES_WITHIN, show_default=True, help="Seconds to end in, at last.")
-@click.option("--seed", type=int, help="Kills in the same order again.  [default: the time]")
+@settling(SETTLES_WITHIN)
+@seeded("Kills in the same order")
 @options(f"{QUICK_RUNS} runs, each kill in turn, in about a minute.")
 def main(
     *,
@@ -32,7 +30,7 @@ def main(
     rate: float | None,
     every: float | None,
     settle: float,
-    seed: int | None,
+    seed: int,
     quick: bool,
     write: bool,
     as_json: bool,
@@ -44,7 +42,7 @@ def main(
         rate=rate or (QUICK_RATE if quick else RATE),
         every=every or (QUICK_EVERY if quick else EVERY),
         settle=settle,
-        seed=int(datetime.now(UTC).timestamp()) if seed is None else seed,
+        seed=seed,
         in_turn=quick,
     )
     announced = f"{plan.runs:,} runs to mend at {plan.rate:g} a second with the seed {plan.seed}"

@@ -54,16 +54,13 @@ async def drilled(site: Site, plan: Plan) -> MendingReport:
         if deployed["problems"]:
             raise DrillError(f"the mended workflows do not load: {deployed['problems'][0]['message']}")
 
-        def printed(what: str) -> None:
-            site.print(f"{datetime.now(UTC):%H:%M:%S} {what}")
-
         disturbing = Disturbing(
             site.installation,
             second,
             every=plan.every,
             pause=0,
             seed=plan.seed,
-            tell=printed,
+            tell=site.tell,
             weights=WEIGHTS,
             in_turn=IN_TURN,
         )

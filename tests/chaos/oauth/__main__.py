@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 
 import click
 
-from tests.chaos.drill import carry_out, options
+from tests.chaos.drill import carry_out, options, seeded
 from tests.chaos.oauth.drill import Plan, drilled
 
 REFRESHES, QUICK_REFRESHES = 2_000, 100
@@ -22,13 +21,13 @@ PAUSE, QUICK_PAUSE = 36.0, 4.0
 @click.command(name="chaos-oauth")
 @click.option("--refreshes", type=click.IntRange(1), help=f"How many.  [default: {REFRESHES}]")
 @click.option("--rate", type=click.FloatRange(0.1, 2000), help=f"How many a second, about.  [default: {RATE:g}]")
-@click.option("--seed", type=int, help="Disturbs in the same order again.  [default: the time]")
+@seeded("Disturbs in the same order")
 @options(f"{QUICK_REFRESHES} refreshes, each disturbance in turn, in about half a minute.")
 def main(
     *,
     refreshes: int | None,
     rate: float | None,
-    seed: int | None,
+    seed: int,
     quick: bool,
     write: bool,
     as_json: bool,
@@ -43,7 +42,7 @@ def main(
         rate=rate or (QUICK_RATE if quick else RATE),
         every=QUICK_EVERY if quick else EVERY,
         pause=QUICK_PAUSE if quick else PAUSE,
-        seed=int(datetime.now(UTC).timestamp()) if seed is None else seed,
+        seed=seed,
         in_turn=quick,
     )
     announced = f"{plan.refreshes:,} refreshes of {plan.families} grants at {plan.rate:g} a second with the seed {plan.seed}"

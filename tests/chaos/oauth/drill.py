@@ -122,7 +122,7 @@ async def drilled(site: Site, plan: Plan) -> TokensReport:
         refreshing = Refreshing(site, names)
 
         def printed(what: str) -> None:
-            site.print(f"{datetime.now(UTC):%H:%M:%S} {what} ({refreshing.asked:,} refreshes)")
+            site.tell(f"{what} ({refreshing.asked:,} refreshes)")
 
         disturbing = Disturbing(
             site.installation,

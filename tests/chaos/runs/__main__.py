@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 
-from tests.chaos.drill import carry_out, options
+from tests.chaos.drill import carry_out, options, seeded, settling
 from tests.chaos.runs.drill import Plan, drilled
 
 RUNS_ASKED, QUICK_RUNS = 10_000, 100
@@ -24,8 +22,8 @@ SETTLES_WITHIN = 300.0
 @click.option("--rate", type=click.FloatRange(0.1, 2000), help=f"How many a second.  [default: {RATE:g}]")
 @click.option("--every", type=click.FloatRange(0.5), help=f"Seconds between two disturbances.  [default: {EVERY:g}]")
 @click.option("--pause", type=click.FloatRange(0.1), help=f"Seconds of a SIGSTOP.  [default: {PAUSE:g}]")
-@click.option("--settle", type=click.FloatRange(1), default=SETTLES_WITHIN, show_default=True, help="Seconds to end in, at last.")
-@click.option("--seed", type=int, help="Asks for the same runs and disturbs in the same order again.  [default: the time]")
+@settling(SETTLES_WITHIN)
+@seeded("Asks for the same runs and disturbs in the same order")
 @options(f"{QUICK_RUNS} runs, each disturbance in turn, in about a minute.")
 def main(
     *,
@@ -34,7 +32,7 @@ def main(
     every: float | None,
     pause: float | None,
     settle: float,
-    seed: int | None,
+    seed: int,
     quick: bool,
     write: bool,
     as_json: bool,
@@ -47,7 +45,7 @@ def main(
         every=every or (QUICK_EVERY if quick else EVERY),
         pause=pause or (QUICK_PAUSE if quick else PAUSE),
         settle=settle,
-        seed=int(datetime.now(UTC).timestamp()) if seed is None else seed,
+        seed=seed,
         in_turn=quick,
     )
     announced = f"{plan.runs:,} runs at {plan.rate:g} a second with the seed {plan.seed}"

@@ -44,7 +44,7 @@ async def drilled(site: Site, plan: Plan) -> RunsReport:
         asker = Asker(site.session, ready["url"], ready["admin_key"])
 
         def printed(what: str) -> None:
-            site.print(f"{datetime.now(UTC):%H:%M:%S} {what} ({sum(one.run is not None for one in asker.asked):,} accepted)")
+            site.tell(f"{what} ({sum(one.run is not None for one in asker.asked):,} accepted)")
 
         disturbing = Disturbing(site.installation, second, every=plan.every, pause=plan.pause, seed=plan.seed, tell=printed)
         async with disturbing.going(in_turn=plan.in_turn):

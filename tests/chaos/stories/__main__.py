@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 
-from tests.chaos.drill import carry_out, options
+from tests.chaos.drill import carry_out, options, seeded, settling
 from tests.chaos.stories.drill import Plan, drilled
 
 WEBHOOKS, QUICK_WEBHOOKS = 10_000, 400
@@ -22,8 +20,8 @@ SETTLES_WITHIN = 240.0
 @click.option("--rate", type=click.FloatRange(0.1, 2000), help=f"How many a second.  [default: {RATE:g}]")
 @click.option("--sources", type=click.IntRange(1, 200), default=SOURCES, show_default=True, help="Of how many sources.")
 @click.option("--kills", type=click.IntRange(0, 20), default=2, show_default=True, help="How often the events service is killed.")
-@click.option("--settle", type=click.FloatRange(1), default=SETTLES_WITHIN, show_default=True, help="Seconds to end in, at last.")
-@click.option("--seed", type=int, help="Sends the same webhooks in the same order again.  [default: the time]")
+@settling(SETTLES_WITHIN)
+@seeded("Sends the same webhooks in the same order")
 @options(f"{QUICK_WEBHOOKS} webhooks, in about half a minute.")
 def main(
     *,
@@ -32,7 +30,7 @@ def main(
     sources: int,
     kills: int,
     settle: float,
-    seed: int | None,
+    seed: int,
     quick: bool,
     write: bool,
     as_json: bool,
@@ -45,7 +43,7 @@ def main(
         sources=sources,
         kills=kills,
         settle=settle,
-        seed=int(datetime.now(UTC).timestamp()) if seed is None else seed,
+        seed=seed,
     )
     announced = f"{plan.webhooks:,} webhooks of {plan.sources} sources at {plan.rate:g} a second with the seed {plan.seed}"
     carry_out("stories", announced, lambda site: drilled(site, plan), write=write, as_json=as_json, keep=keep)

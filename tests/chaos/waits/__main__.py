@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import click
 
-from tests.chaos.drill import carry_out, options
+from tests.chaos.drill import carry_out, options, seeded, settling
 from tests.chaos.waits.drill import Plan, drilled
 
 WAITS, QUICK_WAITS = 10_000, 100
@@ -21,8 +19,8 @@ SETTLES_WITHIN = 300.0
 @click.option("--waits", type=click.IntRange(1), help=f"How many runs, each with an event.  [default: {WAITS}]")
 @click.option("--rate", type=click.FloatRange(0.1, 2000), help=f"Runs, and then events, a second.  [default: {RATE:g}]")
 @click.option("--every", type=click.FloatRange(0.5), help=f"Seconds between two kills.  [default: {EVERY:g}]")
-@click.option("--settle", type=click.FloatRange(1), default=SETTLES_WITHIN, show_default=True, help="Seconds to end in, at last.")
-@click.option("--seed", type=int, help="Sends in the same order again.  [default: the time]")
+@settling(SETTLES_WITHIN)
+@seeded("Sends in the same order")
 @options(f"{QUICK_WAITS} runs, each kill in turn, in about a minute.")
 def main(
     *,
@@ -30,7 +28,7 @@ def main(
     rate: float | None,
     every: float | None,
     settle: float,
-    seed: int | None,
+    seed: int,
     quick: bool,
     write: bool,
     as_json: bool,
@@ -42,7 +40,7 @@ def main(
         rate=rate or (QUICK_RATE if quick else RATE),
         every=every or (QUICK_EVERY if quick else EVERY),
         settle=settle,
-        seed=int(datetime.now(UTC).timestamp()) if seed is None else seed,
+        seed=seed,
         in_turn=quick,
     )
     announced = f"{plan.waits:,} waits at {plan.rate:g} a second with the seed {plan.seed}"

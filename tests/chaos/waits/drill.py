@@ -50,16 +50,13 @@ async def drilled(site: Site, plan: Plan) -> WaitsReport:
         began = asyncio.get_running_loop().time()
         events = list(_events(invoices, drawn))
 
-        def printed(what: str) -> None:
-            site.print(f"{datetime.now(UTC):%H:%M:%S} {what}")
-
         disturbing = Disturbing(
             site.installation,
             second,
             every=plan.every,
             pause=0,
             seed=plan.seed,
-            tell=printed,
+            tell=site.tell,
             weights=WEIGHTS,
             in_turn=IN_TURN,
         )
