@@ -39,8 +39,10 @@ cluster: install  ## Run three NATS servers, Postgres with a standby and two of 
 # Two for each of two cores: most tests wait most of their time. Files are begun in the order that tests/conftest.py gives them.
 WORKERS ?= 4
 
-test: install  ## Run every test (ARGS="-k name" for some; WORKERS=8 on a larger machine)
-	"$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: install  ## Run every test (ARGS="-k name" for some; WORKERS=8 on a larger machine); what failed runs once more, alone
+	"$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || \
+	  { [ $$? -eq 1 ] && echo "These run once more, alone: what passes now was starved by other tests, or is a race to look for." && \
+	    "$(BIN)/python" -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
 
 lint: install  ## Check style, types and import contracts
 	"$(BIN)/ruff" check .

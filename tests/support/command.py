@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 # Far above what any command takes that is not meant to go on.
-BOUND = 60.0
+BOUND = 180.0
 
 
 class Command:

@@ -15,8 +15,9 @@ from services.gateway.api.mcp.following import Waiter, followed
 from services.gateway.api.mcp.protocol import INVALID_PARAMS, RpcError, RpcRequest, answer, failure, listed, refused
 from services.gateway.api.mcp.results import failed, result_of
 from services.gateway.api.runs import RunBody, create_run, requested
+from services.gateway.api.streams import PAUSE
 from services.gateway.starts import Start, start
-from shared.errors import Invalid, MillraceError, NotFound
+from shared.errors import Invalid, MillraceError, NotFound, Unavailable
 from shared.messages.catalog import DeclaredTool
 from shared.questions import Page
 from shared.questions.executor import ListWorkflows, WorkflowEntry
@@ -26,6 +27,8 @@ from shared.runs import ENDED
 MOST_TOOLS = 100
 # In `_meta` of a call whose run is to be cancelled when its client waits no longer.
 CANCEL = "millrace/cancel"
+# Seconds for which the end of such a run is asked for.
+LEFT = 60.0
 _HINTS = {"read_only": "readOnlyHint", "destructive": "destructiveHint", "idempotent": "idempotentHint"}
 
 
@@ -139,7 +142,20 @@ async def _answered(exchange: Exchange, run: str, waiter: Waiter, woken: asyncio
 
 
 async def _left(exchange: Exchange, asked: Start) -> None:
-    """End what is left of a call whose client has gone: the run goes on, unless the call says that it is not to."""
-    if exchange.request.meta.get(CANCEL) is True:
-        with contextlib.suppress(MillraceError):
-            await exchange.of(tasks.CANCEL_OWN, path={"name": asked.workflow.name, "id": asked.run})
+    """End what is left of a call whose client has gone: the run goes on, unless the call says that it is not to.
+
+    Nobody else will ask for its end: it is asked for again while the executor is away.
+    """
+    if exchange.request.meta.get(CANCEL) is not True:
+        return
+    watching, loop = exchange.call.gateway.watching, asyncio.get_running_loop()
+    until = loop.time() + LEFT
+    with contextlib.suppress(MillraceError):
+        while True:
+            try:
+                await exchange.of(tasks.CANCEL_OWN, path={"name": asked.workflow.name, "id": asked.run})
+                return
+            except Unavailable:
+                if watching.closing or loop.time() >= until:
+                    raise
+                await asyncio.sleep(PAUSE)
