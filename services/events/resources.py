@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.events import domain, schemas
 from services.events.adapters import ADAPTERS, VERIFICATIONS, Adapter, custom, declared_by, verification_of
 from services.events.entities import Claims
+from services.events.forms import FormRules
 from services.events.mappings import Values, absent, integration_of, misfits
 from services.events.registrations.rules import RegistrationRules
 from services.events.repositories import Repositories
@@ -294,6 +295,7 @@ def keepers(
         "schedule": Schedules(rows, engine, known),
         "retention": Retentions(),
         "repository": Repositories(),
+        "form": FormRules(known),
         "mapping": Mappings(rows, claims),
     }
     made = catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)

@@ -262,10 +262,11 @@ class ExecutorStore:
         return [row["path"] for row in await self._all(statement, {"org": org, "prefix": prefix, "limit": limit})]
 
     async def artifacts_of_ended(self, before: datetime, limit: int) -> list[RowMapping]:
-        """Return artifacts, by organization and path, of runs that ended before a time."""
+        """Return artifacts, by organization and path, of runs that ended before a time; or that there are none of since then."""
         statement = """
-            SELECT file.org, file.path FROM file JOIN run ON run.id = split_part(file.path, '/', 2) AND run.org = file.org
-             WHERE starts_with(file.path, 'artifacts/') AND run.finished_at < :before ORDER BY 1, 2 LIMIT :limit
+            SELECT file.org, file.path FROM file LEFT JOIN run ON run.id = split_part(file.path, '/', 2) AND run.org = file.org
+             WHERE starts_with(file.path, 'artifacts/') AND file.path ~ '^artifacts/[0-9a-f-]{36}/'
+               AND (run.finished_at < :before OR (run.id IS NULL AND file.updated_at < :before)) ORDER BY 1, 2 LIMIT :limit
         """
         return await self._all(text(statement), {"before": before, "limit": limit})
 

@@ -18,6 +18,7 @@ from services.gateway.config import GatewaySettings, read
 from services.gateway.credentials import UserCredentials
 from services.gateway.domain import always_of
 from services.gateway.endings import Endings
+from services.gateway.forms import Forms
 from services.gateway.idempotency import Starting
 from services.gateway.identity import Keys
 from services.gateway.invitations import Invitations
@@ -61,6 +62,7 @@ from shared.questions.executor import WorkflowEntry
 from shared.quotas import Limits, Quotas
 from shared.registry import RegistryView
 from shared.removals import RemovedOrganizations
+from shared.resources.form import FormEntry
 from shared.resources.source import SourceEntry
 from shared.service import Runtime
 from shared.service import main as run_service
@@ -97,6 +99,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         sources = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
+        forms = RegistryView(bus.client, "forms", FormEntry, runtime.health)
         adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
         # Without it keys are not listed or made; they count all the same, and webhooks are taken.
         runtime.health.spare("projection catalog")
@@ -168,6 +171,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             results=Blobs(bus.client, "results"),
             memory=MemoryBudget(settings.max_body),
             visitors=Visitors(),
+            forms=Forms(forms, lambda asked, wait: bus.ask(asked, timeout=wait), buckets),
             strangers=Strangers(),
             keys=keys,
             logins=Logins(engine, settings.keys, buckets),
@@ -196,6 +200,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(sources.run(), "registry sources")
         runtime.background.start(workflows.run(), "registry workflows")
         runtime.background.start(adapters_view.run(), "registry adapters")
+        runtime.background.start(forms.run(), "registry forms")
         runtime.background.start(keys.run(), "registry keys")
         runtime.background.start(organizations.run(), "registry orgs")
         runtime.background.start(buckets.run(), "rates")

@@ -6,7 +6,7 @@ what a field is for stays text, so that the schema's own check names the field.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -21,10 +21,15 @@ LONG = 200
 _INPUTS = {"date": "date", "email": "email", "uri": "url"}
 _HINTS = {"date-time": "a date and time such as 2026-01-31T09:30:00Z"}
 _PREFIX = "f"
+_MISSING = object()
 
 
 class FormField(msgspec.Struct, frozen=True, kw_only=True):
-    """One field: `path` is the place of its value, `kind` `lines`, `number`, `flag`, `choice`, `json` or an input's type."""
+    """One field: `path` is the place of its value, `kind` `lines`, `number`, `flag`, `choice`, `json` or an input's type.
+
+    Of a `choice` the schema has the values. Of an `option`, and of `options`, which may be several, somebody else has, with labels;
+    `lacks` says why there are none. A `file` takes those of the types `accept`. `is_text`, `is_list`: the schema wants that.
+    """
 
     path: tuple[str, ...]
     kind: str
@@ -34,6 +39,11 @@ class FormField(msgspec.Struct, frozen=True, kw_only=True):
     is_null: bool = False
     default: Any = None
     choices: tuple[Any, ...] = ()
+    labels: tuple[str, ...] = ()
+    lacks: str = ""
+    accept: str = ""
+    is_text: bool = False
+    is_list: bool = False
 
     @property
     def name(self) -> str:
@@ -65,6 +75,8 @@ def _object(schema: Mapping[str, Any], path: tuple[str, ...], root: Mapping[str,
             is_null=is_null,
             default=about.get("default"),
             choices=choices,
+            is_text=one.get("type") == "string",
+            is_list=one.get("type") == "array",
         )
 
 
@@ -111,19 +123,43 @@ def filled(fields: list[FormField], given: Mapping[str, str]) -> tuple[dict[str,
     for field in fields:
         text = given.get(field.name, "")
         if field.kind == "flag":
-            _put(data, field.path, text != "")
+            placed(data, field.path, text != "")
+        elif field.kind == "file":
+            continue
         elif text.strip():
-            _put(data, field.path, _value(field, text))
+            placed(data, field.path, _value(field, text))
         elif field.is_required and field.is_null:
-            _put(data, field.path, None)
+            placed(data, field.path, None)
         elif field.is_required:
             problems.append(Problem(".".join(("data", *field.path)), "is to be filled in"))
     return data, problems
 
 
+def initial(fields: list[FormField]) -> dict[str, Any]:
+    """Return what fields are filled in with where nobody has touched them."""
+    found = [one for one in fields if one.default is not None]
+    return filled(found, {one.name: _default(one) for one in found})[0]
+
+
+def picked(fields: list[FormField], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of values that a program gives those that fields ask for, but files."""
+    data: dict[str, Any] = {}
+    for field in fields:
+        one: Any = values
+        for part in field.path:
+            one = one.get(part, _MISSING) if isinstance(one, dict) else _MISSING
+        if one is not _MISSING and field.kind != "file":
+            placed(data, field.path, one)
+    return data
+
+
 def _value(field: FormField, text: str) -> Any:
     if field.kind == "choice":
         return field.choices[int(text)] if text.isascii() and text.isdigit() and int(text) < len(field.choices) else text
+    if field.kind == "option":
+        return _chosen(field, text)
+    if field.kind == "options":
+        return [_chosen(field, one) for one in text.splitlines()]
     if field.kind not in {"number", "json"}:
         return text.replace("\r\n", "\n")
     try:
@@ -133,7 +169,24 @@ def _value(field: FormField, text: str) -> Any:
     return value if field.kind == "json" or (isinstance(value, int | float) and not isinstance(value, bool)) else text
 
 
-def _put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+def _chosen(field: FormField, text: str) -> Any:
+    """Return the choice of this JSON; the value itself where it is none of them now."""
+    found = [one for one in field.choices if json_of(one) == text]
+    if found:
+        return found[0]
+    try:
+        return msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return text
+
+
+def json_of(value: Any) -> str:
+    """Return the JSON of a value, by which a choice is named: the order of somebody else's choices may be another one by then."""
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def placed(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Put a value into an object, within objects that are made where there are none."""
     for part in path[:-1]:
         data = data.setdefault(part, {})
     data[path[-1]] = value
@@ -155,6 +208,7 @@ def _shown(field: FormField, given: Mapping[str, str] | None, problem: str | Non
     label = f'<label for="{name}">{escape(field.label)}</label>'
     words = f'<span class="of" id="{name}-help">{escape(field.help)}</span>' if field.help else ""
     wrong = f'<span class="bad" id="{name}-wrong">{escape(problem)}</span>' if problem else ""
+    words += f'<span class="of">{escape(field.lacks)}</span>' if field.lacks and not problem else ""
     text = _default(field) if given is None else given.get(field.name, "")
     if field.kind == "flag":
         return (
@@ -170,6 +224,20 @@ def _input(field: FormField, attributes: str, text: str) -> str:
             for number, one in enumerate(field.choices)
         )
         return f"<select{attributes}><option></option>{options}</select>"
+    if field.kind in {"option", "options"}:
+        chosen = set(text.splitlines())
+        options = "".join(
+            f'<option value="{escape(value)}"{" selected" if value in chosen else ""}>{escape(label)}</option>'
+            for value, label in zip(map(json_of, field.choices), field.labels, strict=True)
+        )
+        return (
+            f"<select{attributes} multiple>{options}</select>"
+            if field.kind == "options"
+            else (f"<select{attributes}><option></option>{options}</select>")
+        )
+    if field.kind == "file":
+        accept = f' accept="{escape(field.accept)}"' if field.accept else ""
+        return f'<input type="file"{accept}{attributes}>'
     if field.kind in {"lines", "json"}:
         return f'<textarea rows="4"{attributes}>\n{escape(text)}</textarea>'
     # Not the type number: a browser sends nothing in the place of what is none, and the person would have to begin anew.
@@ -182,6 +250,9 @@ def _default(field: FormField) -> str:
         return "1" if field.default is True else ""
     if field.default is None:
         return ""
+    if field.kind in {"option", "options"}:
+        several = field.default if isinstance(field.default, list) else [field.default]
+        return "\n".join(map(json_of, several))
     if field.kind == "choice":
         return next((str(number) for number, one in enumerate(field.choices) if one == field.default), "")
     return _text(field.default)
@@ -189,3 +260,27 @@ def _default(field: FormField) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def complaints(fields: list[FormField], problems: Mapping[str, str]) -> str:
+    """Return the HTML of what does not fit, by path: with links to the fields, for who cannot see where they are."""
+    known = {".".join(("data", *one.path)): one for one in fields}
+    wrong = "".join(
+        f'<li><a href="#{escape(known[path].name)}">{escape(known[path].label)}</a>: {escape(message)}</li>'
+        if path in known
+        else f"<li>{escape(message)}</li>"
+        for path, message in problems.items()
+    )
+    return f'<div role="alert" class="bad">This was not sent yet:<ul>{wrong}</ul></div>' if problems else ""
+
+
+def by_field(fields: list[FormField], problems: Sequence[Problem]) -> dict[str, str]:
+    """Return complaints about an `input` by the path of the field that each is about, and others by their own."""
+    found: dict[str, str] = {}
+    for one in problems:
+        path = f"data{one.path.removeprefix('input')}" if one.path.startswith("input") else one.path
+        about = [".".join(("data", *field.path)) for field in fields]
+        of = next((name for name in about if path == name or path.startswith((f"{name}.", f"{name}["))), None)
+        message = one.message if of is not None or not path.startswith("data.") else f"{path.removeprefix('data.')}: {one.message}"
+        found.setdefault(of or path, message)
+    return found

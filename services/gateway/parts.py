@@ -13,6 +13,7 @@ from services.gateway.backlog import WebhookBacklog
 from services.gateway.config import Network
 from services.gateway.credentials import UserCredentials
 from services.gateway.endings import Endings
+from services.gateway.forms import Forms
 from services.gateway.idempotency import Starting
 from services.gateway.identity import Keys
 from services.gateway.invitations import Invitations
@@ -70,6 +71,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     results: Blobs
     memory: MemoryBudget
     visitors: Visitors
+    forms: Forms
     strangers: Strangers
     keys: Keys
     logins: Logins

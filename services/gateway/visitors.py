@@ -41,16 +41,21 @@ class AddressBuckets:
 
 
 class Visitors:
-    """Visitors of pages for people, who are known by their address only; times are those of one clock."""
+    """Visitors of pages for people, who are known by their address only; times are those of one clock.
 
-    def __init__(self, rate: Rate = RATE) -> None:
+    At a time there are `each` of an address, and so many `together`.
+    """
+
+    def __init__(self, rate: Rate = RATE, *, each: int = EACH, together: int = ALL) -> None:
         self._buckets = AddressBuckets(rate)
+        self._each = each
+        self._together = together
         self._inside: Counter[str | None] = Counter()
 
     @contextmanager
     def one(self, address: str | None) -> Iterator[None]:
         """Let one in for the block. Raises `TooMany`; an address that stands for many is bounded with all others only."""
-        if self._inside.total() >= ALL or (address is not None and self._inside[address] >= EACH):
+        if self._inside.total() >= self._together or (address is not None and self._inside[address] >= self._each):
             raise TooMany("too many are asking for this at the same time", retry_after=1)
         if address is not None and (wait := self._buckets.take(address)):
             raise TooMany("this address asks too often", retry_after=wait)

@@ -20,8 +20,17 @@ def described(kind: Kind) -> dict[str, Any]:
         "platform": kind.of_platform,
         "doc": (kind.spec.__doc__ or "").partition("\n")[0],
         "columns": kind.columns,
-        "fields": {name: one | {"required": name in schema["required"]} for name, one in schema["properties"].items()},
+        "fields": {name: _plain(one) | {"required": name in schema["required"]} for name, one in schema["properties"].items()},
     }
+
+
+def _plain(schema: Any) -> Any:
+    """Return a schema without references: of an object within a body a client is told that it is one."""
+    if isinstance(schema, list):
+        return [_plain(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {"type": "object"} if "$ref" in schema else {name: _plain(one) for name, one in schema.items()}
 
 
 def document() -> bytes:

@@ -68,6 +68,7 @@ class Stack:
         self.session = session
         self.document: dict[str, Any] = {}
         self.hook = ""
+        self.form = ""
 
     async def prepare(self) -> None:
         async with self.session.get(f"{self.url}/openapi.json") as response:
@@ -85,6 +86,9 @@ class Stack:
         settings = {"secret": SECRET}
         hooked = await self.client.call("PUT", "/api/v1/sources/repo", body={"adapter": "github", "settings": settings})
         self.hook = hooked["url"].rpartition("/")[2]
+        fields = [{"name": "limit", "label": "How many"}]
+        form = {"workflow": "sync-tickets", "fields": fields, "access": "public", "rate": 1000, "burst": 1000}
+        self.form = (await self.client.call("PUT", "/api/v1/forms/orders", body=form))["id"]
 
     async def run(self, workflow: str, *statuses: str) -> str:
         """Return the id of a run that has come to one of these statuses."""
@@ -152,6 +156,8 @@ class Stack:
             await self.client.call("PUT", f"/api/v1/state/{parts['path']}", body={"value": 1})
         elif endpoint.path.startswith("/hooks"):
             parts["id"] = self.hook
+        elif endpoint.path.startswith(("/forms/{id}", "/api/v1/forms/{id}")):
+            parts["id"] = self.form
         elif "/logins/{code}" in endpoint.path:
             parts["code"] = (await self.client.call("POST", "/api/v1/logins", body={"host": "build-7"}))["user_code"]
         elif endpoint.path.startswith("/api/v1/workspace/git/") or endpoint.name == "sync_workspace":

@@ -13,7 +13,7 @@ MOST = {
             get_workflow leave list_adapters list_credentials list_digests list_known_providers list_members list_roles
             open_authorization open_session_by_passkey patch_me put_password put_totp read_digest_file receive rerun_run
             show_device show_invitation show_sign_in show_signed_out show_start sign_out sign_out_everywhere tail_logs
-            answer_question show_question
+            answer_question show_question get_form_fields get_submission send_form show_form show_sent
         """,
         1: """
             accept_invitation begin_sign_in cancel_replay count_logs_by_time count_logs_by_value create_integration
@@ -29,7 +29,8 @@ MOST = {
             patch_level patch_organization patch_repository patch_retention patch_source patch_variable poll_login
             put_integration put_level put_organization put_retention put_variable read_archived_rows read_invitation
             search_audit search_logs serve_mcp show_login signal_run stream_environments test_source list_approvals
-            answer_approval get_approval make_approval_link
+            answer_approval get_approval make_approval_link create_form delete_form get_form list_forms make_form_link
+            patch_form put_form send_submission
         """,
         2: """
             approve_login create_repository create_source delete_member delete_state deny_login emit_event get_authorization

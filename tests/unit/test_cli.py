@@ -364,6 +364,9 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         ("put", "--token-file", "FILE"),
         ("patch", "--secret", "NAME[=FILE]"),
         ("patch", "--token-file", "FILE"),
+        # Of forms: what tells people from programs.
+        ("put", "--check-secret-file", "FILE"),
+        ("patch", "--check-secret-file", "FILE"),
         # Of providers: where and how tokens are asked for.
         ("put", "--client-secret-file", "FILE"),
         ("put", "--token-url", None),

@@ -100,7 +100,7 @@ def test_a_folder_is_read_whole_but_for_what_is_hidden_or_something_else(tmp_pat
 MISTAKES = {
     "kind: source\nname: a\nadapter: x\nname: b\n": "it.yaml:4: 'name' stands twice in one object",
     "kind: source\nname: a\nsettings:\n  a: 1\n  a: 2\n": "it.yaml:5: 'a' stands twice in one object",
-    "\nkind: sauce\nname: a\n": "it.yaml:2: kind is to be one of connection, identity_provider, integration, .*, not 'sauce'",
+    "\nkind: sauce\nname: a\n": "it.yaml:2: kind is to be one of connection, form, identity_provider, integration, .*, not 'sauce'",
     "name: a\nkind: {token: hunter2}\n": "it.yaml:2: kind is to be one of [^']*",
     "name: a\n": "it.yaml:1: kind is to be one of [^']*",
     "kind: source\n\nname: 5\n": "it.yaml:3: name is to be text",

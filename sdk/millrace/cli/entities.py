@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from millrace.cli import connections, organizations, show
+from millrace.cli import connections, forms, organizations, show
 from millrace.cli.api import Refused
 from millrace.cli.http_file import test_source
 from millrace.cli.kinds import Field, Kind, kinds
@@ -295,6 +295,7 @@ GROUPS["connection"].add_command(connections.authorize)
 GROUPS["connection"].add_command(connections.refresh)
 GROUPS["connection"].add_command(connections.try_out)
 GROUPS["provider"].add_command(connections.known)
+GROUPS["form"].add_command(forms.link)
 GROUPS["subscription"].add_command(_preview(kinds()["subscription"]))
 
 

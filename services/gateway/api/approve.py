@@ -15,7 +15,7 @@ from services.gateway.api.approvals import agent_of, check_asked
 from services.gateway.api.endpoint import Call, Endpoint, Example, Reply, Streamed, endpoint
 from services.gateway.api.pages import HEADERS, person_page, refused_page
 from services.gateway.domain import org_of
-from services.gateway.form_fields import fields_of, filled, shown
+from services.gateway.form_fields import complaints, fields_of, filled, shown
 from services.gateway.links import PAGE, opened
 from services.gateway.sessions import csrf_of
 from shared.envelope import new_id
@@ -225,18 +225,10 @@ async def _record(call: Call[Any, Any], who: Answerer, found: ApprovalView, verb
 
 def _page(who: Answerer, found: ApprovalView, given: dict[str, str] | None, problems: dict[str, str]) -> web.Response:
     fields = [] if found.form is None else fields_of(found.form)
-    known = {".".join(("data", *one.path)): one for one in fields}
-    wrong = "".join(
-        f'<li><a href="#{escape(known[path].name)}">{escape(known[path].label)}</a>: {escape(message)}</li>'
-        if path in known
-        else f"<li>{escape(message)}</li>"
-        for path, message in problems.items()
-    )
-    summary = f'<div role="alert" class="bad">This was not sent yet:<ul>{wrong}</ul></div>' if problems else ""
     hidden = "".join(f'<input type="hidden" name="{name}" value="{escape(value)}">' for name, value in who.fields.items())
     comment = escape("" if given is None else given.get("comment", ""))
     form = (
-        f'{summary}<form method="post" action="{PAGE}" novalidate>{hidden}{shown(fields, given, problems)}'
+        f'{complaints(fields, problems)}<form method="post" action="{PAGE}" novalidate>{hidden}{shown(fields, given, problems)}'
         '<p class="field"><label for="comment">Comment</label> <span class="of">(optional)</span>'
         f'<textarea id="comment" name="comment" rows="2" maxlength="{MOST_COMMENT}">\n{comment}</textarea></p>'
         '<p><button name="decision" value="approve">Approve</button> '

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from html import escape
 
 import msgspec
@@ -37,8 +38,9 @@ button { font: inherit; padding: .4rem 1.2rem; cursor: pointer }
 """
 # This style, and no other. Nothing of `form-action`: where a form leads on to a provider, browsers hold that against it.
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-_POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; frame-ancestors 'none'; base-uri 'none'"
-HEADERS = {"Content-Security-Policy": _POLICY}
+_NOBODY = "'none'"
+_POLICY = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'"
+HEADERS = {"Content-Security-Policy": f"{_POLICY}; frame-ancestors 'none'"}
 
 
 class BrowserCookie(msgspec.Struct, frozen=True):
@@ -76,6 +78,15 @@ class BrowserCookie(msgspec.Struct, frozen=True):
 def hashed(browser: str) -> str:
     """Return what stands for a browser elsewhere: nobody can be that browser by it."""
     return hashlib.sha256(browser.encode()).hexdigest()
+
+
+def policy(*, ancestors: Sequence[str] = (), script: str | None = None, frames: Sequence[str] = ()) -> str:
+    """Return the policy of a page with a form: what may show it in a frame, the one script that it has, and the frames of that."""
+    found = f"{_POLICY}; form-action 'self'; frame-ancestors {' '.join(ancestors) or _NOBODY}"
+    if script is None:
+        return found
+    opened = " ".join(frames) or "/".join(script.split("/")[:3])
+    return f"{found}; script-src {script.partition('?')[0]}; frame-src {opened}; connect-src {opened}"
 
 
 def person_page(title: str, words: str, do: str, more: str = "", *, kind: str = "asks", head: str = "") -> web.Response:
