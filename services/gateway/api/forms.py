@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Awaitable
 from html import escape
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from services.gateway.form_bodies import MOST_TEXT, SentForm, read
 from services.gateway.form_fields import FormField, by_field, complaints, filled, initial, shown
 from services.gateway.links import SentLink, sent_link, sent_token
 from services.gateway.starts import known
-from services.gateway.submissions import OpenForm, FormSending, chosen, misfits, opened, sent
+from services.gateway.submissions import FormSending, OpenForm, chosen, misfits, opened, sent
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, PermissionDenied, Problem, TooMany, Unauthenticated
 from shared.http import body_of
@@ -48,14 +49,22 @@ class AtSent(msgspec.Struct, frozen=True):
     n: Annotated[int, msgspec.Meta(ge=0, le=1000, description="How often it was looked at.")] = 0
 
 
-def _refused(error: MillraceError) -> web.Response:
+def _refused(error: MillraceError, form: FormEntry | None = None) -> web.Response:
     if not isinstance(error, Unauthenticated):
         page = refused_page("This form cannot be opened", error, _WHOM)
     else:
         more = '<p><a href="/sign-in">Sign in</a></p>'
         page = person_page("Sign in first", f"{error.detail}.", "Sign in, and open this page again.", more)
         page.set_status(error.status)
-    return _strict(page, None)
+    return _strict(page, form)
+
+
+async def _told(form: FormEntry, answering: Awaitable[web.Response]) -> web.Response:
+    """Return a page, or that of a refusal, which is to be read in a frame of the form's pages as well."""
+    try:
+        return await answering
+    except MillraceError as error:
+        return _refused(error, form)
 
 
 @endpoint(
@@ -68,6 +77,10 @@ def _refused(error: MillraceError) -> web.Response:
 )
 async def show_form(call: Call[AtForm, None]) -> web.Response:
     """Show a form. Nothing is begun by this: whoever looks at links before people do may look."""
+    return await _told(await call.gateway.forms.form(call.path["id"]), _form(call))
+
+
+async def _form(call: Call[AtForm, None]) -> web.Response:
     gateway, link = call.gateway, call.query.link
     with gateway.forms.visitors.one(address(gateway, call.request)):
         of = await opened(gateway, call.path["id"])
@@ -84,11 +97,15 @@ async def show_form(call: Call[AtForm, None]) -> web.Response:
     role=None,
     answers={303: Reply(None, headers=(LOCATION,)), 200: Reply(str, media="text/html")},
     errors=_ERRORS,
-    example=Example(status=422),
+    example=Example(status=200),
     page=_refused,
 )
 async def send_form(call: Call[None, Streamed]) -> web.Response:
     """Take what is filled in: it begins the form's workflow, and leads to what becomes of that; 422 is the form with complaints."""
+    return await _told(await call.gateway.forms.form(call.path["id"]), _sent(call))
+
+
+async def _sent(call: Call[None, Streamed]) -> web.Response:
     gateway, request = call.gateway, call.request
     where = address(gateway, request)
     with gateway.forms.visitors.one(where):
@@ -113,6 +130,10 @@ async def send_form(call: Call[None, Streamed]) -> web.Response:
 )
 async def show_sent(call: Call[AtSent, None]) -> web.Response:
     """Show what became of a form that was sent; the page comes again by itself while its run goes on, for a while."""
+    return await _told(await call.gateway.forms.form(call.path["id"], closed=True), _shown(call))
+
+
+async def _shown(call: Call[AtSent, None]) -> web.Response:
     gateway, n = call.gateway, call.query.n
     with gateway.forms.visitors.one(address(gateway, call.request)):
         form, link = await ticketed(call, call.query.of)
