@@ -24,7 +24,7 @@ ASK_TIMEOUT = 3.0
 # Of a public form: what it starts unless it says so, and what one address may send, which may be that of an office.
 PUBLIC, SENDER = Rate(1.0, 20), Rate(0.2, 10)
 # Of all forms: a page is looked at again while its run goes on, and may wait for its choices, which is no load.
-LOOKS, EACH, TOGETHER = Rate(2.0, 40), 8, 256
+LOOKS, EACH, TOGETHER = Rate(5.0, 60), 8, 256
 
 
 class Forms:

@@ -80,7 +80,11 @@ SENT = {"f.country": '"DE"', "f.city": '"Ulm"', "f.amount": "3", "f.method": "0"
 async def made(client: Client, name: str, **fields: Any) -> str:
     await client.put_file("forms.py", FLOWS)
     found = await client.call("PUT", f"/api/v1/forms/{name}", body=FORM | fields)
-    assert found["warnings"] == []
+
+    async def is_right() -> bool:
+        return (await client.call("GET", f"/api/v1/forms/{name}"))["warnings"] == []
+
+    await eventually(is_right)
     return str(found["url"])
 
 
@@ -194,7 +198,7 @@ async def test_a_link_that_was_used_is_over_altered_or_of_another_organization_i
     async def is_over() -> bool:
         return (await at(short))[0] == 409
 
-    await eventually(is_over, every=0.5)
+    await eventually(is_over, every=1.0)
     assert await denials(client, "expired_link")
     await client.call("PUT", "/api/v1/orgs/other", body={})
     await client.call("POST", "/api/v1/forms/once/links?org=other", body={}, status=404)
@@ -217,7 +221,7 @@ async def test_a_link_that_was_used_is_over_altered_or_of_another_organization_i
 
     await eventually(is_revoked)
     assert await denials(client, "revoked_link")
-    assert len(await runs_of(client, "order")) == before + 3
+    assert len(await eventually(lambda: at_least(client, "order", before + 3))) == before + 3
     # The link itself is in no row.
     assert (await client.call("GET", f"/api/v1/logs?q={token[-40:]}&org=*"))["items"] == []
     await client.call("PATCH", "/api/v1/forms/once", body={"enabled": False})
@@ -345,6 +349,7 @@ async def test_who_is_signed_in_with_the_role_opens_it_in_a_browser_and_sees_how
     url = await made(client, "inside", **given)
     status, text, _ = await at(url)
     assert (status, "Sign in" in text) == (401, True)
+    await client.call("PUT", "/api/v1/orgs/other", body={})
     key = (await client.call("POST", "/api/v1/keys?org=other", body={"name": "foreign", "role": "admin"}))["key"]
     api = url.replace("/forms/", "/api/v1/forms/")
     assert (await at(f"{api}/fields", Authorization=f"Bearer {key}"))[0] == 404
@@ -367,7 +372,7 @@ async def test_who_is_signed_in_with_the_role_opens_it_in_a_browser_and_sees_how
         await page.press("button[value=send]")
         await page.until("document.querySelector('[role=status]')?.innerText.includes('It waits for an answer.')")
         assert "begin" in await page.text()
-        (run,) = await runs_of(client, "waits")
+        (run,) = await eventually(lambda: at_least(client, "waits", 1))
         assert run["requested_by"] == "user:hedy"
         await client.call("POST", f"/api/v1/runs/{run['id']}/signals/go", body="now")
         await page.until("document.querySelector('dl')?.innerText.includes('now')")

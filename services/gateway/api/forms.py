@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.access import address
+from services.gateway.api.access import address, denied
 from services.gateway.api.endpoint import LOCATION, Call, Endpoint, Example, Reply, Streamed, endpoint
 from services.gateway.api.form_access import FormSender, sender, used
 from services.gateway.api.form_views import SubmissionView, outcome_of, recorded, ticket_of
@@ -144,11 +144,15 @@ async def _shown(call: Call[AtSent, None]) -> web.Response:
 
 
 async def ticketed(call: Call[Any, Any], token: str) -> tuple[FormEntry, SentLink]:
-    """Return the form, and what is to be shown of it. Raises `NotFound`, `Conflict`."""
+    """Return the form, and what is to be shown of it. Raises `NotFound`, once that is recorded, and `Conflict`."""
     form = await call.gateway.forms.form(call.path["id"], closed=True)
-    link = sent_link(call.gateway.keyring, token)
-    if (link.org, link.form) != (form.org, form.id):
-        raise NotFound("this link is not known, or was altered")
+    try:
+        link = sent_link(call.gateway.keyring, token)
+        if (link.org, link.form) != (form.org, form.id):
+            raise NotFound("this is not known, or was altered")
+    except NotFound as error:
+        denied(call.gateway, call.request, "unknown", org=form.org, outcome=error.kind, reason="unknown_ticket")
+        raise
     if link.until <= time.time():
         raise Conflict("what became of this form is not shown any more")
     return form, link
