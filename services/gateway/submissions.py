@@ -20,7 +20,7 @@ from services.gateway.parts import Gateway
 from services.gateway.starts import RequestedRun, Start, fingerprint, known, start
 from shared.encryption import CannotOpen
 from shared.envelope import derived_id
-from shared.errors import CodeFailed, Conflict, Invalid, MillraceError, NotFound, Problem, TooMany, Unavailable
+from shared.errors import CodeFailed, Conflict, Invalid, MillraceError, NotFound, Problem, TooLarge, TooMany, Unavailable
 from shared.questions.executor import CommitFiles, FileChange, WorkflowEntry
 from shared.resources.form import FieldOfForm, FormEntry
 from shared.values import check
@@ -184,9 +184,9 @@ async def sent(gateway: Gateway, of: OpenForm, sending: FormSending) -> Requeste
     await _keep(gateway, form, sending, kept)
     try:
         return await _started(gateway, request, once=sending.once)
-    except MillraceError as error:
-        if not isinstance(error, Unavailable | Conflict):
-            await _keep(gateway, form, sending, kept, removed=True)
+    except (TooMany, TooLarge):
+        # There is no such run. Of whoever is second to ask for one, a file may be that of the first.
+        await _keep(gateway, form, sending, kept, removed=True)
         raise
 
 
