@@ -34,7 +34,8 @@ class FormRules(Rules[Form]):
 
     async def check(self, draft: Draft[Form]) -> Form:
         """Return the spec if a page can be made of it."""
-        problems = list(_problems(draft.spec, has_secret="check_secret" in {*draft.secrets, *draft.kept}))
+        before = set() if draft.before is None else draft.kept & draft.before.sealed.keys()
+        problems = list(_problems(draft.spec, has_secret="check_secret" in before | draft.secrets.keys()))
         if problems:
             raise Invalid("; ".join(f"{one.path} {one.message}" for one in problems[:5]), errors=tuple(problems))
         if draft.spec.links_after is not None:
