@@ -243,9 +243,8 @@ async def _verify(gateway: Gateway, form: FormEntry, token: str, whence: str | N
         _log.warning("form.unverified", form=form.id, org=form.org, reason=reason)
         raise Unavailable("who tells people from programs does not answer now", retry_after=10) from error
     if not isinstance(said, dict) or said.get("success") is not True:
-        raise Invalid(
-            "this was not solved, or too long ago", errors=(Problem("check", "was not solved, or too long ago: once more"),)
-        )
+        problem = Problem("check", "show once more that you are a person: it was not solved, or too long ago")
+        raise Invalid(problem.message, errors=(problem,))
 
 
 async def _keep(
