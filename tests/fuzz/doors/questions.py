@@ -82,6 +82,14 @@ OF: dict[str, dict[str, Any]] = {
 # SHA-256 of `nothing`, which the preparation has stored.
 NOTHING = "1785cfc3bc6ac7738e8b38cdccd1af12563c2b9070e07af336a1bf8c0f772b6a"
 WEIGHTS = {"do.executor.put_file": 1, "do.executor.remove_file": 1}
+# The fields of a form that would not fit together else.
+OF_FORM: dict[str, Any] = {
+    **dict.fromkeys(("check", "check_secret", "rate", "burst", "links_after"), None),
+    "fields": [{"name": "value", "label": "A value", "help": None, "options": None, "file": None}],
+    "input": {},
+    "access": "public",
+    "embed_on": ["https://www.example.com"],
+}
 
 
 class Questions:
@@ -128,6 +136,7 @@ class Questions:
     def _sealed(self, noun: str, command: str) -> dict[str, str]:
         """Return what may hold secrets, sealed for a command."""
         given = {"settings": "{}", "config": "{}", "token": '"nothing"', "client_secret": '"nothing"', "value": '"nothing"'}
+        given |= {"check_secret": "null"}
         return {field: self._place.keyring.seal(given[field], ORG, command, field) for field in KINDS[noun].confidential}
 
     def _example(self, target: str) -> dict[str, Any]:
@@ -139,7 +148,8 @@ class Questions:
         known |= {"run": self._place.known["run"], "delivery": self._place.known["delivery"], "since": "2026-11-01T00:00:00Z"}
         known |= ({"correlation_id": found} if subject == "ask.logs.chain" else {}) | OF.get(subject, {})
         if noun:
-            fields: dict[str, Any] = example(KINDS[noun].body, known | {"integration": None, "value": 1})
+            besides = {"integration": None, "value": 1} | (OF_FORM if noun == "form" else {})
+            fields: dict[str, Any] = example(KINDS[noun].body, known | besides)
             plain = {name: value for name, value in fields.items() if name not in KINDS[noun].confidential}
             known |= {"noun": noun, "fields": plain, "sealed": self._sealed(noun, "nothing"), "applied_as": None}
             known |= {"name": "spare"} if KINDS[noun].is_placed else {}  # a mapping is of an integration that is there
