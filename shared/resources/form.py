@@ -60,7 +60,7 @@ class CheckOfForm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     field: Annotated[Name, about("The field that the service's script fills in.")] = "cf-turnstile-response"
     script: Annotated[Address, about("The script of the service; none for a front end of one's own.")] | None = None
     element: Annotated[Name, about("The class of the element that the script looks for.")] = "cf-turnstile"
-    site_key: Annotated[Name, about("The public key of the site, which the script is told.")] = ""
+    site_key: Annotated[Words, about("The public key of the site, which the script is told.")] = ""
     frames: Annotated[
         list[Address], msgspec.Meta(max_length=5), about("Origins of the frames that it opens; that of the script unless given.")
     ] = msgspec.field(default_factory=list)

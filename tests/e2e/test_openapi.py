@@ -88,7 +88,7 @@ class Stack:
         self.hook = hooked["url"].rpartition("/")[2]
         fields = [{"name": "limit", "label": "How many"}]
         form = {"workflow": "sync-tickets", "fields": fields, "access": "public", "rate": 1000, "burst": 1000}
-        self.form = (await self.client.call("PUT", "/api/v1/forms/orders", body=form))["id"]
+        self.form = (await self.client.call("PUT", "/api/v1/forms/open", body=form))["id"]
 
     async def run(self, workflow: str, *statuses: str) -> str:
         """Return the id of a run that has come to one of these statuses."""

@@ -194,7 +194,7 @@ async def get_submission(call: Call[SubmissionQuery, None]) -> web.Response:
     answers={201: MadeFormLink},
     errors=(NotFound, Conflict),
     audit=Audit("form", "link", "name"),
-    example=Example(path={"name": "orders"}, body={"name": "ada@example.com"}),
+    example=Example(path={"name": "open"}, body={"name": "ada@example.com"}),
 )
 async def make_form_link(call: Call[None, FormLinkBody]) -> MadeFormLink:
     """Make a link by which somebody without an account opens a form. It is a secret, and shown here alone."""
