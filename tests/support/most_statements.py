@@ -29,8 +29,8 @@ MOST = {
             patch_level patch_organization patch_repository patch_retention patch_source patch_variable poll_login
             put_integration put_level put_organization put_retention put_variable read_archived_rows read_invitation
             search_audit search_logs serve_mcp show_login signal_run stream_environments test_source list_approvals
-            answer_approval get_approval make_approval_link create_form delete_form get_form list_forms make_form_link
-            patch_form put_form send_submission
+            answer_approval get_approval make_approval_link delete_form get_form list_forms make_form_link
+            patch_form send_submission
         """,
         2: """
             approve_login create_repository create_source delete_member delete_state deny_login emit_event get_authorization
@@ -39,7 +39,7 @@ MOST = {
             patch_identity_provider patch_key patch_member patch_provider patch_schedule patch_search patch_secret
             patch_subscription patch_user pull_workspace push_workspace put_key put_repository put_schedule put_source
             put_state put_user refresh_connection replay_dead_letter resolve_git_conflicts resume_run retry_delivery
-            rotate_key show_authorization show_git_diff show_git_status stream_run sync_workspace
+            rotate_key show_authorization show_git_diff show_git_status stream_run sync_workspace create_form put_form
         """,
         3: """
             begin_login create_key create_schedule create_search create_subscription create_user delete_key get_quotas
