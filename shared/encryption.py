@@ -131,4 +131,8 @@ def _text(raw: bytes) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    # The decoder passes over what is behind the padding, and what is no base64: a value would open that somebody has added to.
+    if _text(raw) != text:
+        raise ValueError("this is not as it was written")
+    return raw

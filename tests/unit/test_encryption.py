@@ -40,6 +40,14 @@ def test_every_altered_part_is_noticed() -> None:
             ring.open(".".join(changed), *PLACE)
 
 
+@pytest.mark.parametrize("added", ["=", "==", '=">', '=="><b>', " ", "\n", "!"])
+def test_what_is_added_to_a_value_is_not_passed_over(added: str) -> None:
+    ring = Keyring((OLD,))
+    for plaintext in ("", "a", "ab"):
+        with pytest.raises(CannotOpen):
+            ring.open(ring.seal(plaintext, *PLACE) + added, *PLACE)
+
+
 def test_equal_values_are_sealed_differently() -> None:
     ring = Keyring((OLD,))
     assert ring.seal("s3cret", *PLACE) != ring.seal("s3cret", *PLACE)
