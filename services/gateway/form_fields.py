@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from shared.errors import Problem
+from shared.errors import Invalid, Malformed, Problem
+from shared.values import decode
 
 # Objects within objects that have fields of their own.
 DEEPEST = 4
@@ -155,17 +156,14 @@ def picked(fields: list[FormField], values: Mapping[str, Any]) -> dict[str, Any]
 
 def _value(field: FormField, text: str) -> Any:
     if field.kind == "choice":
-        return field.choices[int(text)] if text.isascii() and text.isdigit() and int(text) < len(field.choices) else text
+        return next((one for number, one in enumerate(field.choices) if text == str(number)), text)
     if field.kind == "option":
         return _chosen(field, text)
     if field.kind == "options":
         return [_chosen(field, one) for one in text.splitlines()]
     if field.kind not in {"number", "json"}:
         return text.replace("\r\n", "\n")
-    try:
-        value = msgspec.json.decode(text.strip().encode())
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        return text
+    value = _json(text.strip(), text)
     return value if field.kind == "json" or (isinstance(value, int | float) and not isinstance(value, bool)) else text
 
 
@@ -174,10 +172,15 @@ def _chosen(field: FormField, text: str) -> Any:
     found = [one for one in field.choices if json_of(one) == text]
     if found:
         return found[0]
+    return _json(text, text)
+
+
+def _json(text: str, otherwise: str) -> Any:
+    """Return the value of JSON; something else where it is none, or holds what may not enter."""
     try:
-        return msgspec.json.decode(text.encode())
-    except (msgspec.DecodeError, UnicodeEncodeError):
-        return text
+        return decode(text.encode())
+    except (Malformed, Invalid, UnicodeEncodeError):
+        return otherwise
 
 
 def json_of(value: Any) -> str:
