@@ -25,6 +25,10 @@ ASK_TIMEOUT = 3.0
 PUBLIC, SENDER = Rate(1.0, 20), Rate(0.2, 10)
 # Of all forms: a page is looked at again while its run goes on, and may wait for its choices, which is no load.
 LOOKS, EACH, TOGETHER = Rate(5.0, 60), 8, 256
+# Of the forms of one organization, whose choices may take long.
+SHARE = 64
+# Runs of data providers for those without the role, by form: there are as many as somebody thinks of values.
+MADE = Rate(1.0, 60)
 
 
 class Forms:
@@ -38,7 +42,7 @@ class Forms:
         self._buckets = buckets
         self._senders = AddressBuckets(SENDER)
         self._asking = asyncio.Semaphore(ASKING)
-        self.visitors = Visitors(LOOKS, each=EACH, together=TOGETHER)
+        self.visitors = Visitors(LOOKS, each=EACH, together=TOGETHER, share=SHARE)
 
     async def form(self, id_: str, *, closed: bool = False) -> FormEntry:
         """Return a form that can be opened, or is `closed` too. Raises `NotFound`, `Unavailable`."""
@@ -46,6 +50,11 @@ class Forms:
         if entry.value is None or not (entry.value.spec.enabled or closed):
             raise NotFound("this form is not open, or there is none at this address")
         return entry.value
+
+    def take_choices(self, form: FormEntry) -> None:
+        """Count a run that makes choices for somebody without the role. Raises `TooMany`."""
+        if wait := self._buckets.bucket(f"choices:{form.id}", MADE).take(time.monotonic()):
+            raise TooMany("the choices of this form are made too often for now", retry_after=wait)
 
     def take_sender(self, form: FormEntry, address: str | None) -> None:
         """Count what an address sends to a public form. Raises `TooMany`."""

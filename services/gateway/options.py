@@ -7,6 +7,7 @@ another executor when the one that has it dies.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -97,9 +98,17 @@ def _kind(value: Any) -> str:
 
 
 async def options(
-    gateway: Gateway, org: str, actor: str, provider: WorkflowEntry, given: dict[str, Any], *, wait: float, newest: bool
+    gateway: Gateway,
+    org: str,
+    actor: str,
+    provider: WorkflowEntry,
+    given: dict[str, Any],
+    *,
+    wait: float,
+    newest: bool,
+    admit: Callable[[], None] | None = None,
 ) -> OptionsView:
-    """Return the options of a provider for an input that fits it, within `wait` seconds.
+    """Return the options of a provider for an input that fits it, within `wait` seconds; `admit` is asked before there is a run.
 
     Raises `NotFound` where it is no provider, `CodeFailed` where the run failed, `TooMany`, and `Unavailable` while it goes on.
     """
@@ -110,6 +119,8 @@ async def options(
     terms = Terms(fresh=declared.ttl, stale=declared.stale, limit=BEGINS + provider.timeout + HEARD)
 
     async def work(attempt: str) -> Worked:
+        if admit is not None:
+            admit()
         run = derived_id("options of", attempt)
         asked = Start(run=run, org=org, workflow=provider, input=given, actor=actor, priority="high", deadline=BEGINS)
         with gateway.endings.waiter(run) as end:

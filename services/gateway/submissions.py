@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -29,7 +30,7 @@ from shared.values import check
 CHOICES = 10.0
 VERIFIED = 10.0
 # Times, and seconds between them, that the same form which is sent twice at once is looked at: a person has clicked twice.
-AGAIN, PAUSE = 20, 0.25
+AGAIN, SOON, PAUSE = 20, 8, 0.25
 USED = "this link was used already: it is for one form"
 LACKING = "is to be filled in"
 _log = structlog.get_logger()
@@ -72,8 +73,9 @@ async def opened(gateway: Gateway, id_: str) -> OpenForm:
     return OpenForm(form=form, workflow=workflow, fields=asked(form.spec, workflow.input_schema))
 
 
-async def chosen(gateway: Gateway, of: OpenForm, actor: str, data: dict[str, Any]) -> list[FormField]:
+async def chosen(gateway: Gateway, of: OpenForm, actor: str, data: dict[str, Any], *, has_role: bool) -> list[FormField]:
     """Return the fields with the choices that there are by what is filled in; or with why there are none."""
+    admit = None if has_role else functools.partial(gateway.forms.take_choices, of.form)
     declared = {one.name: one for one in of.form.spec.fields if one.options is not None}
     labels = {".".join(one.path): one.label for one in of.fields}
 
@@ -82,7 +84,7 @@ async def chosen(gateway: Gateway, of: OpenForm, actor: str, data: dict[str, Any
         if wanted is None or field.kind not in {"option", "options"}:
             return field
         try:
-            found = await _choices(gateway, of.form, actor, wanted, data, labels)
+            found = await _choices(gateway, of.form, actor, wanted, data, labels, admit)
         except Unavailable:
             return msgspec.structs.replace(field, lacks="The choices are not there yet: show them again in a moment.")
         except TooMany:
@@ -99,7 +101,13 @@ async def chosen(gateway: Gateway, of: OpenForm, actor: str, data: dict[str, Any
 
 
 async def _choices(
-    gateway: Gateway, form: FormEntry, actor: str, wanted: FieldOfForm, data: dict[str, Any], labels: Mapping[str, str]
+    gateway: Gateway,
+    form: FormEntry,
+    actor: str,
+    wanted: FieldOfForm,
+    data: dict[str, Any],
+    labels: Mapping[str, str],
+    admit: Callable[[], None] | None,
 ) -> list[dict[str, Any]]:
     """Return the choices of a field. Raises `Invalid` with what is to be filled in before, and as `options` does."""
     assert wanted.options is not None  # noqa: S101 - it is asked for those that have some
@@ -115,7 +123,8 @@ async def _choices(
     except Invalid as error:
         named = " and ".join(labels.get(one, one) for one in wanted.options.input.values())
         raise Invalid(f"There are no choices for what {named} says." if named else "There are no choices.") from error
-    return (await options(gateway, form.org, actor, provider, given, wait=CHOICES, newest=False)).options
+    found = await options(gateway, form.org, actor, provider, given, wait=CHOICES, newest=False, admit=admit)
+    return found.options
 
 
 def misfits(of: OpenForm, fields: Sequence[FormField], data: dict[str, Any], files: Mapping[str, SentFile]) -> list[Problem]:
@@ -174,12 +183,18 @@ async def sent(gateway: Gateway, of: OpenForm, sending: FormSending) -> Requeste
             placed(data, field.path, path if field.is_text else told)
     given = data | form.spec.input
     check(given, "input")
-    gateway.workflows.check(of.workflow, given)
+    _check_input(gateway, of, sending, given)
     request = Start(run=sending.run, org=form.org, workflow=of.workflow, input=given, actor=sending.actor, repeatable=True)
     if await _is_known(gateway, request, once=sending.once):
         return RequestedRun(sending.run, None)
     if not sending.is_checked:
-        await _verify(gateway, form, sending.token, sending.remote)
+        try:
+            await _verify(gateway, form, sending.token, sending.remote)
+        except Invalid:
+            # A solution is of use once: a second click has that of the first, whose run is being asked for at this moment.
+            if sending.token and await _is_known_soon(gateway, request, once=sending.once):
+                return RequestedRun(sending.run, None)
+            raise
     gateway.forms.take(form)
     await _keep(gateway, form, sending, kept)
     try:
@@ -212,6 +227,27 @@ async def _is_known(gateway: Gateway, request: Start, *, once: bool) -> bool:
     except Invalid as error:
         raise _used(error, once=once) from error
     return True
+
+
+async def _is_known_soon(gateway: Gateway, request: Start, *, once: bool) -> bool:
+    for _ in range(SOON):
+        await asyncio.sleep(PAUSE)
+        if await _is_known(gateway, request, once=once):
+            return True
+    return False
+
+
+def _check_input(gateway: Gateway, of: OpenForm, sending: FormSending, given: dict[str, Any]) -> None:
+    """Raise `Invalid` for what does not fit the workflow; `Unavailable` where nobody was asked for it, and so is told of it."""
+    try:
+        gateway.workflows.check(of.workflow, given)
+    except Invalid as error:
+        asked_for = {one.path[0] for one in of.fields}
+        others = [one.path for one in error.errors if one.path.startswith("input.") and one.path.split(".")[1] not in asked_for]
+        if sending.is_checked or not others:
+            raise
+        _log.warning("form.does_not_fit", form=of.form.id, org=of.form.org, paths=others[:5])
+        raise Unavailable("this form cannot be sent now: what it gives besides does not fit", retry_after=60) from error
 
 
 def _used(error: Invalid, *, once: bool) -> MillraceError:

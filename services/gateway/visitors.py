@@ -43,28 +43,37 @@ class AddressBuckets:
 class Visitors:
     """Visitors of pages for people, who are known by their address only; times are those of one clock.
 
-    At a time there are `each` of an address, and so many `together`.
+    At a time there are `each` of an address, and so many `together`, of which one organization's may be a `share`.
     """
 
-    def __init__(self, rate: Rate = RATE, *, each: int = EACH, together: int = ALL) -> None:
+    def __init__(self, rate: Rate = RATE, *, each: int = EACH, together: int = ALL, share: int = ALL) -> None:
         self._buckets = AddressBuckets(rate)
         self._each = each
         self._together = together
+        self._share = share
+        self._of: Counter[str] = Counter()
         self._inside: Counter[str | None] = Counter()
 
     @contextmanager
-    def one(self, address: str | None) -> Iterator[None]:
-        """Let one in for the block. Raises `TooMany`; an address that stands for many is bounded with all others only."""
-        if self._inside.total() >= self._together or (address is not None and self._inside[address] >= self._each):
+    def one(self, address: str | None, org: str = "") -> Iterator[None]:
+        """Let one in for the block, to what an organization has if that is named.
+
+        Raises `TooMany`; an address that stands for many is bounded with all others only.
+        """
+        is_full = self._inside.total() >= self._together or (org != "" and self._of[org] >= self._share)
+        if is_full or (address is not None and self._inside[address] >= self._each):
             raise TooMany("too many are asking for this at the same time", retry_after=1)
         if address is not None and (wait := self._buckets.take(address)):
             raise TooMany("this address asks too often", retry_after=wait)
         self._inside[address] += 1
+        self._of[org] += 1
         try:
             yield
         finally:
             self._inside[address] -= 1
+            self._of[org] -= 1
             self._inside += Counter()
+            self._of += Counter()
 
 
 class Strangers:

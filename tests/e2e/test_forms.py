@@ -245,12 +245,14 @@ async def at_least(client: Client, workflow: str, count: int) -> list[Any]:
 
 @asynccontextmanager
 async def telling_people(solved: str) -> AsyncIterator[tuple[str, list[dict[str, list[str]]]]]:
-    """A service that tells people from programs."""
+    """A service that tells people from programs; a solution is of use once, until `asked` is emptied."""
     asked: list[dict[str, list[str]]] = []
 
     async def verify(request: web.Request) -> web.Response:
-        asked.append(parse_qs(await request.text()))
-        return web.json_response({"success": asked[-1]["response"] == [solved]})
+        sent = parse_qs(await request.text())
+        is_first = sent["response"] not in [one["response"] for one in asked]
+        asked.append(sent)
+        return web.json_response({"success": sent["response"] == [solved] and is_first})
 
     app = web.Application()
     app.router.add_post("/siteverify", verify)
@@ -266,6 +268,7 @@ async def telling_people(solved: str) -> AsyncIterator[tuple[str, list[dict[str,
 
 async def test_everybody_sends_a_public_form_as_often_as_it_says_once_it_is_checked_that_it_is_a_person(client: Client) -> None:
     script = "https://challenges.example.com/api.js?render=auto"
+    before = len(await runs_of(client, "order"))
     async with telling_people("a solution") as (verify, asked):
         check = {"verify": verify, "script": script, "site_key": "a-site"}
         given = {"access": "public", "check": check, "check_secret": "its secret", "embed_on": ["https://www.example.com"]}
@@ -286,16 +289,25 @@ async def test_everybody_sends_a_public_form_as_often_as_it_says_once_it_is_chec
         status, text, _ = await at(url, solved | {"f.city": '"Wien"'})
         assert (status, "is none of the choices" in text) == (422, True)
         assert [one["response"] for one in asked] == [["a guess"]]
-        status, _, response = await at(url, solved)
-        assert status == 303
+        # Two clicks have one solution.
+        clicks = await asyncio.gather(*(at(url, solved | {"sending": "a click"}) for _ in range(2)))
+        assert [status for status, _, _ in clicks] == [303, 303]
+        response = clicks[0][2]
         assert asked[-1] == {"secret": ["its secret"], "response": ["a solution"], "remoteip": ["127.0.0.1"]}
         status, text, _ = await at(client.url + response.headers["Location"])
         # Whoever sees the state does not see the result, nor which run it is.
         assert (status, "21" in text) == (200, False)
+        # Nothing that somebody adds to the address comes to stand in the page.
+        added = response.headers["Location"] + "==%22%3E%3Cmeta%20http-equiv=refresh%20content=0%3E"
+        status, text, _ = await at(client.url + added)
+        assert (status, "content=0" in text) == (404, False)
+        asked.clear()
         assert (await at(url, solved))[0] == 303
+        asked.clear()
         status, text, response = await at(url, solved)
         assert (status, "too often" in text) == (429, True)
         assert int(response.headers["Retry-After"]) > 1
+        assert len(await at_least(client, "order", before + 2)) == before + 2
 
 
 async def test_a_front_end_of_ones_own_asks_for_fields_and_sends_json_from_another_origin(client: Client) -> None:
@@ -341,6 +353,19 @@ async def test_a_front_end_of_ones_own_asks_for_fields_and_sends_json_from_anoth
             assert response.status == 404
         assert (await sent({"values": VALUES}))[0] == 422
     assert len([one for one in await runs_of(client, "order") if one["requested_by"] == "form:own"]) == 1
+    # Who has the role is shown more, and nobody else is by that address.
+    mine = await client.call("POST", URL(f"{api}/submissions").path, body={"values": VALUES}, status=202)
+    assert (await client.call("GET", f"{URL(api).path}/submission?of={mine['ticket']}"))["run"] == mine["run"]
+    assert (await at(mine["url"]))[0] == 403
+    # What nobody is asked for nobody is told of, or of what is wrong with it.
+    await client.call("PATCH", "/api/v1/forms/own", body={"input": {"price": "a secret"}})
+
+    async def is_unfit() -> bool:
+        status, text, _ = await at(url, SENT)
+        assert "secret" not in text
+        return status == 503
+
+    await eventually(is_unfit)
     paths = [one["path"] for one in (await client.call("GET", "/api/v1/workspace/files?prefix=artifacts/"))["items"]]
     assert not [one for one in paths if one.endswith(".py") or ".." in one]
     async with aiohttp.ClientSession(headers={"Origin": "https://evil.example"}) as other, other.get(f"{api}/fields") as response:

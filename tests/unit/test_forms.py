@@ -81,6 +81,14 @@ def test_choices_are_named_by_their_value_and_not_by_their_place() -> None:
     assert initial([city, tags]) == {"tags": ["a"]}
 
 
+@pytest.mark.parametrize("text", ["[" * 5000, "9" * 5000, "1e999", '"\\ud800"', '{"a": 1, "a": 2}', "NaN", "\x00"])
+def test_what_is_no_value_stays_text_for_the_schema_to_judge(text: str) -> None:
+    fields = asked(form(), SCHEMA)
+    kinds = [msgspec.structs.replace(fields[2], kind=kind, choices=(1, 2)) for kind in ("number", "json", "choice", "option")]
+    for field in kinds:
+        assert filled([field], {field.name: text}) == ({"amount": text}, [])
+
+
 def test_a_program_gives_what_is_asked_for_and_a_complaint_finds_its_field() -> None:
     fields = asked(form(), SCHEMA)
     values = {"customer": {"city": "Wien", "name": "Ada"}, "amount": 1, "secret": "z", "photo": {"path": "/etc"}}

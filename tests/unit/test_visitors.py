@@ -27,6 +27,17 @@ def test_an_address_has_some_at_a_time_and_leaves_room_for_others() -> None:
         pass
 
 
+def test_those_who_wait_for_what_one_organization_has_leave_room_for_others() -> None:
+    some = Visitors(share=2)
+    with some.one(None, "acme"), some.one(None, "acme"):
+        with pytest.raises(TooMany, match="at the same time"), some.one(None, "acme"):
+            pass
+        with some.one(None, "other"), some.one(None):
+            pass
+    with some.one(None, "acme"):
+        pass
+
+
 def test_an_address_asks_so_often_and_others_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     some, now = Visitors(), 1000.0
     monkeypatch.setattr(visitors.time, "monotonic", lambda: now)

@@ -20,6 +20,7 @@ from shared.resources.form import FormEntry
 from shared.values import moment_of
 
 ANYBODY = "anybody"
+HAVE_ROLE = frozenset({"session", "key"})
 
 
 class FormSender(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +36,7 @@ class FormSender(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_role(self) -> bool:
         """Return whether it is somebody of the organization."""
-        return self.via in {"session", "key"}
+        return self.via in HAVE_ROLE
 
     @property
     def once(self) -> bool:

@@ -154,7 +154,7 @@ class MadeFormLink(msgspec.Struct, frozen=True):
 async def get_form_fields(call: Call[FieldsOfFormQuery, None]) -> web.Response:
     """Show what a form asks for, with the choices that there are by what is filled in so far."""
     form = await call.gateway.forms.form(call.path["id"])
-    return await _answered(call, form, _fields(call))
+    return await _answered(call, form, _fields(call, form))
 
 
 @endpoint(
@@ -184,7 +184,7 @@ async def send_submission(call: Call[None, Streamed]) -> web.Response:
 async def get_submission(call: Call[SubmissionQuery, None]) -> web.Response:
     """Show what became of a form that was sent, as far as it says so."""
     form = await call.gateway.forms.form(call.path["id"], closed=True)
-    return await _answered(call, form, _looked_at(call))
+    return await _answered(call, form, _looked_at(call, form))
 
 
 @endpoint(
@@ -220,7 +220,7 @@ async def make_form_link(call: Call[None, FormLinkBody]) -> MadeFormLink:
     return MadeFormLink(f"{call.gateway.public_url}{PAGE}/{id_}?link={token}", rfc3339(until), body.once)
 
 
-async def _fields(call: Call[FieldsOfFormQuery, None]) -> OpenFormView:
+async def _fields(call: Call[FieldsOfFormQuery, None], entry: FormEntry) -> OpenFormView:
     gateway, query = call.gateway, call.query
     try:
         values: Any = decode(query.values.encode())
@@ -228,12 +228,12 @@ async def _fields(call: Call[FieldsOfFormQuery, None]) -> OpenFormView:
         raise Malformed(f"values is no JSON: {error.detail}", errors=(Problem("values", "no JSON"),)) from error
     if not isinstance(values, dict):
         raise Invalid("values is a JSON object", errors=(Problem("values", "is to be an object"),))
-    with gateway.forms.visitors.one(address(gateway, call.request)):
+    with gateway.forms.visitors.one(address(gateway, call.request), entry.org):
         form = await opened(gateway, call.path["id"])
         who = await sender(call, get_form_fields, form.form, query.link, is_page=False)
         if who.once and await known(gateway, form.form.org, who.run(form.form)) is not None:
             raise used(call, form.form, who)
-        fields = await chosen(gateway, form, who.actor, initial(form.fields) | values)
+        fields = await chosen(gateway, form, who.actor, initial(form.fields) | values, has_role=who.has_role)
     spec = form.form.spec
     most = {one.name: one.file.most_bytes for one in spec.fields if one.file is not None}
     check = spec.check
@@ -267,7 +267,7 @@ async def _submitted(call: Call[None, Streamed], entry: FormEntry) -> Submitted:
     gateway, request = call.gateway, call.request
     where = address(gateway, request)
     with (
-        gateway.forms.visitors.one(where),
+        gateway.forms.visitors.one(where, entry.org),
         gateway.memory.hold(org=entry.org, address=where) as held,
     ):
         # A file is a third longer as base64.
@@ -287,7 +287,7 @@ async def _submitted(call: Call[None, Streamed], entry: FormEntry) -> Submitted:
         asked = {".".join(one.path) for one in form.fields if one.kind == "file"}
         if unknown := sorted(files.keys() - asked):
             raise Invalid(f"{unknown[0]!r} takes no file", errors=(Problem(f"files.{unknown[0]}", "takes no file"),))
-        fields = await chosen(gateway, form, who.actor, data)
+        fields = await chosen(gateway, form, who.actor, data, has_role=who.has_role)
         if problems := misfits(form, fields, data, files):
             raise Invalid(f"{problems[0].path} {problems[0].message}", errors=tuple(problems))
         key = idempotency_key_of(request)
@@ -321,11 +321,9 @@ def _file(name: str, sent_: FileOfSubmission) -> SentFile:
     return SentFile(sent_.name, sent_.type.partition(";")[0].strip().lower()[:100], content)
 
 
-async def _looked_at(call: Call[SubmissionQuery, None]) -> SubmissionView:
-    with call.gateway.forms.visitors.one(address(call.gateway, call.request)):
-        form, link = await ticketed(call, call.query.of)
-        if link.via in {"session", "key"}:
-            await sender(call, get_submission, form, "", is_page=False)
+async def _looked_at(call: Call[SubmissionQuery, None], form: FormEntry) -> SubmissionView:
+    with call.gateway.forms.visitors.one(address(call.gateway, call.request), form.org):
+        link = await ticketed(call, get_submission, form, call.query.of, is_page=False)
         return await outcome_of(call.gateway, form, link)
 
 

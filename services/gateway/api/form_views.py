@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from services.gateway.api.form_access import FormSender
+from services.gateway.api.form_access import HAVE_ROLE, FormSender
 from services.gateway.links import SENT, SentLink
 from services.gateway.parts import Gateway
 from services.gateway.starts import RequestedRun, known
@@ -56,7 +56,7 @@ def ticket_of(form: FormEntry, who: FormSender, run: str) -> SentLink:
 async def outcome_of(gateway: Gateway, form: FormEntry, link: SentLink) -> SubmissionView:
     """Return what a form shows of its run. Nobody but those with its role is told why a run failed, and which it is."""
     show = form.spec.show
-    run = link.run if link.via in {"session", "key"} else None
+    run = link.run if link.via in HAVE_ROLE else None
     if show == "nothing":
         return SubmissionView(status="sent", words="It was sent.", ended=True, run=run)
     view = await known(gateway, link.org, link.run)

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from services.gateway.api.access import address, denied
 from services.gateway.api.endpoint import LOCATION, Call, Endpoint, Example, Reply, Streamed, endpoint
-from services.gateway.api.form_access import FormSender, sender, used
+from services.gateway.api.form_access import HAVE_ROLE, FormSender, sender, used
 from services.gateway.api.form_views import SubmissionView, outcome_of, recorded, ticket_of
 from services.gateway.api.pages import person_page, policy, refused_page
 from services.gateway.form_bodies import MOST_TEXT, SentForm, read
@@ -77,17 +77,18 @@ async def _told(form: FormEntry, answering: Awaitable[web.Response]) -> web.Resp
 )
 async def show_form(call: Call[AtForm, None]) -> web.Response:
     """Show a form. Nothing is begun by this: whoever looks at links before people do may look."""
-    return await _told(await call.gateway.forms.form(call.path["id"]), _form(call))
+    form = await call.gateway.forms.form(call.path["id"])
+    return await _told(form, _form(call, form))
 
 
-async def _form(call: Call[AtForm, None]) -> web.Response:
+async def _form(call: Call[AtForm, None], form: FormEntry) -> web.Response:
     gateway, link = call.gateway, call.query.link
-    with gateway.forms.visitors.one(address(gateway, call.request)):
+    with gateway.forms.visitors.one(address(gateway, call.request), form.org):
         of = await opened(gateway, call.path["id"])
         who = await sender(call, show_form, of.form, link)
         if who.once and await known(gateway, of.form.org, who.run(of.form)) is not None:
             raise used(call, of.form, who)
-        fields = await chosen(gateway, of, who.actor, initial(of.fields))
+        fields = await chosen(gateway, of, who.actor, initial(of.fields), has_role=who.has_role)
     return _page(of, who, fields, None, {}, new_id())
 
 
@@ -102,13 +103,14 @@ async def _form(call: Call[AtForm, None]) -> web.Response:
 )
 async def send_form(call: Call[None, Streamed]) -> web.Response:
     """Take what is filled in: it begins the form's workflow, and leads to what becomes of that; 422 is the form with complaints."""
-    return await _told(await call.gateway.forms.form(call.path["id"]), _sent(call))
+    form = await call.gateway.forms.form(call.path["id"])
+    return await _told(form, _sent(call, form))
 
 
-async def _sent(call: Call[None, Streamed]) -> web.Response:
+async def _sent(call: Call[None, Streamed], form: FormEntry) -> web.Response:
     gateway, request = call.gateway, call.request
     where = address(gateway, request)
-    with gateway.forms.visitors.one(where):
+    with gateway.forms.visitors.one(where, form.org):
         of = await opened(gateway, call.path["id"])
         with gateway.memory.hold(org=of.form.org, address=where) as held:
             body = await body_of(request, most_of(of.form), held.take)
@@ -130,22 +132,20 @@ async def _sent(call: Call[None, Streamed]) -> web.Response:
 )
 async def show_sent(call: Call[AtSent, None]) -> web.Response:
     """Show what became of a form that was sent; the page comes again by itself while its run goes on, for a while."""
-    return await _told(await call.gateway.forms.form(call.path["id"], closed=True), _shown(call))
+    form = await call.gateway.forms.form(call.path["id"], closed=True)
+    return await _told(form, _shown(call, form))
 
 
-async def _shown(call: Call[AtSent, None]) -> web.Response:
+async def _shown(call: Call[AtSent, None], form: FormEntry) -> web.Response:
     gateway, n = call.gateway, call.query.n
-    with gateway.forms.visitors.one(address(gateway, call.request)):
-        form, link = await ticketed(call, call.query.of)
-        if link.via in {"session", "key"}:
-            await sender(call, show_sent, form, "")
+    with gateway.forms.visitors.one(address(gateway, call.request), form.org):
+        link = await ticketed(call, show_sent, form, call.query.of)
         view = await outcome_of(gateway, form, link)
     return _outcome(form, call.query.of, view, n)
 
 
-async def ticketed(call: Call[Any, Any], token: str) -> tuple[FormEntry, SentLink]:
-    """Return the form, and what is to be shown of it. Raises `NotFound`, once that is recorded, and `Conflict`."""
-    form = await call.gateway.forms.form(call.path["id"], closed=True)
+async def ticketed(call: Call[Any, Any], endpoint: Endpoint, form: FormEntry, token: str, *, is_page: bool = True) -> SentLink:
+    """Return what is to be shown of a form. Raises `NotFound` and `PermissionDenied`, once that is recorded, and `Conflict`."""
     try:
         link = sent_link(call.gateway.keyring, token)
         if (link.org, link.form) != (form.org, form.id):
@@ -155,7 +155,11 @@ async def ticketed(call: Call[Any, Any], token: str) -> tuple[FormEntry, SentLin
         raise
     if link.until <= time.time():
         raise Conflict("what became of this form is not shown any more")
-    return form, link
+    # More is shown to those with the role: whoever has found their address is not one of them.
+    if link.via in HAVE_ROLE and not (await sender(call, endpoint, form, "", is_page=is_page)).has_role:
+        denied(call.gateway, call.request, "unknown", org=form.org, outcome=PermissionDenied.kind, reason="form")
+        raise PermissionDenied("this is shown to those with the form's role")
+    return link
 
 
 def most_of(form: FormEntry) -> int:
@@ -169,7 +173,7 @@ async def _taken(call: Call[Any, Any], of: OpenForm, who: FormSender, given: Sen
     if not who.has_role and form.spec.access == "public":
         gateway.forms.take_sender(form, who.address)
     data, lacking = filled(of.fields, texts)
-    fields = await chosen(gateway, of, who.actor, data)
+    fields = await chosen(gateway, of, who.actor, data, has_role=who.has_role)
     if texts.get("do") == "choices":
         return _page(of, who, fields, texts, {}, sending)
     files = {".".join(one.path): given.files[one.name] for one in fields if one.kind == "file" and one.name in given.files}
@@ -239,7 +243,7 @@ def _check(element: str, site_key: str) -> str:
 def _outcome(form: FormEntry, token: str, view: SubmissionView, n: int) -> web.Response:
     """Return the page that says how it is with a run: it loads itself again while that is about to change."""
     goes_on = not view.ended and form.spec.show != "nothing"
-    next_one = f"{PAGE}/{form.id}/sent?of={token}&amp;n={min(n + 1, MOST_LOOKS)}"
+    next_one = f"{PAGE}/{form.id}/sent?of={escape(token)}&amp;n={min(n + 1, MOST_LOOKS)}"
     head = ""
     if goes_on and n < MOST_LOOKS:
         head = f'<meta http-equiv="refresh" content="{WAITS[min(n, len(WAITS) - 1)]};url={next_one}">'
