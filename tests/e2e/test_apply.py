@@ -99,7 +99,7 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
             "fields": [{"name": "n", "label": "How many"}],
             "access": "link",
             "check": {"verify": "https://challenges.example.com/siteverify"},
-            "check_secret": {"$env": "TOKEN_2"},
+            "check_secret": {"$env": "TOKEN_0"},
         },
     ],
     "rest/logs.yaml": [
@@ -223,7 +223,7 @@ async def test_what_changed_in_a_file_is_changed_and_nothing_else(millrace: Comm
         ("secret", "key-0", "default"),
         ("variable", "v1", "beta"),
     ]
-    assert changes(done) == {"changed": 2, "none": 41}
+    assert changes(done) == {"changed": 2, "none": 42}
 
 
 MISTAKES = """\

@@ -291,7 +291,10 @@ async def test_every_declared_bound_of_a_query_string_is_kept_and_named(stack: S
             ) as response:
                 body = await response.read()
                 assert response.status == 422, (endpoint.name, field.encode_name, body)
-                assert msgspec.json.decode(body)["errors"][0]["path"] == field.encode_name
+                if endpoint.page is None:
+                    assert msgspec.json.decode(body)["errors"][0]["path"] == field.encode_name
+                else:
+                    assert f"{field.encode_name} does not fit" in body.decode()
                 check(stack.document, operation, 422, response.headers, body)
                 tried += 1
     assert tried > 10
