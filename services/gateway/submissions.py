@@ -19,6 +19,7 @@ from services.gateway.idempotency import compare
 from services.gateway.options import declared_of, options
 from services.gateway.parts import Gateway
 from services.gateway.starts import RequestedRun, Start, fingerprint, known, start
+from shared import aggregate
 from shared.encryption import CannotOpen
 from shared.envelope import derived_id
 from shared.errors import CodeFailed, Conflict, Invalid, MillraceError, NotFound, Problem, TooLarge, TooMany, Unavailable
@@ -200,8 +201,9 @@ async def sent(gateway: Gateway, of: OpenForm, sending: FormSending) -> Requeste
     try:
         return await _started(gateway, request, once=sending.once)
     except (TooMany, TooLarge):
-        # There is no such run. Of whoever is second to ask for one, a file may be that of the first.
-        await _keep(gateway, form, sending, kept, removed=True)
+        # Of whoever is second to ask for a run, a file is that of the first, who may have been in time.
+        if not [one async for one in aggregate.history(gateway.bus.client, "run", sending.run)]:
+            await _keep(gateway, form, sending, kept, removed=True)
         raise
 
 
