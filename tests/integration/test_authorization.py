@@ -35,6 +35,9 @@ PUBLIC = {
     *("/api/v1/invitations/read", "/api/v1/invitations/accept"),
     *("/", "/sign-in", "/invitation", "/approve", "/sign-in.js", "/sign-in.css"),
     *("/api/v1/sessions/passkey", "/api/v1/sessions/passkey/options"),
+    # Each form has its own role, which these ask for.
+    *("/forms/{id}", "/forms/{id}/sent"),
+    *("/api/v1/forms/{id}/fields", "/api/v1/forms/{id}/submissions", "/api/v1/forms/{id}/submission"),
 }
 
 
