@@ -15,7 +15,8 @@ from shared.batching import MOST_BYTES_TOGETHER, MOST_TOGETHER
 from shared.commit import HEADERS_BYTES, Ack, Journal, Stale, outgoing_of
 from shared.envelope import Envelope, Sealed, derived_id, open_envelope, open_message
 from shared.errors import Conflict, Invalid, PreconditionFailed, TooLarge
-from shared.messages.declaration import STREAM_OF_NOUN, Message, checked_key, declaration_of
+from shared.messages.declaration import STREAM_OF_NOUN, Message, checked_key, declaration_of, stream_of
+from shared.messages.shards import noun_of
 from shared.pull import NO_MESSAGE, OrderedReader, StreamError, api_request
 from shared.sending import send_batch
 
@@ -61,8 +62,7 @@ async def history(client: Client, noun: str, key: str, *, after: int = 0) -> Asy
 
     Raises `Unavailable` when the broker does not answer.
     """
-    stream = STREAM_OF_NOUN[noun]
-    subjects = f"{noun}.{checked_key(key)}.>"
+    stream, subjects = _place(noun, key)
     sequence = after
     for _ in range(ONE_BY_ONE):
         found = await _get(client, stream, {"seq": sequence + 1, "next_by_subj": subjects})
@@ -87,7 +87,7 @@ async def since(client: Client, noun: str, key: str, moment: datetime) -> AsyncI
 
     Raises `Unavailable` when the broker does not answer.
     """
-    stream, subjects = STREAM_OF_NOUN[noun], f"{noun}.{checked_key(key)}.>"
+    stream, subjects = _place(noun, key)
     newest = await _get(client, stream, {"last_by_subj": subjects})
     if newest is None or newest.at < moment:
         return
@@ -109,18 +109,25 @@ async def stored_at(client: Client, stream: str, sequence: int) -> Stored | None
 
 async def first(client: Client, noun: str, key: str) -> Stored | None:
     """Return the first message of an aggregate that the stream still has, or None when it has none."""
-    return await _get(client, STREAM_OF_NOUN[noun], {"seq": 1, "next_by_subj": f"{noun}.{checked_key(key)}.>"})
+    stream, subjects = _place(noun, key)
+    return await _get(client, stream, {"seq": 1, "next_by_subj": subjects})
 
 
 async def last(client: Client, noun: str, key: str, verbed: str = ">") -> Stored | None:
     """Return the last message of an aggregate, of one type if it is named, or None when it has none."""
-    return await _get(client, STREAM_OF_NOUN[noun], {"last_by_subj": f"{noun}.{checked_key(key)}.{verbed}"})
+    stream, subjects = _place(noun, key, verbed)
+    return await _get(client, stream, {"last_by_subj": subjects})
 
 
 async def newest(client: Client, *nouns: str, verbed: str = ">") -> int:
-    """Return the sequence of the last message, of one type if it is named, of these nouns, which share a stream; 0 for none."""
+    """Return the sequence of the last message, of one type if it is named, of nouns that share a whole stream; 0 for none."""
     found = [await _get(client, STREAM_OF_NOUN[noun], {"last_by_subj": f"{noun}.*.{verbed}"}) for noun in nouns]
     return max((stored.sequence for stored in found if stored is not None), default=0)
+
+
+def _place(noun: str, key: str, verbed: str = ">") -> tuple[str, str]:
+    """Return the stream of an aggregate, and its subjects."""
+    return stream_of(noun, checked_key(key)), f"{noun_of(noun, key)}.{key}.{verbed}"
 
 
 async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored | None:
@@ -170,7 +177,7 @@ async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected
 
 
 async def append_together(client: Client, appends: Sequence[tuple[Sealed[Any], int]]) -> int:
-    """Append to several aggregates of one stream, all or nothing; each message comes with the sequence that it expects.
+    """Append to several aggregates of one stream, or shard, all or nothing; each message comes with the sequence that it expects.
 
     Returns the sequence of the last one. No aggregate may come twice, nor may this process append to them elsewhere meanwhile.
     Raises `Conflict` when nothing was stored, `Unavailable` when that is unknown, `TooLarge` for more than one batch takes.
@@ -320,7 +327,8 @@ async def present(client: Client, noun: str, key: str) -> tuple[Stored | None, i
 async def _as_stored(client: Client, sealed: Sealed[M], ack: Ack) -> Changed[M]:
     """Return the stored message with this id: an earlier sending may have recorded another decision than this one."""
     if ack.duplicate:
-        stored = await stored_at(client, declaration_of(sealed.message).stream, ack.sequence)
+        stream = declaration_of(sealed.message).stream_of(sealed.envelope.subject)
+        stored = await stored_at(client, stream, ack.sequence)
         if stored is not None and stored.envelope.id == sealed.envelope.id:
             return Changed(ack.sequence, stored.envelope, open_message(stored.envelope))
     return Changed(ack.sequence, sealed.envelope, sealed.message)

@@ -28,7 +28,8 @@ from shared.projected import IsPast
 from shared.puller import Puller
 from shared.questions import ASKED, Command, Question, asked_of
 from shared.questions.health import HEALTH, METRICS, Exposition
-from shared.streams import WORK, Work
+from shared.sharding import agreed
+from shared.streams import RUN_READERS, WORK, Work
 
 # Messages of one consumer that are handled at the same time. Most of them wait for a commit: half of them fill one while the
 # other half's is under way, so twice as many are half as many commits.
@@ -196,9 +197,11 @@ class Bus:
 async def connected(url: str, *, service: str, health: Health) -> AsyncIterator[Bus]:
     """Connect to the broker for the block, and go on reconnecting; drains at the end.
 
-    Raises OSError or nats' errors when the first connection fails.
+    Raises OSError or nats' errors when the first connection fails, `ConfigError` where the streams have another number of shards.
     """
     async with connected_broker(url, service=service, health=health) as broker:
+        if service in RUN_READERS:
+            await agreed(broker.connection, health)
         bus = Bus(broker.connection, service, health)
         try:
             yield bus

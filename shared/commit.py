@@ -24,7 +24,7 @@ from shared.client import count_error
 from shared.deadlines import Deadlines
 from shared.envelope import CONTENT_TYPE, Sealed
 from shared.errors import Unavailable
-from shared.messages.declaration import Message, declaration_of
+from shared.messages.declaration import declaration_of
 from shared.sending import Outgoing, send_batch, send_one
 
 # nats-server server/errors.json: a stale expectation on one server, and the same found by the leader of a replicated stream.
@@ -91,7 +91,7 @@ def outgoing_of(client: Client, sealed: Sealed[Any], expected: int | None) -> Ou
 
 
 class Journal:
-    """Writes messages to their streams, one coalescer per stream."""
+    """Writes messages to their streams, one coalescer per stream, and per shard of one."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -99,7 +99,7 @@ class Journal:
 
     async def publish(self, sealed: Sealed[Any], *, timeout: float = ACK_TIMEOUT) -> Ack:
         """Store a message whose id is all that it needs. Raises `Unavailable` (unknown or not stored), `Refused`."""
-        return await self._coalescer(sealed.message).commit(sealed, None, timeout)
+        return await self._coalescer(sealed).commit(sealed, None, timeout)
 
     async def append(self, sealed: Sealed[Any], expected: int, *, timeout: float = ACK_TIMEOUT) -> Ack:
         """Store a message of an aggregate if its last message is at `expected` (0: has none).
@@ -107,10 +107,10 @@ class Journal:
         Raises `Stale` when it is not, also for a duplicate that this process did not send; `Unavailable` when unknown;
         `Refused`. Callers want `shared.aggregate.append`, which folds on `Stale`.
         """
-        return await self._coalescer(sealed.message).commit(sealed, expected, timeout)
+        return await self._coalescer(sealed).commit(sealed, expected, timeout)
 
-    def _coalescer(self, message: Message) -> Coalescer:
-        stream = declaration_of(message).stream
+    def _coalescer(self, sealed: Sealed[Any]) -> Coalescer:
+        stream = declaration_of(sealed.message).stream_of(sealed.envelope.subject)
         found = self._coalescers.get(stream)
         if found is None:
             found = self._coalescers[stream] = Coalescer(self._client, stream)

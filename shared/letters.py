@@ -13,6 +13,7 @@ from shared.envelope import Envelope, derived_id, open_envelope, seal, utc_now
 from shared.errors import Invalid
 from shared.messages import DeadLettered
 from shared.messages.declaration import KEY, hashed_key
+from shared.messages.shards import plain
 
 # Characters of an error that are kept: those of some drivers repeat the whole value.
 LONGEST_ERROR = 2000
@@ -52,7 +53,7 @@ async def bury_in_place(journal: Journal, given_up: GivenUp, incarnation: str) -
 
 async def _store(journal: Journal, given_up: GivenUp, cause: Envelope | None, id_: str, place: str | None) -> None:
     tokens = given_up.subject.split(".")
-    verb = ".".join(token for token in (tokens[0], *tokens[2:3]) if KEY.match(token)) or "unknown"
+    verb = ".".join(token for token in (plain(tokens[0]), *tokens[2:3]) if KEY.match(token)) or "unknown"
     letter = DeadLettered(
         service=given_up.service,
         verb=verb,

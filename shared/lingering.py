@@ -66,7 +66,8 @@ class Lingering:
             noun, _, rest = msg.subject.partition(".")
             key, _, rest = rest.partition(".")
             self._expected.pop(key, None)
-            if msg.data and f"{noun}.{rest.partition('.')[0]}" not in self._prompt:
+            # The noun without the number of a shard.
+            if msg.data and f"{noun.partition('-')[0]}.{rest.partition('.')[0]}" not in self._prompt:
                 self._expected[key] = now
         while self._expected and self._expected[first := next(iter(self._expected))] < now - EXPECTED_FOR:
             del self._expected[first]

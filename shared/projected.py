@@ -12,7 +12,9 @@ import msgspec
 from shared.db import Connection
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.messages.declaration import Message, class_of
+from shared.messages.shards import in_shard, subject_in
 from shared.pull import Delivered
+from shared.runs import RUN_STREAMS, RUNS
 from shared.statements import Copy, Statement
 
 
@@ -93,6 +95,24 @@ def without(apply: Apply, is_past: IsPast) -> Apply:
         return await apply(kept, incarnation, connection) if kept else ()
 
     return present
+
+
+def in_shards(one: Projected) -> list[Projected]:
+    """Return the projection of each shard of a stream, declared as that of the first one: each has a name of its own.
+
+    What `apply` keeps in memory is shared by them.
+    """
+    shards = len(RUN_STREAMS) if one.stream == RUNS else 1
+    return [
+        msgspec.structs.replace(
+            one,
+            name=in_shard(one.name, shard),
+            stream=in_shard(one.stream, shard),
+            filters=tuple(subject_in(subjects, shard) for subjects in one.filters),
+            born=None if one.born is None else subject_in(one.born, shard),
+        )
+        for shard in range(shards)
+    ]
 
 
 def recorded_of(delivered: Delivered, incarnation: str) -> Recorded:

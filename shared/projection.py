@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -24,9 +24,11 @@ from shared.errors import MillraceError, Unavailable
 from shared.health import Health
 from shared.letters import GivenUp, bury_in_place
 from shared.lingering import Lingering
+from shared.messages.shards import in_shard, shard_of
 from shared.observing import Observer
 from shared.projected import IsPast, Projected, traces_of, without
 from shared.pull import NO_MESSAGE, Delivered, OrderedReader, StreamError, api_request
+from shared.runs import RUN_SHARDS
 from shared.salvage import Tally, clean, is_passing
 from shared.statements import Copy, Statement
 
@@ -294,6 +296,17 @@ class Projection:
         async with self._moved:
             self._last = sequence
             self._moved.notify_all()
+
+
+class Shards:
+    """The projections of the shards of RUNS with one name, each of which has the rows of its own runs."""
+
+    def __init__(self, name: str, projections: Mapping[str, Projection]) -> None:
+        self.each = [projections[in_shard(name, shard)] for shard in range(RUN_SHARDS)]
+
+    def of(self, run: str) -> Projection:
+        """Return the one that has a run's rows; sequences of the run are those of its stream."""
+        return self.each[shard_of(run, RUN_SHARDS)]
 
 
 def started(

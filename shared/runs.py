@@ -28,9 +28,13 @@ from shared.messages import (
     RunWaiting,
     declaration_of,
 )
+from shared.messages.shards import in_shard, shards_of
 
 RUNS = declaration_of(RunRequested).stream
-"""The name of the stream that holds the lives of all runs."""
+"""The name of the stream that holds the lives of all runs: what people say, of whichever shard."""
+RUN_SHARDS = shards_of(declaration_of(RunRequested).noun)
+RUN_STREAMS = tuple(in_shard(RUNS, shard) for shard in range(RUN_SHARDS))
+"""The names of its shards, each a stream; of one shard alone the same name."""
 
 
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +116,12 @@ BLOCKED = frozenset(name for name, status in STATUSES.items() if status.blocked)
 END_TYPES = frozenset(declaration_of(cls).type for cls, effect in EFFECTS.items() if effect.status in ENDED)
 """The types of the messages that end a run."""
 END_SUBJECTS = tuple(declaration_of(cls).pattern() for cls, effect in EFFECTS.items() if effect.status in ENDED)
-"""Their subjects, of any run, as filters of the stream RUNS."""
+"""Their subjects, of any run, as filters of the stream RUNS, its first shard (`subject_in` makes those of another)."""
+
+
+def run_stream(run: str) -> str:
+    """Return the name of the stream that holds a run."""
+    return declaration_of(RunRequested).stream_of(run)
 
 
 def status_of(message: Message) -> str | None:

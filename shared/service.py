@@ -24,6 +24,7 @@ from shared.addresses import without_password
 from shared.config import ConfigError, Environment
 from shared.health import Health
 from shared.health_server import HealthSettings, health_served
+from shared.messages.shards import MOST, VARIABLE
 
 _log = structlog.get_logger()
 # Exit codes: 2 means that the configuration is wrong and that starting again will not help.
@@ -79,14 +80,19 @@ def main(service: str, read: Callable[[Environment], Any], app: App) -> int:
     settings = read(environment)
     address, data = environment.optional("MILLRACE_HEALTH_ADDR"), environment.optional("MILLRACE_DATA")
     traces = trace_settings.read(environment)
+    environment.integer(VARIABLE, 1, minimum=1, maximum=MOST)  # read before (`shared.messages.shards`)
     try:
         environment.check()
     except ConfigError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"millrace {service}: {problem.path} {problem.message}\n")
-        return EXIT_MISCONFIGURED
+        return _misconfigured(service, error)
     folder = None if data is None else Path(data)
     return uvloop.run(_serve(service, settings, app, HealthSettings(address), traces, folder))
+
+
+def _misconfigured(service: str, error: ConfigError) -> int:
+    for problem in error.problems:
+        sys.stderr.write(f"millrace {service}: {problem.path} {problem.message}\n")
+    return EXIT_MISCONFIGURED
 
 
 def descriptors(wanted: int) -> int:
@@ -166,6 +172,9 @@ async def _serve(
             for leave in () if failures else runtime.leaving:
                 await leave()
             await background.cancel()
+    except ConfigError as error:
+        # What the broker has is another configuration.
+        return _misconfigured(service, error)
     except (OSError, nats.errors.Error) as error:
         nats_url = getattr(settings, "nats_url", "")
         _log.error("service.cannot_start", reason=f"{type(error).__name__}: {error}", nats=without_password(nats_url))

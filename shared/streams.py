@@ -29,6 +29,7 @@ from shared.messages import (
     declaration_of,
 )
 from shared.messages.declaration import STREAM_OF_NOUN
+from shared.messages.shards import in_shard, shards_of, subject_in
 from shared.resources import KINDS
 
 HOUR = 3600.0
@@ -55,11 +56,12 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     purged_by: str | None = None
     erased_by: str | None = None
     removed_by: str | None = None
+    shard: int = 0
 
     @property
     def nouns(self) -> list[str]:
-        """Return the nouns whose messages are declared to be in the stream."""
-        return [noun for noun, stream in STREAM_OF_NOUN.items() if stream == self.name]
+        """Return the nouns of the subjects in the stream: of the messages that are declared to be in it, or in a shard of it."""
+        return [in_shard(noun, self.shard) for noun, stream in STREAM_OF_NOUN.items() if in_shard(stream, self.shard) == self.name]
 
     @property
     def subjects(self) -> list[str]:
@@ -83,11 +85,17 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     managed: bool = False
     watched_by: tuple[str, ...] = ()
     enveloped: bool = False
+    shard: int = 0
+
+    @property
+    def first(self) -> str:
+        """Return the name of the consumer of the first shard, of which this one is the like in its own."""
+        return self.name.partition("=")[0]
 
     @property
     def stream(self) -> str:
         """Return the name of the stream that is consumed."""
-        return declaration_of(self.messages[0]).stream
+        return in_shard(declaration_of(self.messages[0]).stream, self.shard)
 
 
 class Registry(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,11 +120,31 @@ def among_replicas(service: str, what: str) -> str:
     return f"replicas.{service}.{what}"
 
 
+def _in_shards(stream: Stream) -> tuple[Stream, ...]:
+    """Return the shards of a stream, the first of which has its name."""
+    shards = max(map(shards_of, stream.nouns))
+    return tuple(msgspec.structs.replace(stream, name=in_shard(stream.name, shard), shard=shard) for shard in range(shards))
+
+
+def _of_shards(work: Work) -> tuple[Work, ...]:
+    """Return the consumer of each shard. In their names the number stands behind what is in no name of a worker group."""
+    shards = shards_of(declaration_of(work.messages[0]).noun)
+    others = (
+        msgspec.structs.replace(
+            work, name=f"{work.name}={shard}", subjects=tuple(subject_in(one, shard) for one in work.subjects), shard=shard
+        )
+        for shard in range(1, shards)
+    )
+    return (work, *others)
+
+
 STREAMS = (
     Stream(name="WEBHOOKS", max_age=7 * DAY, readers=("events",), erased_by="events"),
     Stream(name="EVENTS", max_age=7 * DAY, readers=("events",), erased_by="events"),
     # No age limit: an unacknowledged message that ages out vanishes, even while it is kept in progress. Runs that ended are purged.
-    Stream(name="RUNS", max_age=None, readers=("executor", "events", "gateway"), purged_by="executor", erased_by="executor"),
+    *_in_shards(
+        Stream(name="RUNS", max_age=None, readers=("executor", "events", "gateway"), purged_by="executor", erased_by="executor")
+    ),
     Stream(name="LINES", max_age=3 * DAY, readers=("executor", "gateway"), erased_by="executor"),
     # No age limit: a schedule dies silently with its stream's.
     Stream(name="TIMERS", max_age=None, readers=("executor", "events"), schedules=True, owned=True, removed_by="executor"),
@@ -132,6 +160,8 @@ STREAMS = (
     Stream(name="DEAD", max_age=None, readers=("events",), erased_by="events"),
 )
 
+# The services that read or write runs.
+RUN_READERS = {"logs", *next(stream.readers for stream in STREAMS if "run" in stream.nouns)}
 PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")
 # The worker group of a workflow that names none, and the names of all others: part of a subject, and of a consumer's name.
 DEFAULT_GROUP = "default"
@@ -156,23 +186,26 @@ def _alerting(purpose: str, *messages: type[Message]) -> Work:
 
 
 def work_of_runs(group: str = DEFAULT_GROUP) -> tuple[Work, ...]:
-    """Return the consumers of the runs of a worker group, one for each priority, the highest first.
+    """Return the consumers of the runs of a worker group, one for each priority and shard, those of the highest first.
 
     Those of the default group are made with the others; the executors that serve another group make its own.
     """
     ending = "" if group == DEFAULT_GROUP else group
     return tuple(
-        Work(
-            name="-".join(filter(None, ("executor-runs", priority, ending))),
-            service="executor",
-            messages=(RunRequested, RunResumed),
-            subjects=tuple(".".join(filter(None, (f"run.*.{verb}", priority, ending))) for verb in ("requested", "resumed")),
-            managed=True,
-            # Each run that goes on anywhere holds its message.
-            max_ack_pending=20_000,
-            watched_by=() if ending else ("gateway", "events"),
-        )
+        work
         for priority in PRIORITIES
+        for work in _of_shards(
+            Work(
+                name="-".join(filter(None, ("executor-runs", priority, ending))),
+                service="executor",
+                messages=(RunRequested, RunResumed),
+                subjects=tuple(".".join(filter(None, (f"run.*.{verb}", priority, ending))) for verb in ("requested", "resumed")),
+                managed=True,
+                # Each run that goes on anywhere holds its message.
+                max_ack_pending=20_000,
+                watched_by=() if ending else ("gateway", "events"),
+            )
+        )
     )
 
 
@@ -184,8 +217,8 @@ WORK = (
     _alerting("letters", DeadLettered),
     _alerting("searches", AlertRaised),
     _alerting("registrations", RegistrationFailed),
-    _alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired),
-    _alerting("questions", RunAsked, RunReminded, RunAnswered),
+    *_of_shards(_alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired)),
+    *_of_shards(_alerting("questions", RunAsked, RunReminded, RunAnswered)),
     # A look at a remote, a pull and a push take their time.
     Work(
         name="executor-branches",

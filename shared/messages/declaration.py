@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from shared.messages.shards import in_shard, noun_of, shard_of, shards_of
+
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
 # Resources stand in none of these rows: their declaration adds them.
@@ -94,7 +96,8 @@ class Declaration(msgspec.Struct, frozen=True):
     def subject(self, message: Message, key: str | None = None) -> str:
         """Return the subject of `message`, such as `event.<source>.routed`; `key` is its key where that is at hand."""
         verb = self.verb if self.verb_field is None else getattr(message, self.verb_field)
-        subject = f"{self.noun}.{key or self.key(message)}.{verb}"
+        key = key or self.key(message)
+        subject = f"{noun_of(self.noun, key)}.{key}.{verb}"
         if self.suffix is not None and (suffix := getattr(message, self.suffix)) is not None:
             subject = f"{subject}.{checked_key(suffix)}"
         if self.ending is not None and (ending := getattr(message, self.ending)) is not None:
@@ -103,10 +106,14 @@ class Declaration(msgspec.Struct, frozen=True):
 
     def aggregate(self, key: str) -> str:
         """Return the filter of an aggregate's whole life: that of every expectation, never a narrower one."""
-        return f"{self.noun}.{key}.>"
+        return f"{noun_of(self.noun, key)}.{key}.>"
+
+    def stream_of(self, key: str) -> str:
+        """Return the name of the stream of an aggregate: `stream`, or a shard of it."""
+        return stream_of(self.noun, key)
 
     def pattern(self) -> str:
-        """Return the subjects of this message, any key, as a NATS filter."""
+        """Return the subjects of this message, any key, as a NATS filter: in the first shard, where there are several."""
         if self.verb_field is not None:
             return f"{self.noun}.>"
         return f"{self.noun}.*.{self.verb}" + (".>" if self.ending else ".*" if self.suffix else "")
@@ -151,6 +158,11 @@ def message(
 def declaration_of(of: Message | type[Message]) -> Declaration:
     """Return the declaration of a message or of its class."""
     return _BY_CLASS[of if isinstance(of, type) else type(of)]
+
+
+def stream_of(noun: str, key: str) -> str:
+    """Return the name of the stream that holds the messages of a key."""
+    return in_shard(STREAM_OF_NOUN[noun], shard_of(key, shards_of(noun)))
 
 
 def class_of(type_: str) -> type[Message] | None:

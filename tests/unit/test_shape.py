@@ -20,6 +20,7 @@ SHARED = {
     "messages", "metrics", "observing", "organizations",
     "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registering", "registry", "resources", "runs", "salvage", "schemas", "sending", "service",
+    "sharding",
     "jose", "statements", "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",
     "expressions", "gathering", "web_tokens", "nkeys", "subscribers", "exporting", "trace_settings", "traceparent", "tracing",
     "quotas", "removals", "trail",
