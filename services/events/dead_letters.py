@@ -25,7 +25,7 @@ from shared.questions.letters import (
     ListDeadLetters,
     ReplayDeadLetter,
 )
-from shared.runs import RUNS
+from shared.runs import RUN_STREAMS
 
 
 async def list_letters(asked: ListDeadLetters, deps: DeliveryDeps) -> DeadLetterPage:
@@ -105,7 +105,7 @@ async def _document(row: RowMapping, deps: DeliveryDeps) -> bytes:
 
 
 def _advice(row: RowMapping) -> str:
-    if row["stream"] == RUNS and row["consumer"].startswith("executor-runs"):
+    if row["stream"] in RUN_STREAMS and row["consumer"].startswith("executor-runs"):
         return f"a run is not handled again: `millrace runs rerun {row['key']}` asks for another one"
     if row["consumer"].startswith(f"{row['service']}."):
         return "no row could be made of this message, and nothing but rows: `millrace rebuild` makes them anew"

@@ -19,7 +19,7 @@ from shared.envelope import utc_now
 from shared.erasing import erase_messages
 from shared.errors import Unavailable
 from shared.questions.erasing import EraseInEvents, Needed
-from shared.runs import RUNS
+from shared.runs import RUN_STREAMS
 
 # In place of what said why a delivery or a letter failed: that it did is still shown.
 ERASED = "erased"
@@ -77,7 +77,7 @@ async def _needed(connection: AsyncConnection, stream: str, whose: Collection[st
 
 async def _forget(connection: AsyncConnection, stream: str, whose: Collection[str]) -> None:
     """Remove from rows what a message says of its reasons."""
-    if stream == RUNS:
+    if stream in RUN_STREAMS:
         await connection.execute(update(delivery_run).where(delivery_run.c.run.in_(whose)).values(error=None, reason=None))
     elif stream == "DEAD":
         await connection.execute(update(dead_letter).where(dead_letter.c.id.in_(whose)).values(error=ERASED))

@@ -34,9 +34,10 @@ from shared.messages import (
     RunRequested,
     WebhookReceived,
 )
+from shared.messages.shards import in_shard
 from shared.owners.catalog import catalog_of
 from shared.projected import Apply, Projected, Recorded, in_batches
-from shared.runs import ENDED, RUNS, status_after, status_of
+from shared.runs import ENDED, RUN_STREAMS, status_after, status_of
 from shared.statements import Statement
 
 # Deliveries are looked at by people; their rows are written together with other messages.
@@ -208,6 +209,6 @@ def _delivery(message: WebhookReceived | EventAccepted | EventOverdue | EventDef
 DELIVERIES: dict[str, tuple[str, Callable[[], Apply]]] = {
     "webhooks": ("WEBHOOKS", lambda: in_batches(received)),
     "events": ("EVENTS", lambda: in_batches(routed)),
-    "runs": (RUNS, lambda: in_batches(RunsOfDeliveries().apply)),
+    **{in_shard("runs", shard): (stream, lambda: in_batches(RunsOfDeliveries().apply)) for shard, stream in enumerate(RUN_STREAMS)},
     "dead": ("DEAD", lambda: in_batches(dead)),
 }

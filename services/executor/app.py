@@ -72,14 +72,15 @@ from shared.health import Health
 from shared.levels import follow_level
 from shared.locks import Locks
 from shared.messages import RunCancelRequested, declaration_of
-from shared.projection import PAUSE, Projection, started
+from shared.messages.shards import subject_in
+from shared.projection import PAUSE, Projection, Shards, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.quotas import Limits, Quotas, RunsUsed
 from shared.registry import RegistryWriter
 from shared.removals import RemovedOrganizations
-from shared.runs import RUNS
+from shared.runs import RUN_SHARDS, RUN_STREAMS
 from shared.service import Runtime
 from shared.streams import DEFAULT_GROUP, work_of_runs
 
@@ -141,7 +142,7 @@ class Executor:
         self.history = History(engine)
         self.catalog: Projection
         self.versions: Projection
-        self.rows: Projection
+        self.rows: Shards
         self.lines: Projection
 
     async def _register(self, org: str) -> None:
@@ -150,7 +151,12 @@ class Executor:
 
 async def watch_cancellations(bus: Bus, runs: Runs) -> None:
     """Stop runs of this process whose cancellation is requested; for ever."""
-    reader = OrderedReader(bus.client, RUNS, filters=(declaration_of(RunCancelRequested).pattern(),), start="new")
+    await asyncio.gather(*(_watch_cancellations(bus, runs, shard) for shard in range(RUN_SHARDS)))
+
+
+async def _watch_cancellations(bus: Bus, runs: Runs, shard: int) -> None:
+    filters = (subject_in(declaration_of(RunCancelRequested).pattern(), shard),)
+    reader = OrderedReader(bus.client, RUN_STREAMS[shard], filters=filters, start="new")
     while True:
         try:
             batches = reader.batches()
@@ -269,11 +275,10 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         )
         executor.catalog = projections["catalog"]
         executor.versions = projections["history"]
-        executor.rows = projections["runs"]
+        executor.rows = Shards("runs", projections)
         executor.lines = projections["lines"]
         runs = Runs(executor)
         served = {group: work_of_runs(group) for group in executor.groups.mine}
-        # Of one priority after the other.
         in_order = [work for same in zip(*served.values(), strict=True) for work in same]
         worker = Worker(bus.client, runs, settings.slots.least, in_order, drain=settings.drain)
         scaling = Scaling(bus.client, served, allowed(settings.slots), worker, executor.shares, sandbox, executor.use, Machine())

@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import msgspec
 from nats.aio.client import Client
 
 from services.executor import store
@@ -27,16 +28,20 @@ from shared.messages import (
     WorkflowRemoved,
     declaration_of,
 )
-from shared.projected import Projected, Projections, Recorded, in_batches, one_by_one
+from shared.messages.shards import shard_in_sql
+from shared.projected import Projected, Projections, Recorded, in_batches, in_shards, one_by_one
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
-from shared.runs import END_TYPES, RUNS
+from shared.runs import END_TYPES, RUN_SHARDS, RUNS
 from shared.statements import Statement
 
 # Seconds in which messages are written together: those of a run until its end, for which a caller may wait, and under load those of
 # many runs. Lines come in chunks as they are printed, and their readers read many.
 LINGER = 0.02
+# By shard: the rows of its runs of which nothing was purged.
+_OF_SHARD = [f" AND {shard_in_sql('id', RUN_SHARDS)} = {shard}" if RUN_SHARDS > 1 else "" for shard in range(RUN_SHARDS)]
+_WHOLE = [f"id IN (SELECT id FROM executor.run WHERE on_bus = 'whole'{own})" for own in _OF_SHARD]  # noqa: S608 - all ours
 
 
 # Told of each run that ends, in the order of the stream, and when its end was stored.
@@ -65,23 +70,29 @@ def projected(client: Client, ended: Ended = _unheard) -> list[Projected]:
             tables=("file_version", "file_commit", "file_history"),
             filters=("file.>", "history.>"),
         ),
-        Projected(
-            name="runs",
-            stream=RUNS,
-            apply=in_batches(partial(runs, ended=ended)),
-            # Steps first: the rows of runs show which are whole.
-            tables=("step", "approval", "run"),
-            rows="id IN (SELECT id FROM executor.run WHERE on_bus = 'whole')",
-            born=declaration_of(RunRequested).pattern(),
-            linger=LINGER,
-            prompt=END_TYPES,
+        *(
+            msgspec.structs.replace(one, rows=_WHOLE[shard])
+            for shard, one in enumerate(
+                in_shards(
+                    Projected(
+                        name="runs",
+                        stream=RUNS,
+                        apply=in_batches(partial(runs, ended=ended)),
+                        # Steps first: the rows of runs show which are whole.
+                        tables=("step", "approval", "run"),
+                        born=declaration_of(RunRequested).pattern(),
+                        linger=LINGER,
+                        prompt=END_TYPES,
+                    )
+                )
+            )
         ),
         Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",), linger=LINGER),
     ]
 
 
 async def runs(batch: Sequence[Recorded], connection: Connection, *, ended: Ended = _unheard) -> list[Statement]:
-    """Fold a batch of the stream RUNS into its runs, in two statements, one more each for steps and for questions to people."""
+    """Fold a batch of a shard of RUNS into its runs, in two statements, one more each for steps and for questions to people."""
     ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
     known = await store.states(connection, ids)
     changed: dict[str, run_state.RunState] = {}

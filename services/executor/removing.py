@@ -25,7 +25,7 @@ from shared.envelope import Sealed, derived_id, new_id, open_envelope, open_mess
 from shared.errors import Invalid, NotFound
 from shared.messages import AdapterChanged, FileChanged, Message, RunCancelRequested, SyncState, WorkflowChanged
 from shared.owners.removing import Deadline, Rows, are_level, erase_of_organization
-from shared.projection import Projection
+from shared.projection import Projection, Shards
 from shared.pull import OrderedReader
 from shared.questions.executor import CommitFiles, FileChange
 from shared.questions.removing import EraseInExecutorOf, Left, RemoveInExecutor
@@ -45,7 +45,7 @@ _CODE = tuple(f"{noun}.*.changed" for noun in commits.NOUNS)
 class ExecutorRemovingDeps(RunErasingDeps, RegistrationDeps, Protocol):
     """Dependencies of removing."""
 
-    rows: Projection
+    rows: Shards
     lines: Projection
     agreed: Blobs
 
@@ -58,13 +58,13 @@ async def remove(command: RemoveInExecutor, deps: ExecutorRemovingDeps) -> Left:
         return Left(await rows.count(org, COUNTED))
     if command.step == "stop":
         return Left(await _cancel(command, deps) | await _remove_files(command, deps))
-    behind = await are_level([deps.catalog, deps.versions, deps.rows, deps.lines])
+    behind = await are_level([deps.catalog, deps.versions, *deps.rows.each, deps.lines])
     return Left(behind or await rows.delete(org, deadline))
 
 
 async def _cancel(command: RemoveInExecutor, deps: ExecutorRemovingDeps) -> dict[str, int]:
     """Ask runs to stop; return how many have not ended."""
-    if behind := await are_level([deps.rows]):
+    if behind := await are_level(deps.rows.each):
         return behind
     wanted = select(run.c.id).where(run.c.org == command.organization, run.c.finished_at.is_(None)).limit(CANCELLED)
     async with transaction(deps.engine) as connection:

@@ -35,6 +35,7 @@ from services.executor.runs.run_state import RunState, StepId
 from services.executor.runs.steps import Place, Step
 from shared.db import Connection, transaction
 from shared.envelope import rfc3339
+from shared.messages.shards import shard_in_sql
 from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.statements import Compiled, Filtered, Statement, inserted, overwriting, parameter
@@ -437,14 +438,15 @@ async def overdue(connection: AsyncConnection, now: datetime, late: float, limit
     return [row.id for row in rows]
 
 
-async def begin_purge(connection: AsyncConnection, *, before: datetime, up_to: int, limit: int) -> list[tuple[str, int]]:
-    """Mark runs that ended before a time, with no message beyond `up_to`, as going from the bus; return them with their last_seq.
+async def begin_purge(connection: AsyncConnection, *, before: datetime, up_to: list[int], limit: int) -> list[tuple[str, int]]:
+    """Mark runs that ended before a time, with no message beyond `up_to` of their shard, as going; return them with their last_seq.
 
     From now on their rows are not to be made anew from the bus. Those whose purge was begun and not ended come again.
     """
-    statement = """
+    statement = f"""
         UPDATE run SET on_bus = 'going' WHERE id IN (
-            SELECT id FROM run WHERE on_bus <> 'gone' AND finished_at < :before AND last_seq <= :up_to
+            SELECT id FROM run WHERE on_bus <> 'gone' AND finished_at < :before
+               AND last_seq <= (CAST(:up_to AS bigint[]))[1 + {shard_in_sql("id", len(up_to))}]
              ORDER BY finished_at LIMIT :limit FOR UPDATE)
         RETURNING id, last_seq
     """

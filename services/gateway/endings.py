@@ -1,4 +1,4 @@
-"""Wakes requests that wait for the end of a run: one reader of terminal messages for the whole process."""
+"""Wakes requests that wait for the end of a run: one reader of terminal messages, of each shard, for the whole process."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from nats.aio.client import Client
 
 from shared.errors import Unavailable
 from shared.health import Health
+from shared.messages.shards import in_shard, subject_in
 from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
-from shared.runs import END_SUBJECTS, RUNS
+from shared.runs import END_SUBJECTS, RUN_SHARDS, RUN_STREAMS
 
 _log = structlog.get_logger()
 _PART = "run endings"
@@ -45,21 +46,25 @@ class Endings:
 
     async def run(self) -> None:
         """Read for ever."""
+        await asyncio.gather(*(self._read(shard) for shard in range(RUN_SHARDS)))
+
+    async def _read(self, shard: int) -> None:
         after: int | None = None
+        filters, part = tuple(subject_in(one, shard) for one in END_SUBJECTS), in_shard(_PART, shard)
         while True:
-            reader = OrderedReader(self._client, RUNS, filters=END_SUBJECTS, start="new", after=after)
+            reader = OrderedReader(self._client, RUN_STREAMS[shard], filters=filters, start="new", after=after)
             try:
                 batches = reader.batches()
                 async with contextlib.aclosing(batches):
-                    self._health.report(_PART, None)
+                    self._health.report(part, None)
                     async for batch in batches:
                         for delivered in batch:
                             after = delivered.sequence
                             for end in self._waiting.get(delivered.subject.split(".")[1], ()):
                                 if not end.done():
                                     end.set_result(delivered.data)
-                        self._health.report(_PART, None)
+                        self._health.report(part, None)
             except (Unavailable, StreamError) as error:
-                self._health.report(_PART, str(error))
+                self._health.report(part, str(error))
                 _log.warning("endings.interrupted", reason=str(error))
             await asyncio.sleep(PAUSE)

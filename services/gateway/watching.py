@@ -18,13 +18,13 @@ from shared.bounded import is_room
 from shared.errors import Unavailable
 from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
-from shared.runs import RUNS
+from shared.runs import RUN_STREAMS
 
 # Of all connections so many may watch at a time, and of these so many those of one organization: each asks others again and again.
 OF_CONNECTIONS, OF_ALL = 2, 2
 # Seconds after which one that finds no room may try again.
 TRY_AGAIN = 5.0
-STREAMS = (RUNS, "LINES")
+STREAMS = (*RUN_STREAMS, "LINES")
 
 _log = structlog.get_logger()
 

@@ -33,6 +33,7 @@ from services.logs.tree import (
     StartsWith,
     Tree,
 )
+from shared.runs import RUN_STREAMS, RUNS
 
 # Columns that may be NULL. A comparison with the others never is, and must stand bare for an index to serve it.
 _NULLABLE = {"run", "causation_id", "workflow"}
@@ -113,6 +114,8 @@ class Condition:
         exact = self._present(name, f"{_column(name)} = {self._bind(value, 'text')}")
         if name in {"type", "key"}:
             return self._found(_whole(value), exact)
+        if name == "stream" and value == RUNS:
+            exact = f"(stream = ANY({self._bind(list(RUN_STREAMS), 'text[]')}))" if len(RUN_STREAMS) > 1 else exact
         if name == "stream" and re.fullmatch(r"\w+", value):
             return self._found([_quoted(lexemes.mark("stream", value))], exact)
         return exact

@@ -14,7 +14,7 @@ import msgspec
 from services.logs import lexemes, wording
 from shared.envelope import Envelope, open_envelope
 from shared.errors import Invalid
-from shared.runs import STATUSES
+from shared.runs import RUN_STREAMS, RUNS, STATUSES
 from shared.values import FIRST, LAST, lenient
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -168,7 +168,9 @@ def undecodable(position: StreamPosition, document: bytes) -> Row:
 @functools.cache
 def marks_of(stream: str, level: str) -> tuple[bytes, bytes]:
     """Return the marks of a row among its words: of what a search names often, and few rows may have."""
-    return lexemes.mark("stream", stream).encode(), lexemes.mark("level", level).encode()
+    # Of a shard that of the stream: people look for runs, and the mark stands for what the column is compared with.
+    named = RUNS if stream in RUN_STREAMS else stream
+    return lexemes.mark("stream", named).encode(), lexemes.mark("level", level).encode()
 
 
 def data_of(document: bytes) -> msgspec.Raw:

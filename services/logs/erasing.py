@@ -38,7 +38,7 @@ from shared.questions.erasing import (
     KeptMessage,
 )
 from shared.questions.logs import Search
-from shared.runs import RUNS
+from shared.runs import RUN_STREAMS
 from shared.streams import STREAMS
 
 # Rows of a search that are looked at by one command: of a message's lines many may match.
@@ -46,10 +46,11 @@ TOGETHER = 100
 # Seconds between two looks at what was not brought to its end.
 EVERY = 30.0
 # The nouns whose messages have content of people, by stream. All others say how things are, and are needed for as long.
-_NOUNS = {"WEBHOOKS": "webhook", "EVENTS": "event", RUNS: "run", "LINES": "line", "LOGS": "log", "DEAD": "dead"}
+_NOUNS = {"WEBHOOKS": "webhook", "EVENTS": "event", "LINES": "line", "LOGS": "log", "DEAD": "dead"}
+_NOUNS |= dict.fromkeys(RUN_STREAMS, "run")
 _OWNERS = {stream.name: stream.erased_by for stream in STREAMS}
 _COMMANDS: dict[str, type[EraseOwned]] = {"events": EraseInEvents, "executor": EraseInExecutor}
-_WHOSE = {RUNS: "run", "LINES": "run", "WEBHOOKS": "delivery", "EVENTS": "delivery", "DEAD": "id"}
+_WHOSE = dict.fromkeys((*RUN_STREAMS, "LINES"), "run") | {"WEBHOOKS": "delivery", "EVENTS": "delivery", "DEAD": "id"}
 _log = structlog.get_logger()
 
 
@@ -125,7 +126,7 @@ class Erasing:
             messages = [ErasedMessage(row["seq"], row["of"]) for row in rows]
             needed = (await self._ask(owner, stream, incarnation, messages=messages)).reasons
         taken = [row for row in rows if row["seq"] not in needed]
-        if stream == RUNS and taken:
+        if stream in RUN_STREAMS and taken:
             await self._ask("events", stream, incarnation, messages=[ErasedMessage(row["seq"], row["of"]) for row in taken])
         by: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
         for row in taken:

@@ -15,7 +15,7 @@ from services.logs.cursor import After
 from services.logs.lines import APART
 from services.logs.selection import Selection
 from services.logs.tables import erasure, message
-from shared.runs import RUNS
+from shared.runs import RUN_STREAMS
 
 # The line that is shown in place of what was erased.
 ERASED = "erased"
@@ -112,7 +112,7 @@ async def still_named(connection: AsyncConnection, blobs: Collection[str]) -> se
     statement = select(*fields).where(
         _M.time > func.now() - _KEPT,
         _M.line <= 0,
-        _M.stream.in_(("WEBHOOKS", "EVENTS", RUNS)),
+        _M.stream.in_(("WEBHOOKS", "EVENTS", *RUN_STREAMS)),
         or_(*(field.element.in_(blobs) for field in fields)),
         _PLACE.not_in(erased),
     )

@@ -11,6 +11,7 @@ import msgspec
 from shared.organizations import PLATFORM
 from shared.removals import RemovalEntry
 from shared.resources.retention import DEFAULT, FEWEST, RetentionEntry
+from shared.runs import RUN_STREAMS, RUNS
 
 # In place of a stream: whatever an organization said up to a time, which another one of the name had before it.
 PAST = ""
@@ -43,9 +44,10 @@ def limits_at(now: datetime, retentions: Iterable[RetentionEntry]) -> list[Limit
         declared = own.get(stream, {})
         shared = declared.get(PLATFORM, DEFAULT.get(stream))
         others = sorted(declared.keys() - {PLATFORM})
-        made += [Limit(stream, org, now - timedelta(days=max(fewest, declared[org]))) for org in others]
-        if shared is not None:
-            made.append(Limit(stream, None, now - timedelta(days=max(fewest, shared)), tuple(others)))
+        for shard in RUN_STREAMS if stream == RUNS else (stream,):
+            made += [Limit(shard, org, now - timedelta(days=max(fewest, declared[org]))) for org in others]
+            if shared is not None:
+                made.append(Limit(shard, None, now - timedelta(days=max(fewest, shared)), tuple(others)))
     return made
 
 

@@ -31,6 +31,7 @@ from services.logs.tree import (
     StartsWith,
     Tree,
 )
+from shared.runs import RUN_STREAMS, RUNS
 
 _MISSING: Any = object()
 # A position in a list, as Postgres reads it.
@@ -101,6 +102,8 @@ def _column_equals(row: Row, name: str, value: str) -> bool:
         return bool(found == level_named(value))
     if name == "message":
         return value.translate(_LOWER) in found.translate(_LOWER)
+    if name == "stream" and value == RUNS:
+        return found in RUN_STREAMS
     return bool(found == value)
 
 

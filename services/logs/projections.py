@@ -20,7 +20,7 @@ from shared.db import Connection
 from shared.owners.catalog import catalog_of
 from shared.projected import Apply, Keep, Projected
 from shared.pull import Delivered
-from shared.runs import END_TYPES, RUNS
+from shared.runs import END_TYPES, RUN_STREAMS
 from shared.salvage import is_passing
 from shared.statements import Copy, Statement
 from shared.streams import STREAMS
@@ -53,7 +53,7 @@ def archiving(stream: str, finder: GapFinder, telling: Telling | None = None) ->
         missing = await finder.before(batch, incarnation, connection)
         made = _rows(stream, batch, incarnation)
         is_copied = len(batch) >= COPIED and finder.are_new(batch)
-        if is_copied and stream != RUNS:
+        if is_copied and stream not in RUN_STREAMS:
             return [*missing, copy(made)]
         rows = await workflows.named(list(made), connection)
         if is_copied:
@@ -137,7 +137,7 @@ def _archives(client: Client, telling: Telling | None) -> list[Projected]:
             apply=archiving(stream.name, finders[stream.name], telling),
             keep=keeping(stream.name, finders[stream.name]),
             linger=LINGER,
-            prompt=END_TYPES if stream.name == RUNS else frozenset(),
+            prompt=END_TYPES if stream.name in RUN_STREAMS else frozenset(),
             tables=("message",),
             # What was erased is not on the bus, and stays.
             rows="stream = :stream AND incarnation = :incarnation AND seq >= :first"

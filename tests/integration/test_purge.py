@@ -30,6 +30,7 @@ from shared.errors import Conflict, Unavailable
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunSucceeded, RunUsage
 from shared.pull import api_request
 from shared.questions.executor import ListLines, ListRuns
+from shared.runs import RUN_SHARDS
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river, uncompiled
 from tests.support.servers import Place
@@ -75,7 +76,7 @@ class Deps(msgspec.Struct, frozen=True):
 
     async def begin(self) -> list[tuple[str, int]]:
         async with db.transaction(self.engine) as connection:
-            return await store.begin_purge(connection, before=utc_now() + timedelta(hours=1), up_to=2**62, limit=100)
+            return await store.begin_purge(connection, before=utc_now() + timedelta(hours=1), up_to=[2**62] * RUN_SHARDS, limit=100)
 
 
 @asynccontextmanager

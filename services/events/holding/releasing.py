@@ -32,7 +32,7 @@ from shared.errors import Conflict, Invalid, MillraceError, NotFound
 from shared.leader import lead
 from shared.messages import EventFiltered, EventHeld, EventRouted, EventUnroutable, Message, TimerFired, TimerSet
 from shared.messages.timer import fired_for, is_foreign
-from shared.projected import Projected, Recorded, in_batches
+from shared.projected import Projected, Recorded, in_batches, in_shards
 from shared.projection import Projection
 from shared.pull import Delivered, StreamError
 from shared.resources.subscription import SubscriptionEntry
@@ -89,7 +89,7 @@ class Releaser:
         """Return the projections, without rows, that follow held events, ends of runs, and timers."""
         return [
             Projected(name="held", stream="EVENTS", apply=in_batches(self._held), tables=(), filters=("event.*.held",)),
-            Projected(name="held-runs", stream=RUNS, apply=self._ended, tables=(), filters=END_SUBJECTS),
+            *in_shards(Projected(name="held-runs", stream=RUNS, apply=self._ended, tables=(), filters=END_SUBJECTS)),
             Projected(name="held-timers", stream="TIMERS", apply=in_batches(self._fired), tables=(), filters=(fired_for(OWNER),)),
         ]
 

@@ -34,7 +34,7 @@ from shared.messages import (
     RunWaiting,
     TimerSet,
 )
-from shared.projection import Projection
+from shared.projection import Shards
 from shared.runs import RunEnd
 
 # A claim that conflicts is folded and tried again; after so many times another worker is winning.
@@ -51,7 +51,7 @@ class DispatchDeps(Protocol):
     store: ExecutorStore
     concurrency: ConcurrencySlots
     expressions: Expressions
-    rows: Projection
+    rows: Shards
     name: str
 
 

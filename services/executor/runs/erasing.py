@@ -20,7 +20,7 @@ from shared.erasing import erase_messages
 from shared.errors import Invalid, Problem
 from shared.messages import RunError
 from shared.questions.erasing import EraseInExecutor, Needed
-from shared.runs import RUNS
+from shared.runs import RUN_STREAMS
 
 _STREAMS = frozenset({RUNS, "LINES"})
 
@@ -46,7 +46,7 @@ async def erase(command: EraseInExecutor, deps: RunErasingDeps) -> Needed:
         found = await store.states_to_erase(connection, runs)
         parents = await store.unended(connection, {state.parent for state, _ in found.values() if state.parent is not None})
     states = {id_: state for id_, (state, _) in found.items()}
-    reached = await passed(deps) if command.stream == RUNS else None
+    reached = await passed(deps, command.stream) if command.stream in RUN_STREAMS else None
     lately = utc_now() - LEAST_KEPT
     needed: dict[int, str] = {}
     for one in command.messages:
@@ -55,7 +55,7 @@ async def erase(command: EraseInExecutor, deps: RunErasingDeps) -> Needed:
             needed[one.seq] = "it has not been read by all who read it: try again"
         elif state is not None and ended_at is None:
             needed[one.seq] = f"the run {state.id} has not ended"
-        elif state is not None and ended_at is not None and ended_at > lately and command.stream == RUNS:
+        elif state is not None and ended_at is not None and ended_at > lately and command.stream in RUN_STREAMS:
             needed[one.seq] = f"the run {state.id} ended within the last hour: a repetition of its request would not be known"
         elif state is not None and state.parent in parents:
             needed[one.seq] = f"the run {state.parent}, which asked for its run, has not ended"
@@ -63,14 +63,14 @@ async def erase(command: EraseInExecutor, deps: RunErasingDeps) -> Needed:
     erased = [state for id_, state in states.items() if id_ not in kept]
     sequences = [one.seq for one in command.messages if one.seq not in needed and one.of not in kept]
     async with transaction(deps.engine) as connection:
-        if command.stream == RUNS:
+        if command.stream in RUN_STREAMS:
             await store.erase_runs(connection, [bare(state) for state in erased])
         elif command.stream == "LINES":
             await store.erase_lines(connection, [state.id for state in erased])
     for state in erased:
         deps.recent.forget(state.id)
     await erase_messages(deps.bus.client, command.stream, command.incarnation, sequences)
-    if command.stream == RUNS and erased:
+    if command.stream in RUN_STREAMS and erased:
         for state in erased:
             await purge(deps.bus.client, state.id, state.last_seq)
         async with transaction(deps.engine) as connection:

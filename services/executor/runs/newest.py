@@ -14,7 +14,7 @@ from shared.bus import Bus
 from shared.envelope import Sealed, caused_id
 from shared.errors import Unavailable
 from shared.messages import RunCancelRequested
-from shared.projection import Projection
+from shared.projection import Shards
 from shared.runs import ENDING
 
 
@@ -24,7 +24,7 @@ class NewestDeps(Protocol):
     bus: Bus
     store: ExecutorStore
     concurrency: ConcurrencySlots
-    rows: Projection
+    rows: Shards
 
 
 async def keep_newest(run: RunState, deps: NewestDeps, *, has_slot: bool = False) -> int | None:
@@ -37,7 +37,7 @@ async def keep_newest(run: RunState, deps: NewestDeps, *, has_slot: bool = False
     if run.slot is None or run.slot.policy != "cancel_older":
         return None
     # Rows are written somewhat later than their messages: it is to be seen by others as waiting before it looks.
-    if not has_slot and not await deps.rows.caught_up(run.last_seq):
+    if not has_slot and not await deps.rows.of(run.id).caught_up(run.last_seq):
         raise Unavailable("the rows of runs are behind")
     newer: list[tuple[datetime, str]] = []
     mine = (datetime.fromisoformat(run.requested_at), run.id)

@@ -23,11 +23,12 @@ from shared.envelope import utc_now
 from shared.leader import lead
 from shared.messages import RunRequested
 from shared.messages.declaration import checked_key, declaration_of
+from shared.messages.shards import in_shard
 from shared.projection import incarnation_of
 from shared.pull import api_request
 from shared.questions.events import DeliveriesPosition
 from shared.questions.logs import ArchivePosition
-from shared.runs import RUNS
+from shared.runs import RUN_STREAMS, run_stream
 
 LOCK = "executor.purge"
 # Runs per round: as many rows are marked by one statement, and done again by the successor of a killed process.
@@ -76,7 +77,7 @@ class Purger:
         Raises `Unavailable` while one of the required readers does not answer, and then purges nothing.
         """
         deps = self._deps
-        up_to = await passed(deps)
+        up_to = [await passed(deps, stream) for stream in RUN_STREAMS]
         async with db.transaction(deps.engine) as connection:
             begun = await store.begin_purge(connection, before=self._now() - self._kept, up_to=up_to, limit=ROUND)
         loop = asyncio.get_running_loop()
@@ -95,16 +96,17 @@ class Purger:
         return len(begun)
 
 
-async def passed(deps: PurgeDeps) -> int:
-    """Return the sequence of RUNS up to which every reader has written its rows. Raises `Unavailable`."""
+async def passed(deps: PurgeDeps, stream: str) -> int:
+    """Return the sequence of RUNS, or of a shard, up to which every reader has written its rows. Raises `Unavailable`."""
+    rows = in_shard("runs", RUN_STREAMS.index(stream))
     readers = [
-        await deps.bus.ask(ArchivePosition(org="global", stream=RUNS)),
+        await deps.bus.ask(ArchivePosition(org="global", stream=stream)),
         # A run's end that its delivery has not recorded would never be recorded.
-        await deps.bus.ask(DeliveriesPosition(org="global", stream=RUNS)),
-        await position_of(deps.engine, RUNS, projection="runs"),
+        await deps.bus.ask(DeliveriesPosition(org="global", stream=stream)),
+        await position_of(deps.engine, stream, projection=rows),
     ]
     # Asked last: positions of a stream that was made anew in the meantime do not fit.
-    return domain.passed_by_all(await incarnation_of(deps.bus.client, RUNS), readers)
+    return domain.passed_by_all(await incarnation_of(deps.bus.client, stream), readers)
 
 
 async def purge(client: Client, run: str, last_seq: int) -> None:
@@ -115,6 +117,6 @@ async def purge(client: Client, run: str, last_seq: int) -> None:
     # The server takes the first sequence to be kept.
     await api_request(
         client,
-        f"$JS.API.STREAM.PURGE.{RUNS}",
-        {"filter": declaration_of(RunRequested).aggregate(checked_key(run)), "seq": last_seq + 1},
+        f"$JS.API.STREAM.PURGE.{run_stream(checked_key(run))}",
+        {"filter": declaration_of(RunRequested).aggregate(run), "seq": last_seq + 1},
     )

@@ -1,6 +1,6 @@
 """Re-checks waiting runs when a message may satisfy them, and resumes them, or ends those that no worker holds.
 
-Two followers, which are projections without rows: one writer each, in order, from a checkpoint. They decide only from the run's
+Followers, which are projections without rows: one writer each, in order, from a checkpoint. They decide only from the run's
 own messages, read anew, and append with an expectation: looking twice, or too often, does no harm. Now and then the rows are
 searched for changes without a message: a timer that the broker lost, a deadline that has no timer.
 
@@ -48,8 +48,8 @@ from shared.messages import (
     declaration_of,
 )
 from shared.messages.timer import fired_for, is_foreign
-from shared.projected import Projected, Recorded, in_batches
-from shared.projection import Projection
+from shared.projected import Projected, Recorded, in_batches, in_shards
+from shared.projection import Shards
 from shared.pull import StreamError
 from shared.runs import END_SUBJECTS, RESUMABLE, RUNS, RunEnd
 from shared.statements import Statement
@@ -82,7 +82,7 @@ class ResumerDeps(Protocol):
     concurrency: ConcurrencySlots
     looks: Looks
     poison: Poison
-    rows: Projection
+    rows: Shards
     database_url: str
 
 
@@ -94,9 +94,9 @@ class Resumer:
         self._now = now
 
     def followers(self) -> list[Projected]:
-        """Return the two projections that follow runs, and the timers."""
+        """Return the projections that follow runs, one for each shard, and the timers."""
         return [
-            Projected(name="resumer", stream=RUNS, apply=in_batches(self._follow), tables=(), filters=_FOLLOWED),
+            *in_shards(Projected(name="resumer", stream=RUNS, apply=in_batches(self._follow), tables=(), filters=_FOLLOWED)),
             Projected(name="timers", stream="TIMERS", apply=in_batches(self._timers), tables=(), filters=(fired_for("executor"),)),
         ]
 
@@ -108,7 +108,7 @@ class Resumer:
                     await self._look_at_parent(message.parent, envelope)
                 if message.concurrency_key is not None:
                     await self._deps.concurrency.leave(message.run)
-                    await self._deps.rows.caught_up(one.delivered.sequence)
+                    await self._deps.rows.of(message.run).caught_up(one.delivered.sequence)
                     await self._grant(storable(message.concurrency_key), envelope)
             elif not (isinstance(message, RunWaiting) and message.blocked_on == "worker"):
                 # There may be thousands that were parked; the process that parked them looks after them.

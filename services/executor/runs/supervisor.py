@@ -57,11 +57,18 @@ from shared.messages import (
     RunWaiting,
     Wait,
 )
-from shared.projection import Projection
+from shared.projection import Shards
 from shared.pull import delivered
 from shared.streams import INLINE_BYTES, WORK
 from shared.suspects import Deadly, Suspects
 from shared.values import later
+
+
+def _lane(subject: str) -> tuple[str, str]:
+    # run.<run>.<verb>.<priority>, and its group where it is not the default one.
+    noun, _, _, priority, *_ = subject.split(".")
+    return noun, priority
+
 
 # The work consumers wait 30 s for an acknowledgement; three signs of life fit in.
 IN_PROGRESS = 10.0
@@ -72,7 +79,8 @@ PARKED = 300.0
 PACKAGES_AGAIN = 60.0
 # Seconds that giving a run back may take when this process is about to end.
 GIVING_BACK = 2.0
-_WORK = {work.name.removeprefix("executor-runs-"): work for work in WORK if RunRequested in work.messages}
+# By the place of its messages: their noun, which names the shard, and their priority.
+_WORK = {_lane(work.subjects[0]): work for work in WORK if RunRequested in work.messages}
 _log = structlog.get_logger()
 
 
@@ -87,7 +95,7 @@ class SupervisorDeps(CapabilityDeps, Protocol):
     egress: EgressRules
     resolver: Resolver
     keyring: Keyring
-    rows: Projection
+    rows: Shards
     store: ExecutorStore
     concurrency: ConcurrencySlots
     recent: Recent
@@ -116,7 +124,7 @@ class Runs:
     def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
         self._held: dict[str, HeldRun] = {}
-        self._suspects = {priority: Suspects(deps.bus.client, work.name) for priority, work in _WORK.items()}
+        self._suspects = {lane: Suspects(deps.bus.client, work.name) for lane, work in _WORK.items()}
 
     @property
     def count(self) -> int:
@@ -152,7 +160,7 @@ class Runs:
             await already.done.wait()
         held = self._held[message.run] = HeldRun(msg, sequence, asyncio.Event())
         again = (msg.metadata.num_delivered or 1) > 1
-        held.dispatching = traced.dispatching(envelope, _WORK[_priority(msg)].name, again=again)
+        held.dispatching = traced.dispatching(envelope, _WORK[_lane(msg.subject)].name, again=again)
         structlog.contextvars.bind_contextvars(run=message.run, correlation_id=envelope.correlationid)
         alive = asyncio.get_running_loop().call_later(IN_PROGRESS, self._begin_signs_of_life, held)
         try:
@@ -187,7 +195,7 @@ class Runs:
         """Return whether the work message is to be acknowledged; else it was given back or belongs to a newer claim."""
         try:
             # From its claim on an attempt that is lost counts in the run itself.
-            async with self._suspects[_priority(held.msg)].handling(held.msg):
+            async with self._suspects[_lane(held.msg.subject)].handling(held.msg):
                 if isinstance(message, RunRequested) and await self._carried_out_long_ago(envelope, message):
                     return True
                 dispatch = await self._dispatched(held, envelope, message)
@@ -260,7 +268,7 @@ class Runs:
         return False
 
     async def _bury(self, msg: Msg, tries: int, error: Exception, reason: str = "can never work") -> None:
-        await self._deps.bus.bury(_WORK[_priority(msg)], msg, tries, error, reason)
+        await self._deps.bus.bury(_WORK[_lane(msg.subject)], msg, tries, error, reason)
 
     async def _dispatched(self, held: HeldRun, envelope: Envelope, message: RunRequested | RunResumed) -> DispatchedRun:
         """Return the run so far: of one that is dispatched for the first time nothing need be read."""
@@ -368,11 +376,6 @@ async def _run(sandbox: Sandbox, job: jail.Job, capabilities: RunCapabilities, m
     except LockLost as error:
         failure, spent = jail.Failure("LockLost", error.detail), int(1000 * (time.monotonic() - began))
         return jail.Outcome(status="failed", reason="error", error=failure, usage=jail.Usage(0, 0), duration_ms=spent)
-
-
-def _priority(msg: Msg) -> str:
-    # run.<run>.<verb>.<priority>, and its group where it is not the default one.
-    return msg.subject.split(".")[3]
 
 
 def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:

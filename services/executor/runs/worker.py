@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -23,6 +24,16 @@ DRAIN = 3.0
 _log = structlog.get_logger()
 
 
+def in_turns(served: Sequence[Work]) -> list[list[Work]]:
+    """Return the work in the orders in which it is asked for, one after the other: of the shards of one kind each is first once.
+
+    Else those behind the first would get nothing as long as there is a backlog in it.
+    """
+    kinds = list(dict.fromkeys(work.first for work in served))
+    shards = 1 + max((work.shard for work in served), default=0)
+    return [sorted(served, key=lambda work: (kinds.index(work.first), (work.shard - first) % shards)) for first in range(shards)]
+
+
 class Worker:
     """Keeps up to `slots` runs going, of the work that is `served`, the most urgent first.
 
@@ -34,6 +45,7 @@ class Worker:
         """`drain`: seconds for which runs may go on once this executor is to stop."""
         self._client = client
         self._served = served
+        self._turns = itertools.cycle(in_turns(served))
         self._drain = drain
         self._runs = runs
         self._slots = slots
@@ -122,7 +134,7 @@ class Worker:
 
     async def _ask_in_order(self, asking: Inbox) -> bool:
         """Ask for as much as is free, without waiting; returns whether there may be more."""
-        for work in self._served:
+        for work in next(self._turns):
             await self._take_late(asking)
             wanted = self.free
             if wanted <= 0:

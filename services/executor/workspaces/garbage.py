@@ -24,7 +24,8 @@ from shared.blobs import GRACE, Blobs
 from shared.bus import Bus
 from shared.envelope import utc_now
 from shared.errors import NotFound, Unavailable
-from shared.projection import Projection
+from shared.owners.removing import are_level
+from shared.projection import Projection, Shards
 from shared.pull import OrderedReader, api_request
 
 # Manifests that are read at a time.
@@ -41,7 +42,7 @@ class GarbageDeps(Protocol):
     blobs: Blobs
     catalog: Projection
     versions: Projection
-    rows: Projection
+    rows: Shards
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ class Garbage:
         newest = await aggregate.newest(deps.bus.client, "file", "history", "workflow", "adapter")
         if not (await deps.catalog.caught_up(newest) and await deps.versions.caught_up(newest)):
             raise Unavailable("the rows of the workspaces are behind")
-        if not await deps.rows.caught_up(await aggregate.newest(deps.bus.client, "run")):
+        if await are_level(deps.rows.each):
             raise Unavailable("the rows of the runs are behind")
         used = await deps.history.contents() | await self._code(await deps.store.versions_in_use())
         before = self._now() - timedelta(seconds=self._grace)

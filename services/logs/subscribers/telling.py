@@ -14,6 +14,7 @@ from nats.aio.client import Client
 
 from shared.envelope import CONTENT_TYPE, utc_now
 from shared.errors import Unavailable
+from shared.messages.shards import plain
 from shared.organizations import PLATFORM
 from shared.pull import Delivered
 from shared.subscribers import TOLD, TOLD_ORG
@@ -70,13 +71,15 @@ class Telling:
             self._last[place] = one.sequence
 
     async def _subjects(self, one: Delivered, wanted: Mapping[str, frozenset[str]]) -> list[str]:
-        noun = one.subject.partition(".")[0]
-        found = [f"{TOLD}.{one.subject}"] if noun in wanted.get(PLATFORM, ()) else []
+        shard, _, rest = one.subject.partition(".")
+        noun = plain(shard)
+        told = f"{noun}.{rest}"
+        found = [f"{TOLD}.{told}"] if noun in wanted.get(PLATFORM, ()) else []
         if any(noun in nouns for org, nouns in wanted.items() if org != PLATFORM):
             try:
                 org = _decoder.decode(one.data).org
             except _UNREADABLE:
                 return found
             if org != PLATFORM and noun in wanted.get(org, ()) and not await self._is_past(one.data):
-                found.append(f"{TOLD_ORG}.{org}.{one.subject}")
+                found.append(f"{TOLD_ORG}.{org}.{told}")
         return found
