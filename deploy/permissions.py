@@ -14,9 +14,11 @@ from deploy.credentials import Credentials
 from shared.batching import MOST_TOGETHER
 from shared.messages import DECLARATIONS
 from shared.messages.log import SERVICES
+from shared.messages.shards import shards_of, subject_in
 from shared.nkeys import Issuer
 from shared.pull import inbox_prefix
 from shared.questions import ASKED
+from shared.runs import RUN_STREAMS
 from shared.streams import (
     BUCKETS,
     CACHE,
@@ -30,7 +32,6 @@ from shared.streams import (
     WORK,
     Stream,
     among_replicas,
-    work_of_runs,
 )
 from shared.subscribers import ADMITTING, CONNECTIONS, KICK, READABLE, SUBSCRIBERS, TOLD, TOLD_ORG
 
@@ -57,7 +58,8 @@ def service_permissions(service: str) -> dict[str, list[str]]:
         elif declared.suffix == "owner":
             publish.add(f"{declared.noun}.*.{declared.verb}.{service}")
         else:
-            publish.update(declared.patterns())
+            shards = range(shards_of(declared.noun))
+            publish |= {subject_in(pattern, shard) for pattern in declared.patterns() for shard in shards}
     for asked, _ in ASKED.values():
         if service in asked.by:
             publish.add(asked.subject)
@@ -89,8 +91,8 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish.add(f"$JS.API.STREAM.MSG.GET.{work.stream}")
     if service == "executor":
         # Its executors make the consumers of worker groups, which are known when they start.
-        runs = work_of_runs()[0].stream
-        publish |= {f"$JS.API.CONSUMER.INFO.{runs}.*", f"$JS.ACK.{runs}.*.>", f"$JS.ACK.*.*.{runs}.*.>"}
+        for runs in RUN_STREAMS:
+            publish |= {f"$JS.API.CONSUMER.INFO.{runs}.*", f"$JS.ACK.{runs}.*.>", f"$JS.ACK.*.*.{runs}.*.>"}
     for registry in REGISTRIES:
         if service == registry.writer or service in registry.readers:
             publish |= _reading(f"KV_{registry.bucket}")

@@ -13,8 +13,10 @@ from nats.aio.client import Client
 from deploy.errors import StartError
 from shared.client import connect
 from shared.envelope import new_id
+from shared.messages.shards import VARIABLE
 from shared.projection import INCARNATION
 from shared.pull import api_request
+from shared.sharding import difference
 
 _NANO = 1_000_000_000
 # A consumer that is made only to be asked how much it would read; the server forgets it by itself if we die before deleting it.
@@ -55,7 +57,10 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def administrator(url: str) -> AsyncIterator[Client]:
-    """Connect to the broker with administrator rights for the block. Raises `StartError` when it cannot be reached."""
+    """Connect to the broker with administrator rights for the block.
+
+    Raises `StartError` when it cannot be reached, or its streams have another number of shards than this process was told.
+    """
     try:
         client = await connect(
             url, name="millrace-admin", connect_timeout=5, max_reconnect_attempts=1, allow_reconnect=False, error_cb=_quiet
@@ -63,6 +68,8 @@ async def administrator(url: str) -> AsyncIterator[Client]:
     except (nats.errors.Error, OSError, TimeoutError) as error:
         raise StartError(f"The NATS server cannot be reached: {type(error).__name__}.") from error
     try:
+        if (wrong := await difference(client)) is not None:
+            raise StartError(f"{VARIABLE} {wrong}.")
         yield client
     finally:
         await client.close()

@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from deploy import given, service_env
 from deploy.credentials import Credentials, load_or_create
 from deploy.errors import StartError
+from deploy.sharding import WITHIN, check_shards, info_of, metadata_of
 from shared.addresses import writable
 from shared.client import cluster_of, connect
 from shared.durables import bring
@@ -55,13 +56,10 @@ from shared.streams import (
 
 ROOT = Path(__file__).resolve().parent.parent
 _NANO = 1_000_000_000
-_NO_STREAM = 10059  # nats-server server/errors.json
-_NAME_IN_USE = 10058
+_NAME_IN_USE = 10058  # nats-server server/errors.json
 # In a stream's metadata while `millrace rebuild` refills it; its value is the first sequence.
 REFILLING = "millrace_refilling"
 OLDEST_NATS = (2, 12)  # atomic batches and schedules
-# Seconds for one stream: three servers agree on all of them at the same time, each syncing what it writes.
-MADE_WITHIN = 30.0
 # Copies of each stream in a cluster: one server of three may be away.
 IN_A_CLUSTER = 3
 # A statement of a service that runs longer than this is a mistake; searches set a shorter one themselves.
@@ -113,6 +111,7 @@ async def prepare_broker(url: str, *, replicas: int | None = None, aging: bool =
         asked, replicas = replicas, replicas or (IN_A_CLUSTER if cluster_of(client) else 1)
         if asked is None:
             replicas = max(replicas, await _copies(client))
+        await check_shards(client)
         await asyncio.gather(*(_stream(client, stream_config(stream, replicas), aging=aging) for stream in STREAMS))
         await asyncio.gather(
             *(bring(client, work) for work in WORK),
@@ -135,16 +134,8 @@ async def prepare_broker(url: str, *, replicas: int | None = None, aging: bool =
 
 async def _copies(client: Client) -> int:
     """Return how many copies the stream with the most has; 0 without streams."""
-    found = []
-    for stream in STREAMS:
-        try:
-            info = await api_request(client, f"$JS.API.STREAM.INFO.{stream.name}", None, wait=MADE_WITHIN)
-        except StreamError as error:
-            if error.code != _NO_STREAM:
-                raise
-        else:
-            found.append(int(info["config"]["num_replicas"]))
-    return max(found, default=0)
+    found = [await info_of(client, stream.name) for stream in STREAMS]
+    return max((int(info["config"]["num_replicas"]) for info in found if info is not None), default=0)
 
 
 def stream_config(stream: Stream, replicas: int) -> dict[str, Any]:
@@ -194,14 +185,11 @@ def _bucket_config(bucket: str, max_age: float | None, replicas: int) -> dict[st
 
 async def _stream(client: Client, config: dict[str, Any], *, aging: bool = True) -> None:
     name = config["name"]
-    try:
-        info = await api_request(client, f"$JS.API.STREAM.INFO.{name}", None, wait=MADE_WITHIN)
-    except StreamError as error:
-        if error.code != _NO_STREAM:
-            raise
-        created = {**config, "metadata": {INCARNATION: new_id()}}
+    info = await info_of(client, name)
+    if info is None:
+        created = {**config, "metadata": {INCARNATION: new_id()} | metadata_of(name)}
         try:
-            await api_request(client, f"$JS.API.STREAM.CREATE.{name}", created, wait=MADE_WITHIN)
+            await api_request(client, f"$JS.API.STREAM.CREATE.{name}", created, wait=WITHIN)
         except StreamError as racing:
             if racing.code != _NAME_IN_USE:
                 raise
@@ -212,9 +200,9 @@ async def _stream(client: Client, config: dict[str, Any], *, aging: bool = True)
     if REFILLING in (existing.get("metadata") or {}):
         raise StartError(f"The stream {name} has been refilled in part only: call millrace rebuild --from archive again.")
     wanted = existing | config | ({} if aging else {"max_age": existing.get("max_age", 0)})
-    wanted["metadata"] = {INCARNATION: new_id()} | (existing.get("metadata") or {})
+    wanted["metadata"] = {INCARNATION: new_id()} | (existing.get("metadata") or {}) | metadata_of(name)
     if wanted != existing:
-        await api_request(client, f"$JS.API.STREAM.UPDATE.{name}", wanted, wait=MADE_WITHIN)
+        await api_request(client, f"$JS.API.STREAM.UPDATE.{name}", wanted, wait=WITHIN)
 
 
 # -- the database -----------------------------------------------------------------------------------------------------------

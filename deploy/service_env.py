@@ -10,6 +10,8 @@ from deploy.files import write_private
 from deploy.nats_cluster import cluster_block
 from deploy.permissions import nats_config
 from shared.addresses import servers_of, user_of, with_user
+from shared.messages.shards import VARIABLE
+from shared.runs import RUN_SHARDS
 
 ROUTES = 6222
 
@@ -23,11 +25,17 @@ def environment_of(service: str, credentials: Credentials, *, nats_url: str, dat
     }
     if service in {"gateway", "events"}:
         told["MILLRACE_PUBLIC_URL"] = public_url
+    told |= shards_told()
     if service == "gateway":
         told["MILLRACE_ADMIN_KEY"] = credentials.admin_key
     if service == "logs":
         told["MILLRACE_NATS_ISSUER"] = credentials.nats_issuer
     return told
+
+
+def shards_told() -> dict[str, str]:
+    """Return the number of shards as a variable; nothing where it is the default."""
+    return {VARIABLE: str(RUN_SHARDS)} if RUN_SHARDS > 1 else {}
 
 
 def nats_config_of(credentials: Credentials, nats_url: str) -> str:
@@ -57,7 +65,7 @@ def write(folder: Path, credentials: Credentials, *, nats_url: str, database_url
     files["prepare"] = {
         "MILLRACE_ADMIN_NATS_URL": with_user(nats_url, "admin", credentials.nats_admin),
         "MILLRACE_ADMIN_DATABASE_URL": database_url,
-    }
+    } | shards_told()
     database = urlsplit(database_url)
     user = user_of(database_url) or ("postgres", "")
     files["postgres"] = {

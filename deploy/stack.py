@@ -25,6 +25,7 @@ from deploy.reach import make_sandbox_folder
 from deploy.readiness import READY_WITHIN, Asked, wait_until_ready
 from deploy.stores import Stores
 from deploy.supervise import Program, State, Supervised
+from shared.messages.shards import VARIABLE
 
 # Seconds after the beginning of a stop at which each one must be gone; a faster one leaves the rest to the next.
 # Requests end first, so that nothing new comes in; the stores go last (deploy/stores.py). 15 s are promised for all of it.
@@ -34,7 +35,7 @@ GONE_AFTER = {"gateway": 3.0, "events": 5.0, "executor": 8.5, "oauth": 9.5, "log
 NICENESS = {"events": 10, "logs": 10}
 LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
-PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
+PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH", VARIABLE)
 KEYS = ("MILLRACE_KEYS", "MILLRACE_KEYS_FILE", "MILLRACE_KEYS_COMMAND")
 _POOL = ("MILLRACE_POOL_SIZE", "MILLRACE_POOL_WAIT_MS", "MILLRACE_STATEMENT_MS")
 _EGRESS = ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")

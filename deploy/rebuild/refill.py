@@ -20,6 +20,7 @@ from deploy.errors import StartError
 from deploy.positions import held
 from deploy.prepare import REFILLING, stream_config
 from deploy.rebuild.display import Display
+from deploy.sharding import check_archived, info_of, metadata_of
 from services.executor.runs.run_state import RunState, resumed
 from services.logs.tables import archive_of
 from shared import aggregate
@@ -30,9 +31,10 @@ from shared.errors import Invalid
 from shared.messages import Message
 from shared.messages.declaration import class_of, declaration_of
 from shared.messages.log import SERVICES
+from shared.messages.shards import noun_of
 from shared.projection import INCARNATION
-from shared.pull import ORIGIN, StreamError, api_request
-from shared.runs import BLOCKED, RUNS, UNENDED
+from shared.pull import ORIGIN, api_request
+from shared.runs import BLOCKED, RUN_STREAMS, UNENDED, run_stream
 from shared.sending import Outgoing, send_batch, send_one
 from shared.streams import REGISTRIES, STREAMS, WORK, Stream
 
@@ -40,12 +42,11 @@ from shared.streams import REGISTRIES, STREAMS, WORK, Stream
 MOST, MOST_BYTES = 1000, 4 * 1024 * 1024
 # Its messages are the broker's schedules, of which the archive has no headers; they are made of runs and schedules (`derived`).
 NOT_REFILLED = frozenset({"TIMERS"})
-_NO_STREAM = 10059  # nats-server server/errors.json
 _ROWS = """
     SELECT seq, time, id, type, key, document FROM logs.message m
      WHERE incarnation = $1 AND stream = $2 AND line <= 0 AND seq > $3 AND ($4::timestamptz IS NULL OR time > $4)
        AND NOT EXISTS (SELECT FROM logs.erasure e WHERE e.incarnation = m.incarnation AND e.seq = m.seq)
-       AND NOT EXISTS (SELECT FROM executor.run r WHERE $2 = 'RUNS' AND r.id = m.run AND r.on_bus = 'gone')
+       AND NOT EXISTS (SELECT FROM executor.run r WHERE $2 = ANY($5) AND r.id = m.run AND r.on_bus = 'gone')
      ORDER BY seq
 """
 
@@ -74,8 +75,9 @@ class Refill:
     async def run(self) -> dict[str, int]:
         """Refill every stream that is missing or empty, or go on with it; return the last restored sequence of each, by name.
 
-        Of those that hold something else `refused` tells. Raises `Unavailable`, `StreamError`.
+        Of those that hold something else `refused` tells. Raises `StartError`, `Unavailable`, `StreamError`.
         """
+        await check_archived(self._connection)
         _, _, self.timers_lost = await self._known("TIMERS")
         done: dict[str, int] = {}
         with self._display.progressing():
@@ -91,13 +93,14 @@ class Refill:
 
     async def offer(self, done: dict[str, int]) -> int:
         """Offer the runs that never ended, and wait for nothing, to the workers again; return how many. Rows must be up to date."""
-        if RUNS not in done:
+        if done.keys().isdisjoint(RUN_STREAMS):
             return 0
         offered = 0
         asked = "SELECT state FROM executor.run WHERE status = ANY($1)"
         for row in await self._connection.fetch(asked, list(UNENDED)):
             state = msgspec.json.decode(row["state"], type=RunState)
-            if (state.status in BLOCKED and not state.held) or state.work_seq > done[RUNS] or state.last_seq > done[RUNS]:
+            reached = done.get(run_stream(state.id))
+            if reached is None or (state.status in BLOCKED and not state.held) or max(state.work_seq, state.last_seq) > reached:
                 continue
             again = seal(
                 resumed(state),
@@ -126,7 +129,7 @@ class Refill:
         if REFILLING in metadata:
             first = int(metadata[REFILLING])
         else:
-            found = await self._connection.fetchrow(f"{_ROWS} LIMIT 1", archived, stream.name, 0, since)
+            found = await self._connection.fetchrow(f"{_ROWS} LIMIT 1", archived, stream.name, 0, since, RUN_STREAMS)
             first = last + 1 if found is None else found["seq"]
         return Range(stream=stream, incarnation=archived, first=first, last=last, since=since)
 
@@ -134,7 +137,7 @@ class Refill:
         """Return the incarnation of a stream that is archived, what the broker has of it, and whether that is another one."""
         asked = "SELECT incarnation FROM logs.checkpoint WHERE projection = $1"
         archived = await self._connection.fetchval(asked, archive_of(stream))
-        there = await self._info(stream)
+        there = await info_of(self._admin, stream)
         found = None if there is None else (there["config"].get("metadata") or {}).get(INCARNATION)
         return archived, there, archived is not None and found != archived
 
@@ -147,7 +150,7 @@ class Refill:
                 reached = max(reached, await self._connection.fetchval(asked, stream, incarnation) or 0)
         if stream == "CATALOG":
             for registry in REGISTRIES:
-                if await self._info(f"KV_{registry.bucket}") is None:
+                if await info_of(self._admin, f"KV_{registry.bucket}") is None:
                     continue
                 kv = await self._admin.jetstream().key_value(registry.bucket)
                 for key in await _keys(kv):
@@ -156,11 +159,11 @@ class Refill:
 
     async def _fill(self, wanted: Range) -> None:
         name = wanted.stream.name
-        there = await self._info(name)
+        there = await info_of(self._admin, name)
         if there is None or REFILLING not in (there["config"].get("metadata") or {}):
             if there is not None:
                 await api_request(self._admin, f"$JS.API.STREAM.DELETE.{name}", None, wait=15)
-            mark = {INCARNATION: wanted.incarnation, REFILLING: str(wanted.first)}
+            mark = {INCARNATION: wanted.incarnation, REFILLING: str(wanted.first)} | metadata_of(name)
             config = stream_config(wanted.stream, 1) | {"first_seq": wanted.first, "max_age": 0, "metadata": mark}
             await api_request(self._admin, f"$JS.API.STREAM.CREATE.{name}", config, wait=15)
         gap = f"{wanted.stream.nouns[0]}.rebuild.gap"
@@ -179,9 +182,14 @@ class Refill:
         batch: list[Outgoing] = []
         size, at = 0, after
         async with self._connection.transaction():
-            rows = self._connection.cursor(_ROWS, wanted.incarnation, wanted.stream.name, after, wanted.since, prefetch=MOST)
+            rows = self._connection.cursor(
+                *(_ROWS, wanted.incarnation, wanted.stream.name, after, wanted.since, RUN_STREAMS), prefetch=MOST
+            )
             async for row in rows:
-                for one in (*(Outgoing(gap, b"", {}) for _ in range(at + 1, row["seq"])), _outgoing(row, wanted.incarnation)):
+                again = _outgoing(row, wanted.incarnation)
+                if wanted.stream.name in RUN_STREAMS and again.subject.partition(".")[0] not in wanted.stream.nouns:
+                    again = Outgoing(gap, b"", {})  # of a run that was gone before there were as many shards
+                for one in (*(Outgoing(gap, b"", {}) for _ in range(at + 1, row["seq"])), again):
                     if batch and (len(batch) == MOST or size + len(one.document) > MOST_BYTES):
                         yield batch
                         batch, size = [], 0
@@ -207,14 +215,6 @@ class Refill:
             if answer.get("seq") != number:
                 raise StartError(f"{one.subject} cannot be put back at {number}: {answer.get('error') or answer}.")
 
-    async def _info(self, stream: str) -> dict[str, Any] | None:
-        try:
-            return await api_request(self._admin, f"$JS.API.STREAM.INFO.{stream}", None)
-        except StreamError as error:
-            if error.code != _NO_STREAM:
-                raise
-            return None
-
 
 def _outgoing(row: asyncpg.Record, incarnation: str) -> Outgoing:
     """Return the message of a row, with its id and its origin."""
@@ -237,7 +237,7 @@ def _subject(envelope: Envelope) -> str:
             return declaration_of(message).subject(message, envelope.subject)
     except (Invalid, ValueError):
         pass
-    return f"{noun}.{envelope.subject}.{verb}"
+    return f"{noun_of(noun, envelope.subject)}.{envelope.subject}.{verb}"
 
 
 async def _keys(kv: KeyValue) -> list[str]:

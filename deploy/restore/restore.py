@@ -26,7 +26,10 @@ from deploy.rebuild.parts import PROJECTING, open_parts, replay
 from deploy.stores import Stores
 from shared.durables import bring
 from shared.messages.log import SERVICES
+from shared.messages.shards import VARIABLE
 from shared.pull import api_request
+from shared.runs import RUNS
+from shared.sharding import differing, shards_in
 from shared.streams import STREAMS, WORK
 
 
@@ -89,6 +92,9 @@ class Restore:
         """Make the data folder `data`. Raises `StartError`, `Unavailable`, `StreamError`, OSError."""
         check_empty(data)
         made = manifest.read(self._backup)
+        for one in made.streams:
+            if one.name == RUNS and (wrong := differing(shards_in(one.config))) is not None:
+                raise StartError(f"{VARIABLE} {wrong}.")
         secrets = self._secrets(made)
         with self._display.progressing():
             if found := await asyncio.to_thread(manifest.damaged, self._backup, made, self._display.progress):
