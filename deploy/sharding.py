@@ -41,6 +41,10 @@ async def check_shards(client: Client) -> None:
         (problem,) = error.problems
         raise StartError(f"{problem.path} {problem.message}.") from error
     first = await info_of(client, RUNS)
+    if first is None and await info_of(client, in_shard(RUNS, RUN_SHARDS)) is not None:
+        raise StartError(
+            f"{VARIABLE} is {RUN_SHARDS}, and the stream {RUNS}, which is lost, had more shards: set it to their number."
+        )
     if first is None or (made := shards_in(first["config"])) == RUN_SHARDS:
         return
     if made > RUN_SHARDS:

@@ -20,8 +20,11 @@ _COUNTED = 3
 
 def told(variables: Mapping[str, str]) -> int:
     """Return the number of shards of RUNS that these variables tell: 1 where they tell none, or what `shared.config` refuses."""
-    raw = variables.get(VARIABLE, "").strip()
-    return int(raw) if raw.isascii() and raw.isdecimal() and 1 <= int(raw[:4]) <= MOST else 1
+    try:
+        number = int(variables.get(VARIABLE, "").strip() or "1")
+    except ValueError:
+        return 1
+    return number if 1 <= number <= MOST else 1
 
 
 # By noun, as STREAM_OF_NOUN is: what is declared of streams and their consumers follows, and no process knows two numbers. Whether

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import asyncpg
 import nats
 import pytest_asyncio
 
+from shared.messages.shards import in_shard, noun_of, shard_of
+from shared.runs import RUN_SHARDS, run_stream
 from tests.support.client import Client
 from tests.support.inside import eventually
 from tests.support.programs import BOUND, ended, program
@@ -20,6 +23,8 @@ from tests.support.stack import Up
 from tests.support.states import stores_of
 
 WEBHOOKS = 120
+# The projections of runs, one for each shard.
+RUNS = "+".join(in_shard("runs", shard) for shard in range(RUN_SHARDS))
 WORKFLOW = b"""
 from millrace import log, step, workflow
 
@@ -109,7 +114,7 @@ async def test_a_killed_rebuild_goes_on_and_gives_equal_rows(stopped: Path) -> N
     left = await statement(stopped, "SELECT count(*) FROM logs.message")
     code, said = await rebuilt(stopped)
     assert "Going on with the rebuild" in said
-    assert (code, said.count(" equal"), "different" in said) == (0, 38, False), said
+    assert (code, said.count(" equal"), "different" in said) == (0, 38 + 4 * (RUN_SHARDS - 1), False), said
     assert left < await statement(stopped, "SELECT count(*) FROM logs.message")
     assert not memory.exists()
     assert await max_ages(stopped) == ages
@@ -141,14 +146,15 @@ async def test_a_rebuild_goes_past_what_cannot_be_taken_and_says_so(stopped: Pat
     async with stores_of(stopped) as started:
         client = await nats.connect(started.nats_url)
         document = json.dumps(old | {"org": "default", "correlationid": "c", "data": data}).encode()
-        await client.jetstream().publish(f"run.{run}.requested.normal", document)
-        await client.jetstream().publish(f"run.{run}.started", b"\xff no message")
+        await client.jetstream().publish(f"{noun_of('run', run)}.{run}.requested.normal", document)
+        await client.jetstream().publish(f"{noun_of('run', run)}.{run}.started", b"\xff no message")
         await client.close()
     letters = "SELECT count(*) FROM logs.message WHERE stream = 'DEAD' AND type = 'dead.run.started'"
     for _ in range(2):
         code, said = await rebuilt(stopped)
         assert (code, "different" in said) == (0, False), said
-        for name in ("executor.runs", "events.runs"):
+        for service in ("executor", "events"):
+            name = f"{service}.{in_shard('runs', shard_of(run, RUN_SHARDS))}"
             [told] = [line for line in said.splitlines() if line.startswith(f"{name} kept")]
             assert "kept 1 that could not be stored as they are" in told
             assert "passed over 1 of which no row can be made: they are dead letters" in told
@@ -164,7 +170,7 @@ async def test_rows_that_the_bus_cannot_bring_back_stay_unless_forced(stopped: P
         await client.close()
     code, said = await rebuilt(stopped, "--service", "events", "--service", "logs")
     assert code == 1, said
-    assert "events.webhooks+events+runs+dead was left alone: the bus no longer holds 10 messages of WEBHOOKS" in said
+    assert f"events.webhooks+events+{RUNS}+dead was left alone: the bus no longer holds 10 messages of WEBHOOKS" in said
     assert "different" not in said
     assert await statement(stopped, "SELECT count(*) FROM events.delivery WHERE sequence < 11") == 10
     # The archive keeps what is older than its stream, and replays the rest.
@@ -187,7 +193,8 @@ async def test_rows_of_purged_runs_stay_and_the_others_are_made_anew(stopped: Pa
                     if marked:
                         mark = "going" if number < 2 else "gone"
                         await connection.execute("UPDATE executor.run SET on_bus = $1 WHERE id = $2", mark, row["id"])
-                    await client.jetstream().purge_stream("RUNS", subject=f"run.{row['id']}.>")
+                    subject = f"{noun_of('run', row['id'])}.{row['id']}.>"
+                    await client.jetstream().purge_stream(run_stream(row["id"]), subject=subject)
             finally:
                 await connection.close()
                 await client.close()
@@ -202,7 +209,8 @@ async def test_rows_of_purged_runs_stay_and_the_others_are_made_anew(stopped: Pa
     await purge(marked=False)
     code, said = await rebuilt(stopped, "--service", "executor")
     assert code == 1
-    assert "executor.runs was left alone: the bus no longer holds the first messages of 10 rows (RUNS)" in said
+    assert f"executor.{RUNS} was left alone: the bus no longer holds the first messages of" in said
+    assert sum(map(int, re.findall(r"the first messages of ([0-9]+) rows \(RUNS", said))) == 10
     assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE status = 'succeeded'") == WEBHOOKS
 
 

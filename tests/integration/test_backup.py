@@ -33,6 +33,8 @@ from shared.envelope import new_id
 from shared.health import Health
 from shared.messages import RunRequested, RunStarted
 from shared.pull import api_request
+from shared.runs import RUN_STREAMS
+from shared.streams import work_of_runs
 from tests.support import states
 from tests.support.buckets import Buckets
 from tests.support.places import open_folder
@@ -268,15 +270,19 @@ async def test_an_upload_that_broke_off_goes_on_in_parts_and_mixes_with_nothing(
 async def test_a_folder_whose_broker_lost_its_runs_is_filled_from_the_archive_once(data: Path) -> None:
     before = await messages(data)
     async with states.opened(data) as (_, admin, _):
-        await api_request(admin, "$JS.API.STREAM.DELETE.RUNS", None)
+        for stream in RUN_STREAMS:
+            await api_request(admin, f"$JS.API.STREAM.DELETE.{stream}", None)
 
     async def refilled() -> tuple[int, str]:
         command = [sys.executable, "-m", "deploy.rebuild", "--from", "archive", "--data", str(data)]
         code, said = await ended(await program(*command))
         return code, said.splitlines()[-1]
 
-    assert await refilled() == (0, f"Refilled: RUNS. Offered again: {RUNS} runs.")
+    assert await refilled() == (0, f"Refilled: {', '.join(RUN_STREAMS)}. Offered again: {RUNS} runs.")
     assert await refilled() == (0, "Refilled: nothing, since no stream is missing. Offered again: 0 runs.")
-    first, last, count = before["RUNS"]
-    offered = {"RUNS": (first, last + RUNS, count + RUNS), "executor-runs-normal": (0, 0, RUNS)}
-    assert await messages(data) == before | offered
+    now, offered, more = await messages(data), {}, 0
+    for work in work_of_runs()[len(RUN_STREAMS) : 2 * len(RUN_STREAMS)]:  # those of the priority that the runs have
+        first, last, count = before[work.stream]
+        more += (here := now[work.stream][2] - count)
+        offered |= {work.stream: (first, last + here, count + here), work.name: (0, 0, here)}
+    assert (more, now) == (RUNS, before | offered)

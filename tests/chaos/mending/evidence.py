@@ -12,6 +12,7 @@ import msgspec
 
 from shared.envelope import Envelope
 from shared.pull import Delivered
+from shared.runs import RUN_STREAMS
 from tests.chaos.verdict import TERMINAL, Finding, Mark
 
 WRONGS = ("unresumed", "unended", "twice", "repeated", "failed", "rows")
@@ -34,7 +35,7 @@ class Evidence:
     @property
     def streams(self) -> Sequence[str]:
         """Name the streams whose messages are noted."""
-        return ("RUNS",)
+        return RUN_STREAMS
 
     def note(self, _stream: str, envelope: Envelope, _delivered: Delivered) -> None:
         """Add what one message says."""

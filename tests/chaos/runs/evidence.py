@@ -10,12 +10,12 @@ import asyncpg
 from shared.envelope import Envelope, open_message
 from shared.messages import RunRequested, RunStarted, RunStepCompleted, RunWaiting
 from shared.pull import Delivered
+from shared.runs import RUN_STREAMS
 from tests.chaos.evidence import archived
 from tests.chaos.runs.asker import Asked
 from tests.chaos.runs.verdict import PASSING, BusFacts, RowFacts, RunFacts, findings, overlaps
 from tests.chaos.verdict import TERMINAL, Finding, Mark
 
-STREAM = "RUNS"
 # Health of both executors: their names, and what they answer.
 Pools = Callable[[], Awaitable[dict[str, dict[str, Any] | None]]]
 
@@ -26,7 +26,7 @@ class Evidence:
     `pools` is what each executor says of its slots and children.
     """
 
-    streams = (STREAM, "DEAD")
+    streams = (*RUN_STREAMS, "DEAD")
 
     def __init__(self, asked: Sequence[Asked], pools: Pools) -> None:
         self._asked = asked
@@ -37,7 +37,7 @@ class Evidence:
 
     def note(self, stream: str, envelope: Envelope, delivered: Delivered) -> None:
         """Add what one message says."""
-        if stream == STREAM:
+        if stream in RUN_STREAMS:
             note(self.bus, envelope, delivered)
         else:
             self.bus.dead += 1
@@ -51,7 +51,7 @@ class Evidence:
         rows = RowFacts(
             states={row["id"]: row["status"] for row in await database.fetch("SELECT id, status FROM executor.run")},
             turns=[row["run"] for row in await database.fetch("SELECT run FROM executor.concurrency_slot")],
-            archived=(await archived(database, [STREAM])).get(STREAM, 0),
+            archived=sum((await archived(database, RUN_STREAMS)).values()),
         )
         self.pools = await self._pools()
         self.found = [*findings(self._asked, self.bus, rows, marks), *overlaps(marks), *busy(self.pools)]

@@ -11,6 +11,7 @@ import asyncpg
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.messages import DeadLettered, EventFiltered, EventRouted, EventUnroutable, RunRequested, WebhookReceived
 from shared.pull import Delivered
+from shared.runs import RUN_STREAMS
 from tests.chaos.stories.sending import Made
 from tests.chaos.stories.verdict import PASSING, BusFacts, Story, findings
 from tests.chaos.verdict import TERMINAL, Finding, Mark
@@ -25,7 +26,7 @@ STORIES = """
 class Evidence:
     """All that is known of the webhooks that were sent, and what is wrong (`found`)."""
 
-    streams = ("WEBHOOKS", "EVENTS", "RUNS", "DEAD")
+    streams = ("WEBHOOKS", "EVENTS", *RUN_STREAMS, "DEAD")
 
     def __init__(self, made: Sequence[Made]) -> None:
         self._made = made

@@ -10,6 +10,7 @@ import asyncpg
 from shared.envelope import Envelope, open_message
 from shared.messages import EventAccepted, EventFiltered, RunRequested, RunStepCompleted, WebhookReceived
 from shared.pull import Delivered
+from shared.runs import RUN_STREAMS
 from tests.chaos.evidence import archived
 from tests.chaos.verdict import TERMINAL, Finding, Mark
 from tests.chaos.webhooks.sender import Sent
@@ -19,7 +20,7 @@ from tests.chaos.webhooks.verdict import PASSING, BusFacts, RowFacts, findings, 
 class Evidence:
     """All that is known of the webhooks that were sent, and what is wrong (`found`)."""
 
-    streams = ("WEBHOOKS", "EVENTS", "RUNS", "DEAD")
+    streams = ("WEBHOOKS", "EVENTS", *RUN_STREAMS, "DEAD")
 
     def __init__(self, sent: Sequence[Sent]) -> None:
         self._sent = sent

@@ -1,0 +1,101 @@
+"""An installation whose runs are in three streams: nothing of it is to be seen, and none of it is lost."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest_asyncio
+
+from deploy.positions import held
+from shared.client import connect
+from shared.messages.shards import VARIABLE, shard_of
+from tests.support.client import Client
+from tests.support.inside import eventually
+from tests.support.places import open_folder
+from tests.support.programs import output
+from tests.support.stack import running_up
+
+SHARDS = 3
+ENVIRONMENT = {**os.environ, VARIABLE: str(SHARDS)}
+PARENTS = 12
+WORKFLOWS = b"""
+from millrace import runs, wait_for, workflow
+
+
+@workflow(name="child")
+def child(n: int) -> int:
+    return 2 * n
+
+
+@workflow(name="parent")
+async def parent(n: int) -> int:
+    return await runs.call("child", {"n": n})
+
+
+@workflow(name="approved", concurrency="workflow")
+async def approved() -> str:
+    return (await wait_for("approval")).data
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def worked() -> AsyncIterator[Path]:
+    """The folder of a stack that has worked and was stopped."""
+    with open_folder() as folder:
+        async with running_up(folder / "data", environment=ENVIRONMENT) as up, aiohttp.ClientSession() as session:
+            client = Client(session, up.ready)
+            await client.put_file("flows.py", WORKFLOWS)
+            await follow(client)
+            await look(client, up.ready["nats_url"])
+        yield folder / "data"
+
+
+async def follow(client: Client) -> None:
+    """Have runs that ask for others, that wait for a signal, that take turns, and that are stopped, in every shard."""
+    begun = [await client.call("POST", "/api/v1/workflows/parent/runs", body={"input": {"n": n}}) for n in range(PARENTS)]
+    for n, run in enumerate(begun):
+        assert (await client.run(run["id"], "succeeded", "failed"))["result"] == 2 * n
+    assert {shard_of(run["id"], SHARDS) for run in begun} == set(range(SHARDS))
+    waiting = [await client.call("POST", "/api/v1/workflows/approved/runs", body={"input": {}}) for _ in range(2)]
+    for run in waiting:
+        await client.run(run["id"], "waiting")
+    await client.call("POST", f"/api/v1/runs/{waiting[1]['id']}/cancel")
+    await client.run(waiting[1]["id"], "cancelled")
+    await client.call("POST", f"/api/v1/runs/{waiting[0]['id']}/signals/approval", body="yes")
+    assert (await client.run(waiting[0]["id"], "succeeded"))["result"] == "yes"
+
+
+async def look(client: Client, nats_url: str) -> None:
+    """Each shard holds its runs, and a search for what is in RUNS finds those of all."""
+    admin = await connect(nats_url)
+    try:
+        stored = [await held(admin, name) for name in ("RUNS", "RUNS-1", "RUNS-2")]
+    finally:
+        await admin.close()
+    assert all(one.messages for one in stored)
+
+    async def found() -> Any:
+        answer = await client.available("/api/v1/logs?q=stream:RUNS type:run.succeeded&limit=1000")
+        return answer and len({item["stream"] for item in answer["items"]}) == SHARDS and len(answer["items"]) == 2 * PARENTS + 1
+
+    await eventually(found)
+
+
+async def test_rows_that_are_made_anew_of_all_shards_are_equal(worked: Path) -> None:
+    command = (sys.executable, "-m", "deploy.rebuild", "--from", "bus", "--data", str(worked))
+    code, said = await output(*command, environment=ENVIRONMENT)
+    assert (code, "different" in said, "executor.run of RUNS-2" in said) == (0, False, True), said
+
+
+async def test_whoever_is_told_another_number_is_refused(worked: Path) -> None:
+    sentence = f"{VARIABLE} is 2, and the stream RUNS is made for 3: set it to 3 for every service and every command"
+    other = ENVIRONMENT | {VARIABLE: "2"}
+    data, backup = str(worked), str(worked.parent / "backup")
+    for command in (("deploy.local", "--data", data, "--port", "0", "--unsafe"), ("deploy.backup", backup, "--data", data)):
+        code, said = await output(sys.executable, "-m", *command, environment=other)
+        assert (code, sentence in said) == (2, True), said
