@@ -56,6 +56,8 @@ asyncio.run(main())
 class Rows:
     """Rows that are never behind: the executor under test keeps them."""
 
+    each = ()
+
     async def caught_up(self, _sequence: int) -> bool:
         return True
 
