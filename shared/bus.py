@@ -28,7 +28,7 @@ from shared.projected import IsPast
 from shared.puller import Puller
 from shared.questions import ASKED, Command, Question, asked_of
 from shared.questions.health import HEALTH, METRICS, Exposition
-from shared.sharding import agreed
+from shared.sharding import agreed, check
 from shared.streams import RUN_READERS, WORK, Work
 
 # Messages of one consumer that are handled at the same time. Most of them wait for a commit: half of them fill one while the
@@ -170,8 +170,11 @@ class Bus:
         return await give_up(self, work, msg, tries, error, reason)
 
     async def attend(self) -> None:
-        """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process is."""
-        await attend(self.client)
+        """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process is.
+
+        A broker that has read a new configuration connects its clients anew: `ConfigError` where there are more shards by then.
+        """
+        await attend(self.client, partial(check, self.client) if self.service in RUN_READERS else None)
 
     async def start(self) -> None:
         """Begin to handle and to answer; when this returns the broker knows of it."""

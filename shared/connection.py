@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import nats.errors
@@ -13,8 +13,9 @@ from faststream.nats import NatsBroker
 from nats.aio.client import Client
 
 from shared.client import JETSTREAM_ERRORS, connect, is_given_up
+from shared.errors import Unavailable
 from shared.health import Health
-from shared.pull import inbox_prefix
+from shared.pull import StreamError, inbox_prefix
 
 # Pause between checks that the client still tries to be connected.
 ATTENDED_EVERY = 1.0
@@ -93,13 +94,21 @@ def traffic(client: Client) -> dict[str, Any]:
     }
 
 
-async def attend(client: Client) -> None:
+async def attend(client: Client, again: Callable[[], Awaitable[None]] | None = None) -> None:
     """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process helps.
+
+    `again` is called when it was connected anew, until it has an answer: without one it raises `Unavailable` or `StreamError`.
 
     nats-py closes itself for good on most of a broker's errors, and an error that its reconnecting task does not expect ends that
     task, such as uvloop's RuntimeError for a connection that was reset within the handshake.
     """
+    connected = client.stats["reconnects"]
     while True:
         await asyncio.sleep(ATTENDED_EVERY)  # neither is reported
+        if again is not None and client.stats["reconnects"] != connected:
+            with contextlib.suppress(Unavailable, StreamError):
+                now = client.stats["reconnects"]
+                await again()
+                connected = now
         if is_given_up(client):
             raise GaveUp("the client does not try to reach the broker any more")

@@ -57,21 +57,26 @@ async def difference(client: Client) -> str | None:
     return differing(shards_in(info["config"]))
 
 
+async def check(client: Client) -> None:
+    """Look whether the number is the right one. Raises `ConfigError` where it is another one, `Unavailable`, `StreamError`."""
+    info = await api_request(client, f"$JS.API.STREAM.INFO.{RUNS}", None)
+    if (wrong := differing(shards_in(info["config"]))) is not None:
+        raise ConfigError([Problem(VARIABLE, wrong)])
+
+
 async def agreed(client: Client, health: Health) -> None:
     """Return when the broker has said that the number is the right one. Raises `ConfigError` where it is another one."""
     waits = False
     while True:
         try:
-            info = await api_request(client, f"$JS.API.STREAM.INFO.{RUNS}", None)
+            await check(client)
         except (Unavailable, StreamError) as error:
             if not waits:
                 _log.warning("shards.not_known", reason=str(error))
             waits = True
             health.report(_PART, str(error))
-            await asyncio.sleep(AGAIN)  # the broker does not tell
         else:
             if waits:
                 health.report(_PART, None)
-            if (wrong := differing(shards_in(info["config"]))) is not None:
-                raise ConfigError([Problem(VARIABLE, wrong)])
             return
+        await asyncio.sleep(AGAIN)  # the broker does not tell

@@ -111,11 +111,12 @@ class Condition:
             return self._levels([level_named(value)])
         if name == "message":
             return f'(position(lower({self._bind(value, "text")} COLLATE "C") IN lower(message COLLATE "C")) > 0)'
-        exact = self._present(name, f"{_column(name)} = {self._bind(value, 'text')}")
+        if name == "stream" and value == RUNS and len(RUN_STREAMS) > 1:
+            exact = f"(stream = ANY({self._bind(list(RUN_STREAMS), 'text[]')}))"
+        else:
+            exact = self._present(name, f"{_column(name)} = {self._bind(value, 'text')}")
         if name in {"type", "key"}:
             return self._found(_whole(value), exact)
-        if name == "stream" and value == RUNS:
-            exact = f"(stream = ANY({self._bind(list(RUN_STREAMS), 'text[]')}))" if len(RUN_STREAMS) > 1 else exact
         if name == "stream" and re.fullmatch(r"\w+", value):
             return self._found([_quoted(lexemes.mark("stream", value))], exact)
         return exact
