@@ -308,6 +308,11 @@ class Shards:
         """Return the one that has a run's rows; sequences of the run are those of its stream."""
         return self.each[shard_of(run, RUN_SHARDS)]
 
+    async def caught_up(self, run: str, sequence: int) -> None:
+        """Wait, for a while, for a run's rows up to a sequence, and for all that was said of others before this call."""
+        own = self.of(run)
+        await asyncio.gather(own.caught_up(sequence), *(one.is_level(timeout=2.0) for one in self.each if one is not own))
+
 
 def started(
     every: Iterable[Projected],

@@ -108,7 +108,8 @@ class Resumer:
                     await self._look_at_parent(message.parent, envelope)
                 if message.concurrency_key is not None:
                     await self._deps.concurrency.leave(message.run)
-                    await self._deps.rows.of(message.run).caught_up(one.delivered.sequence)
+                    # Another shard's follower may have looked at a run that waits for the slot before it was free.
+                    await self._deps.rows.caught_up(message.run, one.delivered.sequence)
                     await self._grant(storable(message.concurrency_key), envelope)
             elif not (isinstance(message, RunWaiting) and message.blocked_on == "worker"):
                 # There may be thousands that were parked; the process that parked them looks after them.
