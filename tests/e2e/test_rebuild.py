@@ -209,8 +209,8 @@ async def test_rows_of_purged_runs_stay_and_the_others_are_made_anew(stopped: Pa
     await purge(marked=False)
     code, said = await rebuilt(stopped, "--service", "executor")
     assert code == 1
-    assert f"executor.{RUNS} was left alone: the bus no longer holds the first messages of" in said
-    assert sum(map(int, re.findall(r"the first messages of ([0-9]+) rows \(RUNS", said))) == 10
+    alone = r"executor\.runs\S* was left alone: the bus no longer holds the first messages of ([0-9]+) rows \(RUNS"
+    assert sum(map(int, re.findall(alone, said))) == 10
     assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE status = 'succeeded'") == WEBHOOKS
 
 
