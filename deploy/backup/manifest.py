@@ -22,7 +22,7 @@ FORMAT = 1
 DATABASE = "postgres.dump"
 FILES = "files.tar"
 READ = 1024 * 1024
-_FILE = re.compile(rf"{re.escape(DATABASE)}|{re.escape(FILES)}|streams/\w+\.snapshot", re.ASCII)
+_FILE = re.compile(rf"{re.escape(DATABASE)}|{re.escape(FILES)}|streams/\w+(-[0-9]+)?\.snapshot", re.ASCII)
 
 
 class File(msgspec.Struct, frozen=True):

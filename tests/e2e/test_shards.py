@@ -98,10 +98,24 @@ async def test_rows_that_are_made_anew_of_all_shards_are_equal(worked: Path) -> 
     assert (code, "different" in said, "executor.run of RUNS-2" in said) == (0, False, True), said
 
 
+async def test_a_backup_has_every_shard_and_is_restored(worked: Path) -> None:
+    backup, keys = str(worked.parent / "backup"), str(worked.parent / "backup.keys.json")
+    code, said = await output(sys.executable, "-m", "deploy.backup", backup, "--data", str(worked), environment=ENVIRONMENT)
+    assert code == 0, said
+    restore = (sys.executable, "-m", "deploy.restore", backup, "--keys", keys, "--data", str(worked.parent / "again"))
+    code, said = await output(*restore, environment=ENVIRONMENT | {VARIABLE: "1"})
+    assert (code, "the stream RUNS is made for 3" in said) == (2, True), said
+    code, said = await output(*restore, environment=ENVIRONMENT)
+    assert code == 0, said
+    command = (sys.executable, "-m", "deploy.rebuild", "--from", "bus", "--data", str(worked.parent / "again"))
+    code, said = await output(*command, environment=ENVIRONMENT)
+    assert (code, "different" in said) == (0, False), said
+
+
 async def test_whoever_is_told_another_number_is_refused(worked: Path) -> None:
     sentence = f"{VARIABLE} is 2, and the stream RUNS is made for 3: set it to 3 for every service and every command"
     other = ENVIRONMENT | {VARIABLE: "2"}
-    data, backup = str(worked), str(worked.parent / "backup")
+    data, backup = str(worked), str(worked.parent / "another")
     for command in (("deploy.local", "--data", data, "--port", "0", "--unsafe"), ("deploy.backup", backup, "--data", data)):
         code, said = await output(sys.executable, "-m", *command, environment=other)
         assert (code, sentence in said) == (2, True), said

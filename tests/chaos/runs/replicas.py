@@ -19,6 +19,7 @@ from deploy.accounts import SANDBOX_UID
 from deploy.credentials import load_or_create
 from deploy.files import tail
 from deploy.supervise import launcher
+from shared.messages.shards import VARIABLE
 from tests.chaos.installation import ASKED_EVERY, ROOT, STOPS_WITHIN, DrillError, Installation
 
 STARTS_WITHIN = 120.0
@@ -57,7 +58,8 @@ class Second:
     def _environment(self, data: Path) -> dict[str, str]:
         ready = self._installation.ready()
         credentials = load_or_create(self._data / "credentials.json", None)
-        given = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "MILLRACE_EGRESS_ALLOW") if name in os.environ}
+        names = ("PATH", "HOME", "LANG", "TZ", "MILLRACE_EGRESS_ALLOW", VARIABLE)
+        given = {name: os.environ[name] for name in names if name in os.environ}
         return given | {
             "PYTHONPATH": str(ROOT),
             "MILLRACE_NATS_URL": _as(ready["nats_url"], self.service, credentials.nats[self.service]),
