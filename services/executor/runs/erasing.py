@@ -22,7 +22,7 @@ from shared.messages import RunError
 from shared.questions.erasing import EraseInExecutor, Needed
 from shared.runs import RUN_STREAMS
 
-_STREAMS = frozenset({RUNS, "LINES"})
+_STREAMS = frozenset({*RUN_STREAMS, "LINES"})
 
 
 class RunErasingDeps(PurgeDeps, UpkeepDeps, Protocol):
