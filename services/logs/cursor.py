@@ -25,7 +25,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     """
 
     time: int
-    stream: Annotated[str, msgspec.Meta(pattern=r"\A[A-Z]{1,32}\Z")]
+    stream: Annotated[str, msgspec.Meta(pattern=r"\A[A-Z]{1,32}(-[0-9]{1,2})?\Z")]
     seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     since: int
     until: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
@@ -54,6 +55,16 @@ async def test_their_number_grows_while_nothing_is_in_them(place: Place) -> None
             pass
     # Once more by the same number: nothing is to be done.
     assert await prepared(place, ANOTHER) == (0, "")
+
+
+async def test_who_is_connected_anew_looks_again(place: Place) -> None:
+    async with bus_of(place, "executor") as bus:
+        attending = asyncio.create_task(bus.attend())
+        assert await prepared(place, ANOTHER) == (0, "")
+        await bus.client.force_reconnect()
+        async with asyncio.timeout(60):
+            with pytest.raises(ConfigError, match=f"made for {ANOTHER}"):
+                await attending
 
 
 async def test_it_does_not_change_while_runs_are_in_them(place: Place) -> None:

@@ -22,8 +22,10 @@ from tests.support.programs import output
 from tests.support.stack import running_up
 
 SHARDS = 3
-ENVIRONMENT = {**os.environ, VARIABLE: str(SHARDS)}
+ENVIRONMENT = {**os.environ, VARIABLE: str(SHARDS), "MILLRACE_DIGEST_SECONDS": "1"}
 PARENTS = 9
+# Items of a page of a search: so few that pages end in each shard.
+SOME = 2
 WORKFLOWS = b"""
 from millrace import runs, wait_for, workflow
 
@@ -65,18 +67,22 @@ async def follow(client: Client) -> int:
         begun.append(await client.call("POST", "/api/v1/workflows/parent/runs", body={"input": {"n": len(begun)}}))
     for n, run in enumerate(begun):
         assert (await client.run(run["id"], "succeeded", "failed"))["result"] == 2 * n
-    waiting = [await client.call("POST", "/api/v1/workflows/approved/runs", body={"input": {}}) for _ in range(2)]
-    for run in waiting:
-        await client.run(run["id"], "waiting")
-    await client.call("POST", f"/api/v1/runs/{waiting[1]['id']}/cancel")
-    await client.run(waiting[1]["id"], "cancelled")
-    await client.call("POST", f"/api/v1/runs/{waiting[0]['id']}/signals/approval", body="yes")
-    assert (await client.run(waiting[0]["id"], "succeeded"))["result"] == "yes"
-    return 2 * len(begun) + 1
+    # Of these one goes on at a time: what ends in one shard makes room for what waits in another.
+    turns: list[Any] = []
+    while len(turns) < SHARDS or len({shard_of(run["id"], SHARDS) for run in turns}) < SHARDS:
+        turns.append(await client.call("POST", "/api/v1/workflows/approved/runs", body={"input": {}}))
+        await client.run(turns[-1]["id"], "waiting")
+    last = turns.pop()
+    await client.call("POST", f"/api/v1/runs/{last['id']}/cancel")
+    await client.run(last["id"], "cancelled")
+    for run in turns:
+        await client.call("POST", f"/api/v1/runs/{run['id']}/signals/approval", body="yes")
+        assert (await client.run(run["id"], "succeeded"))["result"] == "yes"
+    return 2 * len(begun) + len(turns)
 
 
 async def look(client: Client, nats_url: str, *, succeeded: int) -> None:
-    """Each shard holds its runs, and a search for what is in RUNS finds those of all."""
+    """Each shard holds its runs, and a search for what is in RUNS finds those of all, in pages as well, as an erasure does."""
     admin = await connect(nats_url)
     try:
         stored = [await held(admin, name) for name in ("RUNS", "RUNS-1", "RUNS-2")]
@@ -84,12 +90,30 @@ async def look(client: Client, nats_url: str, *, succeeded: int) -> None:
         await admin.close()
     assert all(one.messages for one in stored)
 
+    q = "stream:RUNS type:run.succeeded"
+
     async def found() -> Any:
-        answer = await client.available(f"/api/v1/logs?q={quote('stream:RUNS type:run.succeeded')}&limit=1000")
-        streams = [item["stream"] for item in answer["items"]] if answer else []
+        streams: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            answer = await client.available(f"/api/v1/logs?q={quote(q)}&limit={SOME}" + (f"&cursor={cursor}" if cursor else ""))
+            if answer is None:
+                return False
+            streams += [item["stream"] for item in answer["items"]]
+            cursor = answer["next_cursor"]
         return (len(streams), len(set(streams))) == (succeeded, SHARDS)
 
     await eventually(found)
+
+    async def kept() -> Any:
+        body = {"org": "default", "q": q, "reason": "request 17", "from": "now-1h"}
+        answer = await client.call("POST", "/api/v1/erasures", body=body)
+        assert answer["erased"] == 0
+        # Each was shown to the owner of its shard, which keeps it.
+        lately = {one["stream"] for one in answer["kept"] if "ended within the last hour" in one["reason"]}
+        return len(lately) == SHARDS
+
+    await eventually(kept)
 
 
 async def test_rows_that_are_made_anew_of_all_shards_are_equal(worked: Path) -> None:
