@@ -186,7 +186,7 @@ async def test_a_link_is_of_use_once_and_to_nothing_else(client: Client) -> None
     for reason in ("unknown_link", "used_link", "expired_link"):
         assert await denials(client, reason)
     # Whoever is refused is told so before the form is judged, and the link itself is in no row.
-    rows = await client.call("GET", f"/api/v1/logs?q={token[-40:]}&org=*")
+    rows = await client.call("GET", f"/api/v1/logs?q=%22{token[-40:]}%22&org=*")
     assert rows["items"] == []
     await client.call("POST", f"/api/v1/runs/{open_one['run']}/cancel")
     await client.run(open_one["run"], "cancelled")

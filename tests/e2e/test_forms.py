@@ -223,7 +223,7 @@ async def test_a_link_that_was_used_is_over_altered_or_of_another_organization_i
     assert await denials(client, "revoked_link")
     assert len(await at_least(client, "order", before + 3)) == before + 3
     # The link itself is in no row.
-    assert (await client.call("GET", f"/api/v1/logs?q={token[-40:]}&org=*"))["items"] == []
+    assert (await client.call("GET", f"/api/v1/logs?q=%22{token[-40:]}%22&org=*"))["items"] == []
     await client.call("PATCH", "/api/v1/forms/once", body={"enabled": False})
 
     async def is_closed() -> bool:
