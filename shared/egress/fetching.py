@@ -54,6 +54,17 @@ class Fetcher:
         """Begin nothing any more."""
         self._resolver.close()
 
+    def refusal(self, org: str, authority: str) -> str | None:
+        """Return why the policy of an organization refuses a host, for HTTPS where it has no `:port`; None: it does not.
+
+        The addresses of a name are not looked up: they may be refused all the same. Raises ValueError for what is no host.
+        """
+        policy, asked = self._rules.of(org), target(authority, default_port=443)
+        refused = policy.refusal_of_name(asked)
+        if refused is None and asked.address is not None:
+            refused = policy.refusal_of_address(asked.address, asked.port)
+        return None if refused is None else refused.detail
+
     async def get(self, org: str, url: str, *, timeout: float) -> bytes:
         """Return the body of the answer 200, of up to 256 KiB, within `timeout` seconds. Raises `Unavailable` with the reason."""
         answer = await self.send(org, "GET", url, timeout=timeout)

@@ -288,12 +288,14 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 class CommitFiles(Command[Committed], frozen=True, kw_only=True):
     """Change files of the workspace, all of them or none, and register its workflows once.
 
+    `dry_run`: all is checked, the code is read as it would be, and nothing is changed; of the answer only the problems count.
     Raises Invalid (a path that cannot be, or comes twice), TooLarge (the paths together), NotFound (content that was not
     uploaded), PreconditionFailed, Conflict.
     """
 
     changes: Annotated[list[FileChange], msgspec.Meta(max_length=MOST_CHANGES)]
     note: Words | None = None
+    dry_run: bool = False
 
 
 @command("executor.remove_file", by="gateway", timeout=60.0)

@@ -17,7 +17,7 @@ MOST = {
         """,
         1: """
             accept_invitation begin_sign_in cancel_replay count_logs_by_time count_logs_by_value create_integration
-            create_invitation create_level create_organization create_retention create_variable delete_invitation
+            create_invitation create_level create_organization create_retention create_variable create_pack delete_invitation
             delete_level delete_mapping delete_repository delete_retention delete_schedule delete_search delete_subscription
             delete_variable discard_dead_letter erase_messages get_artifact get_connection get_dead_letter get_delivery
             get_file get_identity_provider get_integration get_level get_lines get_organization get_provider get_removal
@@ -30,7 +30,7 @@ MOST = {
             put_integration put_level put_organization put_retention put_variable read_archived_rows read_invitation
             search_audit search_logs serve_mcp show_login signal_run stream_environments test_source list_approvals
             answer_approval get_approval make_approval_link delete_form get_form list_forms make_form_link
-            patch_form send_submission
+            patch_form send_submission delete_pack get_pack list_packs patch_pack put_pack
         """,
         2: """
             approve_login create_repository create_source delete_member delete_state deny_login emit_event get_authorization
@@ -50,7 +50,7 @@ MOST = {
             create_connection create_identity_provider create_provider create_secret delete_user preview_subscription
             put_connection put_identity_provider put_provider put_secret run_schedule
         """,
-        6: "build_environments replay_deliveries",
+        6: "build_environments check_needs replay_deliveries",
         7: "delete_connection delete_file delete_identity_provider delete_secret",
         8: "commit_files delete_provider put_file",
         9: "patch_mapping",

@@ -68,6 +68,8 @@ async def commit_changes(
 ) -> Committed:
     """Do so for a command whose changes are these."""
     registered = await _commit(command, changes, deps, PATIENCE, besides)
+    if _is_tried(command):
+        return Committed(files=[], removed=[], problems=fitting(registered.problems, PROBLEMS), building=registered.is_building)
     # One that is not there any more was removed by a later commit, before this one was answered.
     paths = [change.path for change in changes if change.sha256 is not None]
     rows = await deps.store.files_at(command.org, paths)
@@ -132,8 +134,13 @@ async def _commit(
     """
     registered = await _committed(command, changes, deps, besides)
     if registered.is_building and await deps.builds.settled(command.org, patience):
-        return await register(command.org, deps)
+        return await (_committed(command, changes, deps, besides) if _is_tried(command) else register(command.org, deps))
     return registered
+
+
+def _is_tried(command: Committing) -> bool:
+    """Return whether a command changes nothing."""
+    return isinstance(command, CommitFiles) and command.dry_run
 
 
 async def register(org: str, deps: RegistrationDeps, *, refreshes: bool = False) -> Registration:
@@ -211,9 +218,13 @@ async def _committed(
         try:
             found = await registration(org, files, sizes, [change.path for change in changes], deps)
         except Unavailable:
+            if _is_tried(command):
+                raise
             # The files are safe all the same; the command that is sent again finds them, and registers them.
             await _record(appends, [], org, deps)
             raise
+        if _is_tried(command):
+            return found
         appends += await _of_changes(found, command.id, org, deps)
         await _record(appends, found.changes, org, deps)
         return found

@@ -38,6 +38,12 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     message: Annotated[Words | None, msgspec.Meta(description="What the commit is for: its history and the audit show it.")] = None
 
 
+class CommitQuery(MessageQuery, frozen=True, kw_only=True):
+    """How a commit is meant."""
+
+    dry_run: Annotated[bool, msgspec.Meta(description="Check everything, change nothing, and answer the problems.")] = False
+
+
 class CommitView(msgspec.Struct, frozen=True, kw_only=True):
     """Each file as the workspace has it now, with its problems, null where it was removed; and all problems."""
 
@@ -57,7 +63,7 @@ class CommitView(msgspec.Struct, frozen=True, kw_only=True):
     audit=Audit("workspace", "commit"),
     example=Example(body={"files": {"flows/notes.txt": "aGVsbG8="}, "message": "say hello"}),
 )
-async def commit_files(call: Call[MessageQuery, Streamed]) -> CommitView:
+async def commit_files(call: Call[CommitQuery, Streamed]) -> CommitView:
     """Change files of the workspace, all of them or none, and register its workflows once.
 
     The body is JSON, or a tar (`application/x-tar`) of any size: an empty file `.wh.NAME` removes NAME, and the extended header
@@ -75,18 +81,22 @@ async def commit_files(call: Call[MessageQuery, Streamed]) -> CommitView:
     return await _recorded(call, changes, note)
 
 
-async def commit_whole(call: Call[MessageQuery, Commit]) -> CommitView:
+async def commit_whole(call: Call[CommitQuery, Commit]) -> CommitView:
     """Change files as a commit says that was decoded already."""
     return await _recorded(call, await _changes(call.body, call.gateway), call.body.message)
 
 
-async def _recorded(call: Call[MessageQuery, Any], changes: list[FileChange], note: str | None) -> CommitView:
+async def _recorded(call: Call[CommitQuery, Any], changes: list[FileChange], note: str | None) -> CommitView:
+    caller, dry_run = call.caller, call.query.dry_run
+    if dry_run:
+        # What was only tried is no change: it does not read like one.
+        call.verb = "check"
     if not changes:
         raise Invalid("a commit changes one file at least", errors=(Problem("files", "empty"),))
     call.note(target=changes[0].path if len(changes) == 1 else f"{len(changes)} files")
     if note is not None:
         call.note(message=note)
-    command = CommitFiles(id=new_id(), org=call.caller.org, actor=call.caller.actor, changes=changes, note=note)
+    command = CommitFiles(id=new_id(), org=caller.org, actor=caller.actor, changes=changes, note=note, dry_run=dry_run)
     return committed(await call.ask(command))
 
 
@@ -99,7 +109,7 @@ def committed(done: Committed) -> CommitView:
     )
 
 
-async def _decoded(call: Call[MessageQuery, Streamed]) -> tuple[list[FileChange], str | None]:
+async def _decoded(call: Call[CommitQuery, Streamed]) -> tuple[list[FileChange], str | None]:
     raw = await body_of(call.request, JSON_COMMIT)
     commit: Commit = await aside(decode, raw or b"{}", Commit, size=len(raw))
     return await _changes(commit, call.gateway), commit.message

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import msgspec
 
 from services.gateway.api.access import denied
-from services.gateway.api.commits import Commit, CommitView, commit_files, commit_whole
+from services.gateway.api.commits import Commit, CommitQuery, CommitView, commit_files, commit_whole
 from services.gateway.api.document import portable
 from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Role
 from services.gateway.api.environments import build_environments
-from services.gateway.api.files import FileQuery, MessageQuery, content_of, get_file, list_files
+from services.gateway.api.files import FileQuery, content_of, get_file, list_files
 from services.gateway.api.logs import search_logs
 from services.gateway.api.mcp.exchange import Exchange
 from services.gateway.api.mcp.results import failed, structured
@@ -111,7 +111,7 @@ async def read_bytes(call: Call[Any, None], found: FileView | VersionView) -> by
     return await call.gateway.workspace.read(found.sha256 or "") if found.size else b""
 
 
-async def commit_text(call: Call[MessageQuery, TextCommit]) -> CommitView:
+async def commit_text(call: Call[CommitQuery, TextCommit]) -> CommitView:
     """Change files whose content is text."""
     given = call.body
     files = {path: None if text is None else base64.b64encode(text.encode()).decode() for path, text in given.files.items()}
