@@ -92,9 +92,17 @@ class Api:
         given = dict(headers or {}) if body is None else {"Content-Type": "application/json", **(headers or {})}
         return self.send(method, address(f"/api/v1{path[0]}", *path[1:], query=query), content, given)[1]
 
-    def change(self, method: str, *path: str, query: Query | None = None, body: Any = None, org: str) -> tuple[Document, str]:
+    def change(
+        self,
+        method: str,
+        *path: str,
+        query: Query | None = None,
+        body: Any = None,
+        org: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[Document, str]:
         """Put or patch a resource of an organization; returns it, and the effect: created, changed, none."""
-        given = {"Content-Type": "application/json", "X-Millrace-Org": org}
+        given = {"Content-Type": "application/json", "X-Millrace-Org": org, **(headers or {})}
         target = address(f"/api/v1{path[0]}", *path[1:], query=query)
         _, answered, document = self.answered(method, target, json.dumps(body).encode(), given)
         return document, answered.get("X-Millrace-Change", "changed")
@@ -106,10 +114,10 @@ class Api:
         view: Document = self.send("PUT", target, content, given)[1]
         return view
 
-    def commit(self, tar: BinaryIO, size: int) -> Document:
+    def commit(self, tar: BinaryIO, size: int, query: Query | None = None) -> Document:
         """Change workspace files by a tar, all or none; returns their views by path, and the problems of the workspace."""
         given = {"Content-Length": str(size), "Content-Type": "application/x-tar"}
-        done: Document = self.send("POST", address("/api/v1/workspace/commits"), tar, given)[1]
+        done: Document = self.send("POST", address("/api/v1/workspace/commits", query=query), tar, given)[1]
         return done
 
     def read_file(self, path: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Resources that are asked for at the same time: an answer waits for a disk, and one commit takes many.
 AT_ONCE = 8
 FORBIDDEN = 403
+# The kind, the organization and the name of a resource.
+Key = tuple[str, str, str]
 CHANGES = ("created", "changed", "removed", "failed", "none")
 
 
@@ -62,13 +64,13 @@ def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: boo
     if prune and not called:
         raise click.UsageError("--prune needs --as NAME: what other files have made is not to be removed.")
     documents, faults = read(paths, org_of(session))
-    done = _printed(session, (Outcome("failed", None, None, None, fault.where, (str(fault),)) for fault in faults))
-    asked = _Set(session, called, documents, dry_run=dry_run)
-    done += _printed(session, asked.put_all(documents))
+    done = printed(session, (Outcome("failed", None, None, None, fault.where, (str(fault),)) for fault in faults))
+    asked = FileSet(session, called, documents, dry_run=dry_run)
+    done += printed(session, asked.put_all(documents))
     if prune and (faults or asked.lost):
         show.aside("nothing was pruned: not everything that the files name is known", "warning")
     elif prune:
-        done += _printed(session, asked.pruned())
+        done += printed(session, asked.pruned())
     _summed_up(session, done, dry_run=dry_run)
 
 
@@ -114,7 +116,7 @@ def export(session: Session, nouns: tuple[str, ...], *, secrets: str) -> None:
         exported(kinds()[noun], shown)
         for noun in ordered()
         if noun in wanted
-        for shown in _every(session, kinds()[noun], org)
+        for shown in every(session, kinds()[noun], org)
         # What stands beside code comes with the code; as a document it would be taken from it.
         if shown.get("declared_by") is None
     ]
@@ -124,16 +126,30 @@ def export(session: Session, nouns: tuple[str, ...], *, secrets: str) -> None:
         click.echo(written(found), nl=False)
 
 
-class _Set:
-    """A set of files that is applied. `lost`: the API does not answer any more, and nothing else is asked."""
+class FileSet:
+    """A set of files that is applied. `lost`: the API does not answer any more, and nothing else is asked.
 
-    def __init__(self, session: Session, called: str | None, documents: Iterable[Document], *, dry_run: bool) -> None:
+    `expected` has the versions that are to be there, None for none; of what it does not name any will do. `shown` has the resources
+    as they were answered.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        called: str | None,
+        documents: Iterable[Document],
+        *,
+        dry_run: bool,
+        expected: Mapping[Key, int | None] | None = None,
+    ) -> None:
         self._session = session
+        self._expected = expected or {}
+        self.shown: dict[Key, dict[str, Any]] = {}
         self._called = called
         self._named = {one.key for one in documents}
         self._dry_run = dry_run
         # The resources that a dry run would have created by now.
-        self._made: set[tuple[str, str, str]] = set()
+        self._made: set[Key] = set()
         self._has_answered = False
         self.lost = False
         self._api = session.api
@@ -174,7 +190,9 @@ class _Set:
             return ended("failed", f"{one.where}: was not asked for")
         query = {"applied_as": self._called, "dry_run": "true" if self._dry_run else None}
         try:
-            shown, change = api.change("PUT", *one.kind.place(name, org), query=query, body=one.fields, org=org)
+            place, headers = one.kind.place(name, org), self._condition(one.key)
+            shown, change = api.change("PUT", *place, query=query, body=one.fields, org=org, headers=headers)
+            self.shown[one.key] = shown
         except Refused as refused:
             self._has_answered = True
             if not (self._dry_run and self._would_pass(one, refused)):
@@ -200,12 +218,12 @@ class _Set:
         orgs = sorted({org for _, org, _ in self._named} | {org_of(self._session)})
         for kind in (kinds()[noun] for noun in reversed(ordered())):
             for org in sorted({kind.org(org) for org in orgs}):
-                for shown in _every(self._session, kind, org):
+                for shown in every(self._session, kind, org):
                     if shown["applied_as"] == self._called and (kind.noun, org, shown["name"]) not in self._named:
-                        yield self._remove(kind, org, shown)
+                        yield self.remove(kind, org, shown)
 
-    def _remove(self, kind: Kind, org: str, shown: dict[str, Any]) -> Outcome:
-        # Another client may have changed it since.
+    def remove(self, kind: Kind, org: str, shown: dict[str, Any]) -> Outcome:
+        """Remove a resource as it was shown: another client may have changed it since."""
         headers = _for(org) | {"If-Match": f'"{shown["version"]}"'}
         try:
             if not self._dry_run:
@@ -213,6 +231,12 @@ class _Set:
         except Refused as refused:
             return Outcome("failed", kind.noun, shown["name"], org, None, (str(refused),))
         return Outcome("removed", kind.noun, shown["name"], org, None)
+
+    def _condition(self, key: Key) -> dict[str, str]:
+        if key not in self._expected:
+            return {}
+        version = self._expected[key]
+        return {"If-None-Match": "*"} if version is None else {"If-Match": f'"{version}"'}
 
     def _would_pass(self, one: Document, refused: Refused) -> bool:
         """Return whether a resource is refused only as long as what it refers to is not there, which it would be by then."""
@@ -223,7 +247,7 @@ class _Set:
         return refused.status == 422 and {path for path, _ in refused.problems} <= there
 
 
-def _printed(session: Session, outcomes: Iterable[Outcome]) -> list[Outcome]:
+def printed(session: Session, outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return the outcomes, each printed as it comes."""
     found = []
     for one in outcomes:
@@ -256,7 +280,7 @@ def _summed_up(session: Session, done: list[Outcome], *, dry_run: bool) -> None:
         raise click.exceptions.Exit(codes.REFUSED)
 
 
-def _every(session: Session, kind: Kind, org: str) -> Iterator[dict[str, Any]]:
+def every(session: Session, kind: Kind, org: str) -> Iterator[dict[str, Any]]:
     """Yield an organization's own resources of a kind; none of a kind that the caller may not list."""
     if kind.org(org) != org:
         return

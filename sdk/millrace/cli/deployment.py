@@ -8,14 +8,14 @@ import re
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from millrace.cli.api import Api, Document, Refused
+from millrace.cli.api import Api, Document, Query, Refused
 from millrace.cli.environments import installed
-from millrace.cli.folder import Stamp, files_of, is_code, plan, sha256_of, stamps_of
+from millrace.cli.folder import Plan, Stamp, files_of, is_code, plan, sha256_of, stamps_of
 
 # Files that the API changes at once, and bytes of their paths together.
 MOST_CHANGES = 4000
@@ -23,6 +23,8 @@ MOST_PATH_BYTES = 512 * 1024
 # Bytes of a file up to which it is read as a whole.
 IN_MEMORY = 8 * 1024 * 1024
 
+# A path of the workspace, and its new content; None: it is removed.
+Change = tuple[str, Path | None]
 # A file that a run has left: below its id.
 _ARTIFACT = re.compile(r"artifacts/[0-9a-f-]{36}/")
 
@@ -88,6 +90,9 @@ class Deployment:
         remote = {view["path"]: view["sha256"] for view in views if not _ARTIFACT.match(view["path"])}
         # An unreadable entry may still be there.
         planned = plan(local, {path: sha256 for path, sha256 in remote.items() if not found.is_unseen(path)})
+        if planned.gone:
+            packed = self._packed()
+            planned = Plan(planned.changed, [path for path in planned.gone if path not in packed])
         done = Deployed(
             unchanged=len(local) - len(planned.changed),
             kept=[] if self._prune else planned.gone,
@@ -102,29 +107,22 @@ class Deployment:
         changes = [(path, files[path]) for path in sent] + [(path, None) for path in gone]
         if changes:
             _check_size([path for path, _ in changes], self._folder)
-            answer = self._commit(changes, remote)
-            while answer.get("building"):
-                # Its packages are being installed; what is sent again is registered with them.
-                installed(self._api)
-                path = next(path for path, file in changes if file is not None)
-                again = self._commit([(path, files[path])], {path: local[path]})
-                answer = {**again, "files": {**answer["files"], **again["files"]}}
+            answer = commit(self._api, changes, remote, local)
             changed = set(planned.changed)
             done.problems = answer["problems"]
             done.deleted = [path for path, view in answer["files"].items() if view is None]
             done.files = [view for path, view in answer["files"].items() if view is not None and path in changed]
         return done
 
-    def _commit(self, changes: Sequence[tuple[str, Path | None]], remote: dict[str, str]) -> Document:
-        """Change files that are there as they were before, all or none; one that has gone from the folder meanwhile is left out."""
-        with tempfile.TemporaryFile() as spool:
-            with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for path, file in changes:
-                    _add(tar, path, file, remote.get(path, ""))
-                is_empty = not tar.getmembers()
-            size = spool.tell()
-            spool.seek(0)
-            return {"files": {}, "problems": []} if is_empty else self._api.commit(spool, size)
+    def _packed(self) -> set[str]:
+        """Return the paths of what packs have brought: that is theirs, whatever a folder holds."""
+        try:
+            return {path for pack in self._api.pages("/packs")["items"] for path in pack["files"]}
+        except Refused as refused:
+            # A key that is narrowed to the workspace may not see them; an older server has none.
+            if refused.status in {403, 404}:
+                return set()
+            raise
 
     def _hashed(self, files: dict[str, Path]) -> dict[str, str]:
         """Return the SHA-256 of each file; one that was not saved since is not read again."""
@@ -135,6 +133,36 @@ class Deployment:
                 with contextlib.suppress(FileNotFoundError):
                     self._hashes[name] = (stamp, sha256_of(files[name]))
         return {name: self._hashes[name][1] for name, stamp in stamps.items() if self._hashes.get(name, (None, ""))[0] == stamp}
+
+
+def commit(
+    api: Api, changes: Sequence[Change], remote: Mapping[str, str], local: Mapping[str, str], query: Query | None = None
+) -> Document:
+    """Change files that are there as in `remote`, all or none, and wait for the packages that their code needs.
+
+    `local` has the hashes of the new ones. Returns all views by path, and the problems; raises as `Deployment.bring`.
+    """
+    answer = _sent(api, changes, remote, query)
+    while answer.get("building"):
+        # Its packages are being installed; what is sent again is registered with them.
+        installed(api)
+        again = [(path, file) for path, file in changes if file is not None][:1]
+        # What is only tried is as it was.
+        later = _sent(api, changes, remote, query) if query else _sent(api, again, local, query)
+        answer = {**later, "files": {**answer["files"], **later["files"]}}
+    return answer
+
+
+def _sent(api: Api, changes: Sequence[Change], remote: Mapping[str, str], query: Query | None) -> Document:
+    """Send one commit; a file that has gone from the folder meanwhile is left out."""
+    with tempfile.TemporaryFile() as spool:
+        with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            for path, file in changes:
+                _add(tar, path, file, remote.get(path, ""))
+            is_empty = not tar.getmembers()
+        size = spool.tell()
+        spool.seek(0)
+        return {"files": {}, "problems": []} if is_empty else api.commit(spool, size, query)
 
 
 def is_error(problem: Document) -> bool:

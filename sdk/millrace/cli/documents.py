@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ MOST_VALUES = 100_000
 # Of a whole number; the API takes no longer ones.
 MOST_BITS = 64
 _RESERVED = ("kind", "name", "org")
-_REFERENCES = ("$env", "$file")
+# What stands for a secret, its argument, the file and the place of the document: its value; None: the field is left out.
+Resolve = Callable[[str, str, str, str], str | None]
 _TOO_DEEP = "nests deeper than anything is taken"
 _YAML = "tag:yaml.org,2002:"
 # YAML 1.2's core schema, without infinities, which JSON has not: each type's pattern, and the characters it begins with.
@@ -48,7 +49,10 @@ class Faulty(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """A resource as a file has it. `lines` gives the line of each field, by its dotted path; `""` is the document's."""
+    """A resource as a file has it. `lines` gives the line of each field, by its dotted path; `""` is the document's.
+
+    `unset` names what stands for secrets that were left out.
+    """
 
     kind: Kind
     name: str
@@ -56,6 +60,7 @@ class Document:
     fields: dict[str, Any]
     file: str
     lines: dict[str, int]
+    unset: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -86,21 +91,59 @@ for _tag, (_pattern, _first) in _CORE.items():
     _Dumper.add_implicit_resolver(_tag, _pattern, _first)
 
 
-def read(paths: Sequence[str], org: str) -> tuple[list[Document], list[Faulty]]:
+def referred(reference: str, name: str, file: str, where: str) -> str | None:
+    """Return the value of `$env`, a variable of the environment, or `$file`, a file beside the document; raises `Faulty`."""
+    if reference == "$env":
+        if name not in os.environ:
+            raise Faulty(where, f"the environment variable {name} is not set")
+        return os.environ[name]
+    try:
+        return secret_beside(Path(file).parent / name)
+    except click.UsageError as error:
+        raise Faulty(where, error.message) from error
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How documents are read: as the arguments of `read` say."""
+
+    org: str
+    references: tuple[str, ...]
+    resolve: Resolve
+
+
+def read(
+    paths: Sequence[str], org: str, references: tuple[str, ...] = ("$env", "$file"), resolve: Resolve = referred
+) -> tuple[list[Document], list[Faulty]]:
     """Return the resources in files and folders, those that others refer to first, and the documents that are none.
 
-    `org` is the organization of those that name none. The path `-` is standard input.
+    `org` is the organization of those that name none; `references` may stand for secrets, and `resolve` returns these. The path `-`
+    is standard input.
     """
+    how = _Reading(org, references, resolve)
     found: dict[tuple[str, str, str], Document] = {}
     faults: list[Faulty] = []
     for file in _files(paths):
-        for one in _documents(file, org):
+        for one in _documents(file, how):
             if isinstance(one, Faulty):
                 faults.append(one)
             elif (first := found.setdefault(one.key, one)) is not one:
                 faults.append(Faulty(one.where, f"{one.kind.noun} {one.name!r} stands at {first.where} as well"))
     order = ordered()
     return sorted(found.values(), key=lambda one: order.index(one.kind.noun)), faults
+
+
+def plain(file: str) -> tuple[Any, dict[str, int]]:
+    """Return what the one document of a file holds, and the lines in it. Raises `Faulty`."""
+    found: list[tuple[Any, dict[str, int]]] = []
+    for node in _nodes(file):
+        if isinstance(node, Faulty):
+            raise node
+        lines: dict[str, int] = {}
+        found.append((_Values(file, lines).of(node, ""), lines))
+    if len(found) != 1:
+        raise Faulty(f"{file}:1", f"holds {len(found)} documents, and is to hold one")
+    return found[0]
 
 
 def written(documents: Iterable[dict[str, Any]]) -> str:
@@ -150,22 +193,31 @@ def _files(paths: Sequence[str]) -> Iterator[str]:
                 yield str(one)
 
 
-def _documents(file: str, org: str) -> Iterator[Document | Faulty]:
-    """Yield the resources of a file, and documents that are none. The rest after a mistake in the YAML itself is not read."""
+def _documents(file: str, how: _Reading) -> Iterator[Document | Faulty]:
+    """Yield the resources of a file, and documents that are none."""
+    for node in _nodes(file):
+        if isinstance(node, Faulty):
+            yield node
+            continue
+        for one in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            try:
+                if one.value or not isinstance(one, yaml.ScalarNode):
+                    yield _document(one, file, how)
+            except Faulty as fault:
+                yield fault
+            except RecursionError:
+                yield Faulty(f"{file}:{one.start_mark.line + 1}", _TOO_DEEP)
+
+
+def _nodes(file: str) -> Iterator[yaml.Node | Faulty]:
+    """Yield the documents of a file as nodes. The rest after a mistake in the YAML itself is not read."""
     data = content(file)
     try:
         text = data.decode("utf-8-sig")
         # JSON may be indented with tabs, as YAML may not; within a text it has none.
         loader = _Loader(text.replace("\t", " ") if file.endswith(".json") else text)
         while loader.check_node() and (node := loader.get_node()) is not None:
-            for one in node.value if isinstance(node, yaml.SequenceNode) else [node]:
-                try:
-                    if one.value or not isinstance(one, yaml.ScalarNode):
-                        yield _document(one, file, org)
-                except Faulty as fault:
-                    yield fault
-                except RecursionError:
-                    yield Faulty(f"{file}:{one.start_mark.line + 1}", _TOO_DEEP)
+            yield node
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         yield Faulty(f"{file}:{line}", f"is not UTF-8: {error.reason}")
@@ -181,8 +233,9 @@ def _documents(file: str, org: str) -> Iterator[Document | Faulty]:
         yield Faulty(f"{file}:1", _TOO_DEEP)
 
 
-def _document(node: yaml.Node, file: str, org: str) -> Document:
+def _document(node: yaml.Node, file: str, how: _Reading) -> Document:
     lines: dict[str, int] = {}
+    unset: list[str] = []
     value = _Values(file, lines).of(node, "")
 
     def faulty(path: str, message: str) -> Faulty:
@@ -190,7 +243,7 @@ def _document(node: yaml.Node, file: str, org: str) -> Document:
 
     if not isinstance(value, dict):
         raise faulty("", "a resource is an object with kind and name")
-    kind, name, org = value.get("kind"), value.get("name"), value.get("org", org)
+    kind, name, org = value.get("kind"), value.get("name"), value.get("org", how.org)
     described = kinds().get(kind) if isinstance(kind, str) else None
     if described is None:
         not_ = f", not {kind[:80]!r}" if isinstance(kind, str) else ""
@@ -207,12 +260,10 @@ def _document(node: yaml.Node, file: str, org: str) -> Document:
     for one in described.fields:
         held = fields.get(one.name)
         if one.is_secret and one.name in fields:
-            fields[one.name] = _fetched(held, file, _at(file, lines, one.name))
+            fields |= _fetched({one.name: fields.pop(one.name)}, "", file, lines, how, unset)
         elif one.has_secrets and isinstance(held, dict):
-            fields[one.name] = {
-                member: _fetched(inner, file, _at(file, lines, f"{one.name}.{member}")) for member, inner in held.items()
-            }
-    return Document(described, name, described.org(org), fields, file, lines)
+            fields[one.name] = _fetched(held, f"{one.name}.", file, lines, how, unset)
+    return Document(described, name, described.org(org), fields, file, lines, tuple(unset))
 
 
 def _at(file: str, lines: dict[str, int], path: str) -> str:
@@ -221,21 +272,25 @@ def _at(file: str, lines: dict[str, int], path: str) -> str:
     return f"{file}:{lines.get(path, 1)}"
 
 
-def _fetched(value: Any, file: str, where: str) -> Any:
-    """Return the value of a reference, an environment variable or a file beside the document; else the value itself."""
-    reference, name = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("", None)
-    if reference not in _REFERENCES:
-        return value
-    if not isinstance(name, str) or "\0" in name:
-        raise Faulty(where, f"{reference} takes a name")
-    if reference == "$env":
-        if name not in os.environ:
-            raise Faulty(where, f"the environment variable {name} is not set")
-        return os.environ[name]
-    try:
-        return secret_beside(Path(file).parent / name)
-    except click.UsageError as error:
-        raise Faulty(where, error.message) from error
+def _fetched(
+    values: dict[str, Any], prefix: str, file: str, lines: dict[str, int], how: _Reading, unset: list[str]
+) -> dict[str, Any]:
+    """Return values with what references among them stand for; what is left out is named in `unset`."""
+    found: dict[str, Any] = {}
+    for member, value in values.items():
+        reference, name = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("", None)
+        if reference not in how.references:
+            found[member] = value
+            continue
+        where = _at(file, lines, f"{prefix}{member}")
+        if not isinstance(name, str) or "\0" in name:
+            raise Faulty(where, f"{reference} takes a name")
+        held = how.resolve(reference, name, file, where)
+        if held is None:
+            unset.append(name)
+        else:
+            found[member] = held
+    return found
 
 
 class _Values:
