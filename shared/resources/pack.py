@@ -19,17 +19,17 @@ Held = Annotated[dict[Path, Annotated[list[Digest], msgspec.Meta(max_length=4)]]
     "pack",
     plural="packs",
     owner="events",
-    columns=("name", "version", "status", "origin", "description", "updated_at"),
-    example={"version": "1.0.0", "origin": "https://git.example.org/acme/packs.git", "resources": {"variable/region": []}},
+    columns=("name", "release", "status", "origin", "description", "updated_at"),
+    example={"release": "1.0.0", "origin": "https://git.example.org/acme/packs.git", "resources": {"variable/region": []}},
 )
 class Pack(Spec, frozen=True, kw_only=True):
-    """A package of work that was applied: its version, whence it came, and what is its own, as it brought it.
+    """The record of a package of work that was applied: its release, where it came from, and what it brought.
 
-    `millrace packs` writes it. It is the record of a pack, and not what brings or removes that: resources and files are changed
-    where they are. What differs from the digests here was changed by somebody else.
+    `millrace packs` writes it. It does not bring or remove anything by itself: resources and files are changed where they are. What
+    differs from the digests here was changed by somebody else.
     """
 
-    version: Annotated[Name, about("Its version; while it is being applied the one that is to be there.")]
+    release: Annotated[Name, about("The version that the pack calls itself; while it is being applied the one that is to be.")]
     status: Annotated[
         Literal["applying", "applied", "removing"],
         about("Whether it is there as a whole: `applying` and `removing` are of what was begun and has not ended."),

@@ -155,6 +155,10 @@ class FileSet:
         self._api = session.api
         self._thread = threading.local()
 
+    def will_be(self, keys: Iterable[Key]) -> None:
+        """Have a dry run count on resources that are not among those that it is given."""
+        self._made |= set(keys)
+
     def put_all(self, documents: Iterable[Document]) -> Iterator[Outcome]:
         """Put resources, some at a time, and yield the outcomes in order; those of a kind once all of the kinds before are done.
 

@@ -33,6 +33,7 @@ from millrace.cli import (
     who,
     workspace,
 )
+from millrace.cli.packs import commands as packs
 from millrace.cli.session import Session, asks
 
 
@@ -67,6 +68,7 @@ for _module in (
     hooks,
     entities,
     applying,
+    packs,
     deliveries,
     dead_letters,
     replays,

@@ -1,0 +1,84 @@
+"""Prints plans and checklists, for people and as documents."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from millrace.cli import show
+from millrace.cli.packs.checklist import Check
+from millrace.cli.packs.planning import FILES, Item, Plan
+from millrace.cli.session import Session
+
+# Lines of one file's difference that are shown.
+MOST_LINES = 400
+_LEVELS = {"conflict": "error", "keep": "warning", "missing": "error", "todo": "warning"}
+
+
+def document(found: Plan, checks: Iterable[Check] = (), **more: Any) -> dict[str, Any]:
+    """Return a plan and a checklist for `--output json`."""
+    items = [{name: value for name, value in asdict(one).items() if name not in {"base", "wanted"}} for one in found.items]
+    before = None if found.record is None else {name: found.record[name] for name in ("release", "status", "origin")}
+    told = {"name": found.name, "version": found.version, "before": before, "items": items, "faults": found.faults}
+    return told | {"checklist": [asdict(one) for one in checks]} | more
+
+
+def tell_plan(session: Session, found: Plan, *, lines: bool) -> None:
+    """Print what a plan changes, keeps, and cannot do; with `lines` the lines of files that differ."""
+    before = "not applied" if found.record is None else found.record["release"]
+    if found.record is not None and found.record["status"] != "applied":
+        before += f" ({found.record['status']}, not completed)"
+    show.said(show.plain(f"{found.name}: {before} -> {found.version or 'removed'}"))
+    told = [one for one in found.items if one.action != "none"]
+    for one in told:
+        _tell_item(one)
+        if lines and one.kind == FILES and one.name in found.local and one.name in found.remote:
+            _tell_lines(session, found, one.name)
+    if not told:
+        show.said("no difference")
+    for path, reason in found.left_out.items():
+        show.aside(show.plain(f"left out: {path} {reason}"), "warning")
+    tell_faults(found)
+    if found.conflicts:
+        show.aside("--force takes the pack's side", "warning")
+
+
+def tell_faults(found: Plan) -> None:
+    """Print why a plan cannot be carried out."""
+    for fault in found.faults:
+        show.aside(show.plain(" ".join(fault.split())), "error")
+
+
+def tell_checks(checks: Iterable[Check]) -> None:
+    """Print a checklist, with what settles each item below it."""
+    for one in checks:
+        about = ", ".join(said for said in (one.description, one.reason) if said)
+        mark = "[x]" if one.status == "ok" else "[ ]"
+        said = f"{mark} {one.kind} {one.name}" + (f": {about}" if about else "")
+        show.said(show.plain(said), _LEVELS.get(one.status, "info"))
+        for command in one.do:
+            show.said(show.plain(f"      {command}"))
+
+
+def _tell_item(one: Item) -> None:
+    said = f"{one.action} {one.kind} {one.name}" + (f": {one.why}" if one.why else "")
+    show.said(show.plain(said), _LEVELS.get(one.action, "info"))
+    for name, (now, then) in one.fields.items():
+        show.said(show.plain(f"  {name}: {show.compact(now)} -> {show.compact(then)}"))
+    if one.action == "change" and one.kind != FILES and not one.fields:
+        show.said("  what is not shown: a secret, or what a name means")
+
+
+def _tell_lines(session: Session, found: Plan, path: str) -> None:
+    try:
+        texts = [data.decode().splitlines() for data in (session.api.read_file(path), found.local[path].read_bytes())]
+    except UnicodeDecodeError:
+        show.said("  is no text")
+        return
+    told = list(difflib.unified_diff(*texts, f"{path} (here)", f"{path} (pack)", lineterm=""))
+    for line in told[:MOST_LINES]:
+        show.said(show.plain(f"  {line}"))
+    if len(told) > MOST_LINES:
+        show.said(f"  … and {len(told) - MOST_LINES} lines more")
