@@ -9,12 +9,12 @@ from aiohttp import web
 
 
 @asynccontextmanager
-async def served(application: web.Application) -> AsyncIterator[str]:
+async def served(application: web.Application, at: str = "127.0.0.1") -> AsyncIterator[str]:
     """Serve an application for the block; yields its address, such as `http://127.0.0.1:43210`."""
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, at, 0)
         await site.start()
         yield site.name
     finally:
