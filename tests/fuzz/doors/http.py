@@ -86,6 +86,15 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
         "email_domains": ["acme.example"],
     },
     "sources": {"entity": None, "by_entity": False},
+    "packs": {
+        "release": "1.0.0",
+        "status": "applied",
+        "origin": "a folder",
+        "description": "spare",
+        "resources": {"variable/spare": []},
+        "files": {"spare/a.py": [""]},
+    },
+    "needs": {"connections": ["spare"], "secrets": ["spare"], "variables": ["spare"], "domains": ["api.example.com"]},
     "moves": {"from": "spare.txt", "to": "spare-moved.txt", "overwrite": True},
     "restores": {"path": None, "version": None, "at": "2026-01-01T00:00:00Z", "prefix": "none/"},
     "repositories": {
