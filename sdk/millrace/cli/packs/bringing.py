@@ -29,7 +29,7 @@ class Stopped(Exception):
 def bring(session: Session, pack: Manifest, found: Plan) -> Iterator[Outcome]:
     """Bring a pack, and yield what becomes of each thing. Raises `Stopped`, `Refused`, `Unreachable`."""
     written = _Record(session, found, {"release": pack.version, "origin": pack.origin, "description": pack.description})
-    resources = [one for one in found.resources() if one.is_done]
+    resources = [one for one in found.resources() if one.acts]
     if not resources and not changes_of(found) and written.is_whole(found):
         return
     written.begin("applying")
@@ -50,7 +50,7 @@ def take_away(session: Session, found: Plan) -> Iterator[Outcome]:
     record = found.record or {}
     written = _Record(session, found, {name: record[name] for name in ("release", "origin", "description")})
     written.begin("removing")
-    gone = [one for one in found.resources() if one.is_done]
+    gone = [one for one in found.resources() if one.acts]
     yield from _remove(session, found, [one for one in gone if serves(one.kind)])
     yield from _commit(session, found, f"remove the pack {found.name}")
     yield from _remove(session, found, [one for one in gone if not serves(one.kind)])

@@ -49,7 +49,7 @@ class Item:
         return self.name if self.kind == FILES else f"{self.kind}/{self.name}"
 
     @property
-    def is_done(self) -> bool:
+    def acts(self) -> bool:
         """Whether there is something to do."""
         return self.action in {"create", "change", "remove"}
 
@@ -123,7 +123,7 @@ def removal_of(session: Session, name: str, *, force: bool) -> Plan:
 
 def changes_of(found: Plan) -> list[tuple[str, Path | None]]:
     """Return the changes of the workspace that a plan makes."""
-    files = [one for one in found.files() if one.is_done]
+    files = [one for one in found.files() if one.acts]
     return [(one.name, None if one.action == "remove" else found.local[one.name]) for one in files]
 
 
@@ -189,7 +189,7 @@ def _compare_files(api: Api, found: Plan, folder: str, *, force: bool) -> None:
     for path in sorted({*found.local, *held}):
         wanted = sha256_of(found.local[path]) if path in found.local else ABSENT
         item = _item(FILES, path, held.get(path), found.remote.get(path, ABSENT), wanted, force=force, why=_whose(None))
-        if wanted != ABSENT or item.is_done or item.action == "conflict":
+        if wanted != ABSENT or item.acts or item.action == "conflict":
             found.items.append(item)
     changes = changes_of(found)
     if changes and not found.conflicts and found.version is not None:
