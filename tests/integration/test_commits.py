@@ -72,8 +72,11 @@ async def changes(bus: Bus, files: dict[str, bytes | None], expected: dict[str, 
     return [await one(path, content) for path, content in files.items()]
 
 
-async def commit(bus: Bus, files: dict[str, bytes | None], *, id_: str | None = None, **expected: Any) -> Committed:
-    command = CommitFiles(id=id_ or new_id(), org="default", actor="test", changes=await changes(bus, files, **expected))
+async def commit(
+    bus: Bus, files: dict[str, bytes | None], *, id_: str | None = None, dry_run: bool = False, **expected: Any
+) -> Committed:
+    given = await changes(bus, files, **expected)
+    command = CommitFiles(id=id_ or new_id(), org="default", actor="test", changes=given, dry_run=dry_run)
     done: Committed = await bus.ask(command)
     return done
 
@@ -118,6 +121,15 @@ async def test_a_folder_of_200_files_is_one_version_that_is_described_once(place
         assert (len(served), len(set(served.values()))) == (100, 1)
         assert len(await told(place)) == 300
         assert (await outside.run(await outside.request("f99"), "succeeded")).result == "first"
+        # What is only tried is read as it would be, beside all that is there, and nothing comes of it.
+        before = await told(place)
+        wanted = {"flows/f1.py": flow("f1", "'second'"), "flows/twin.py": flow("f2"), "flows/odd.py": b"def (", "flows/f3.py": None}
+        tried = await commit(outside.bus, wanted, dry_run=True)
+        assert ({one.path for one in tried.problems}, tried.files, tried.removed) == ({"flows/odd.py", "flows/twin.py"}, [], [])
+        assert (await told(place), await serving(outside.bus)) == (before, served)
+        with pytest.raises(PreconditionFailed):
+            await commit(outside.bus, {"flows/f1.py": b""}, dry_run=True, expected={"flows/f1.py": "0" * 64})
+        assert (await outside.run(await outside.request("f1"), "succeeded")).result == "first"
 
 
 async def test_thousands_of_files_are_there_together_or_not_at_all(place: Place, data: Path) -> None:
