@@ -345,3 +345,25 @@ async def test_the_other_examples_are_taken_by_a_stack(up: Up, packs: Packs) -> 
         assert {kind for kind, (status, _) in left.items() if status == "missing"} <= {"connection xero", "connection graph"}
         await packs("remove", name, "--org", name)
         assert owned(up, name, name) == {}
+
+
+async def test_needs_are_met_as_runs_would_find_them(client: Client) -> None:
+    await client.call("PUT", "/api/v1/secrets/of-all?org=global", body={"value": "x"})
+    await client.call("PUT", "/api/v1/secrets/of-services?org=needs", body={"value": "x", "readers": "services"})
+    await client.call("PUT", "/api/v1/variables/of-all?org=global", body={"value": None})
+    await client.call("PUT", "/api/v1/providers/hub?org=needs", body={"known": "github", "client_id": "c"})
+    body = {"grant": "authorization_code", "provider": "hub"}
+    await client.call("PUT", "/api/v1/connections/pending?org=needs", body=body)
+    asked = {
+        "connections": ["pending", "nowhere"],
+        "secrets": ["of-all", "of-services", "nowhere"],
+        "variables": ["of-all", "nowhere"],
+        "domains": ["api.example.com", "127.0.0.1:80", f"{REMOTES}:80"],
+    }
+    found = (await client.call("POST", "/api/v1/needs?org=needs", body=asked))["items"]
+    assert [(one["kind"], one["name"]) for one in found] == [(kind[:-1], name) for kind, names in asked.items() for name in names]
+    assert [one["met"] for one in found] == [False, False, True, False, False, True, False, True, False, True]
+    assert all((one["reason"] is None) == one["met"] for one in found)
+    assert found[0]["status"] == "pending"
+    refused = await client.call("POST", "/api/v1/needs", body={"domains": ["api.example.com", "no host"]}, status=422)
+    assert [one["path"] for one in refused["errors"]] == ["domains.1"]
