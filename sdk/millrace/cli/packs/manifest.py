@@ -123,7 +123,7 @@ class _Reader:
         fields = {one.name for one in kinds()["connection"].fields if not one.is_secret} if section == "connections" else set()
         known = ("description", *sorted(fields), *(["example"] if section == "variables" else []))
         for name, one in self._object(given, path, None).items():
-            said = self._object({"description": one or ""} if one is None or isinstance(one, str) else one, f"{path}.{name}", known)
+            said = self._object({"description": one} if isinstance(one, str) else one or {}, f"{path}.{name}", known)
             about = self._text(said, "description", "", at=f"{path}.{name}.")
             yield name, Need(name, about, {key: value for key, value in said.items() if key != "description"})
 
