@@ -33,7 +33,7 @@ def sent(outcome):
 
 
 def test_suggested_labels_are_put_on_once_somebody_approves():
-    outcome = triaged(True)
+    outcome = triaged({})
     assert outcome.value() == {"labels": ["bug", "documentation"], "by": "test"}
     assert sent(outcome) == [(f"{ISSUE}/labels", {"labels": ["bug", "documentation"]})]
     (question,) = outcome.questions
@@ -59,7 +59,7 @@ def test_an_issue_that_nobody_looks_at_is_marked():
 
 
 def test_a_later_attempt_labels_and_asks_nobody_again():
-    away = triaged(True, answers={f"POST {ISSUE}/labels": Reply(502)})
+    away = triaged({}, answers={f"POST {ISSUE}/labels": Reply(502)})
     assert (away.status, away.error.type) == ("failed", "StatusError")
     again = testing.run(
         triage_issue,
