@@ -163,7 +163,7 @@ def _compare_resources(session: Session, found: Plan, *, force: bool) -> None:
             continue
         if now is not None:
             # The record may be of an earlier time than the resource: what bears its name is the pack's.
-            base = base or ()
+            base = base or []
         fields = {} if now is None else _differing(document, now, would)
         present = ABSENT if now is None else digest_of(place[0], now)
         item = _item(*place, base, present, wanted, force=force, fields=fields)

@@ -73,11 +73,12 @@ def _tell_item(one: Item) -> None:
 
 def _tell_lines(session: Session, found: Plan, path: str) -> None:
     try:
-        texts = [data.decode().splitlines() for data in (session.api.read_file(path), found.local[path].read_bytes())]
+        here = session.api.read_file(path).decode().splitlines()
+        there = found.local[path].read_bytes().decode().splitlines()
     except UnicodeDecodeError:
         show.said("  is no text")
         return
-    told = list(difflib.unified_diff(*texts, f"{path} (here)", f"{path} (pack)", lineterm=""))
+    told = list(difflib.unified_diff(here, there, f"{path} (here)", f"{path} (pack)", lineterm=""))
     for line in told[:MOST_LINES]:
         show.said(show.plain(f"  {line}"))
     if len(told) > MOST_LINES:
