@@ -205,6 +205,10 @@ async def test_an_example_is_applied_worked_off_run_upgraded_and_removed(up: Up,
     (packs.place / "other").mkdir()
     (packs.place / "other" / "flow.py").write_text("from millrace import workflow\n\n\n@workflow\ndef other() -> None:\n    pass\n")
     await packs.millrace("files", "delete", "github_triage/mine.txt")
+    key = await packs.millrace.json("keys", "create", "ci", "--role", "developer", "--scopes", '["workspace"]')
+    narrow = {"MILLRACE_URL": up.ready["url"], "MILLRACE_KEY": key["key"]}
+    _, error = await packs.millrace.both("deploy", "other", "--prune", code=1, **narrow)
+    assert "nothing was deployed: --prune spares what packs have brought, and this key may not see packs (scope: packs)" in error
     assert json.loads(await packs.millrace("deploy", "other", "--prune", "--output", "json"))["deleted"] == []
     await packs.millrace("files", "put", "github_triage/mine.txt", "secret.txt")
     _, error = await packs.millrace.both("packs", "remove", "github-triage", "--force")

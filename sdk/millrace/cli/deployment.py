@@ -22,6 +22,7 @@ MOST_CHANGES = 4000
 MOST_PATH_BYTES = 512 * 1024
 # Bytes of a file up to which it is read as a whole.
 IN_MEMORY = 8 * 1024 * 1024
+FORBIDDEN, MISSING = 403, 404
 
 # A path of the workspace, and its new content; None: it is removed.
 Change = tuple[str, Path | None]
@@ -119,9 +120,12 @@ class Deployment:
         try:
             return {path for pack in self._api.pages("/packs")["items"] for path in pack["files"]}
         except Refused as refused:
-            # A key that is narrowed to the workspace may not see them; an older server has none.
-            if refused.status in {403, 404}:
+            # An older server has none. With a key that is narrowed to the workspace nobody knows whose a file is.
+            if refused.status == MISSING or (refused.status == FORBIDDEN and not self._prune):
                 return set()
+            if refused.status == FORBIDDEN:
+                why = "nothing was deployed: --prune spares what packs have brought, and this key may not see packs (scope: packs)"
+                raise Refused(FORBIDDEN, {"detail": f"{why}: {refused}"}) from refused
             raise
 
     def _hashed(self, files: dict[str, Path]) -> dict[str, str]:
