@@ -305,7 +305,9 @@ async def test_a_pack_comes_from_a_repository_at_a_tag(packs: Packs) -> None:
     git("commit", "--quiet", "--all", "--message", "second")
     await packs.connect("git")
     place = (f"file://{repository}", "--folder", "packs/github-triage", "--org", "git", *VALUE)
-    await packs("apply", *place, "--ref", "v1")
+    # Where a hook runs it, git would work in the repository of the hook.
+    await packs("apply", *place, "--ref", "v1", GIT_DIR=str(repository / ".git"), GIT_WORK_TREE=str(repository))
+    assert (git("rev-parse", "--abbrev-ref", "HEAD").strip() != "HEAD", git("status", "--porcelain")) == (True, "")
     (found,) = (await packs("list", "--org", "git"))["items"]
     assert (found["release"], found["origin"]) == ("1.0.0", f"file://{repository} packs/github-triage {commit}")
     await packs("apply", *place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,15 @@ def pack(folder: Path, text: str, resources: str | None = None) -> Manifest:
         (GOOD + "---\n" + GOOD, "1: holds 2 documents"),
         ("- a\n", "1: a manifest is to be an object"),
         ("name: [\n", "is not YAML"),
+        (GOOD + "needs: &a [*a]\n", "nests deeper"),
+        (GOOD + f"needs: {'[' * 5000}\n", "nests deeper"),
+        (GOOD + "needs: !!python/object/apply:os.system [true]\n", "has a tag that means nothing here"),
+        (
+            GOOD + "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9 if n else ['lol'] * 9)}]\n" for n in range(9)),
+            "holds more than 100,000 values",
+        ),
+        (GOOD + f"description: {'x' * (4 << 20)}\n", "is larger than 4 MiB"),
+        (GOOD + "resources: ['-']\n", "3: - is not there"),
     ],
 )
 def test_a_mistake_in_a_manifest_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -206,6 +216,31 @@ def test_a_pack_reads_nothing_of_the_machine_and_brings_nothing_that_is_the_orga
     assert given_one.fields["settings"] == {"secret": "hunter2"}
 
 
+def test_a_link_leads_to_nothing_of_the_machine(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "pack", tmp_path / "outside"
+    (folder / "resources").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "id_rsa").write_text("a key")
+    (outside / "all.yaml").write_text("kind: variable\nname: v\nvalue: 1\n")
+    (folder / "resources" / "one.yaml").symlink_to(outside / "all.yaml")
+    (folder / "resources" / "two.yaml").symlink_to("/dev/zero")
+    (folder / "resources" / "more").symlink_to(outside)
+    made = pack(folder, GOOD)
+    found, faults = made.documents("default", {})
+    assert (found, [str(fault) for fault in faults]) == ([], [f"{folder}/resources/one.yaml: is a link to outside of the pack"])
+    shutil.rmtree(folder / "resources")
+    (folder / "resources").symlink_to(outside)
+    assert made.documents("default", {})[0] == []
+    (folder / "a_pack").symlink_to(outside)
+    with pytest.raises(Faulty, match="a_pack: is a link: the code of a pack is a folder of its own"):
+        pack(folder, GOOD)
+    (outside / "millrace.yaml").write_text(GOOD)
+    (folder / "millrace.yaml").unlink()
+    (folder / "millrace.yaml").symlink_to(outside / "millrace.yaml")
+    with pytest.raises(Faulty, match="is a link to outside of the pack"):
+        manifest_of(folder, "here")
+
+
 def test_every_kind_is_a_packs_or_says_why_not() -> None:
     refused = {noun for noun, kind in kinds().items() if why_not(kind)}
     assert {"key", "secret", "user", "organization", "identity_provider", "pack"} <= refused
@@ -215,7 +250,9 @@ def test_every_kind_is_a_packs_or_says_why_not() -> None:
 @pytest.mark.parametrize(
     ("source", "how", "said"),
     [
-        ("https://ada:hunter2@git.example.org/packs.git", {}, "an address with a password would be recorded"),
+        ("https://ada:hunter2@git.example.org/packs.git", {}, "an address with a user or a password would be recorded"),
+        ("https://hunter2@git.example.org/packs.git", {}, "an address with a user or a password would be recorded"),
+        ("https://[hunter2", {}, "that is no address"),
         ("https://git.example.org/packs.git", {"ref": "--upload-pack=x"}, "is no branch, tag or commit"),
         ("nowhere", {}, "is no folder, and no address"),
         (".", {"ref": "main"}, "--ref is for the address"),

@@ -123,7 +123,7 @@ def read(
     how = _Reading(org, references, resolve)
     found: dict[tuple[str, str, str], Document] = {}
     faults: list[Faulty] = []
-    for file in _files(paths):
+    for file in files_in(paths):
         for one in _documents(file, how):
             if isinstance(one, Faulty):
                 faults.append(one)
@@ -140,7 +140,10 @@ def plain(file: str) -> tuple[Any, dict[str, int]]:
         if isinstance(node, Faulty):
             raise node
         lines: dict[str, int] = {}
-        found.append((_Values(file, lines).of(node, ""), lines))
+        try:
+            found.append((_Values(file, lines).of(node, ""), lines))
+        except RecursionError as error:
+            raise Faulty(f"{file}:1", _TOO_DEEP) from error
     if len(found) != 1:
         raise Faulty(f"{file}:1", f"holds {len(found)} documents, and is to hold one")
     return found[0]
@@ -176,7 +179,7 @@ def ordered() -> list[str]:
     return found
 
 
-def _files(paths: Sequence[str]) -> Iterator[str]:
+def files_in(paths: Sequence[str]) -> Iterator[str]:
     """Yield each file once; of a folder those with an ending of ours, but nothing hidden."""
     seen: set[Path] = set()
     for given in paths:

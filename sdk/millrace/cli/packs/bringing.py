@@ -17,7 +17,7 @@ from millrace.cli.documents import Document, ordered
 from millrace.cli.entities import org_of
 from millrace.cli.kinds import kinds
 from millrace.cli.packs.deciding import ABSENT
-from millrace.cli.packs.manifest import Manifest, label
+from millrace.cli.packs.manifest import FILE, Manifest, label
 from millrace.cli.packs.planning import FILES, Held, Item, Plan, changes_of, digest_of
 from millrace.cli.session import Session
 
@@ -26,9 +26,22 @@ class Stopped(Exception):
     """It could not be brought to its end. As text: why; the same command goes on."""
 
 
+def faults_of(session: Session, pack: Manifest, found: Plan) -> list[str]:
+    """Return why the record of a pack would be refused; nothing is changed."""
+    try:
+        _record(session, pack, found).begin("applying", dry_run=True)
+    except Refused as refused:
+        return [f"{pack.folder / FILE}: {path + ': ' if path else ''}{said}" for path, said in refused.problems]
+    return []
+
+
+def _record(session: Session, pack: Manifest, found: Plan) -> _Record:
+    return _Record(session, found, {"release": pack.version, "origin": pack.origin, "description": pack.description})
+
+
 def bring(session: Session, pack: Manifest, found: Plan) -> Iterator[Outcome]:
     """Bring a pack, and yield what becomes of each thing. Raises `Stopped`, `Refused`, `Unreachable`."""
-    written = _Record(session, found, {"release": pack.version, "origin": pack.origin, "description": pack.description})
+    written = _record(session, pack, found)
     resources = [one for one in found.resources() if one.acts]
     if not resources and not changes_of(found) and written.is_whole(found):
         return
@@ -89,12 +102,16 @@ class _Record:
         wanted = {**self._fields, "status": "applied", "resources": resources, "files": files}
         return found.record is not None and all(found.record[name] == value for name, value in wanted.items())
 
-    def begin(self, status: str) -> None:
+    def begin(self, status: str, *, dry_run: bool = False) -> None:
         """Say what is about to be done, with all digests that each thing may have until it is."""
         held: dict[str, Held] = {"resources": {}, "files": {}}
         for one in self._found.items:
             held["files" if one.kind == FILES else "resources"][one.key] = list(one.base)
-        self._put({**self._fields, "status": status, **held})
+        body = {**self._fields, "status": status, **held}
+        if dry_run:
+            self._session.api.call("PUT", "/packs", self._found.name, body=body, query={"dry_run": "true"})
+        else:
+            self._put(body)
 
     def end(self, shown: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
         """Say what is there."""

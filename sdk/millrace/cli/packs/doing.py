@@ -12,7 +12,7 @@ from millrace.cli import codes, show
 from millrace.cli.applying import Outcome, printed
 from millrace.cli.documents import Faulty
 from millrace.cli.environments import progress
-from millrace.cli.packs.bringing import Stopped, bring, take_away
+from millrace.cli.packs.bringing import Stopped, bring, faults_of, take_away
 from millrace.cli.packs.checklist import Check, checklist
 from millrace.cli.packs.fetching import fetched
 from millrace.cli.packs.manifest import Manifest, manifest_of
@@ -86,6 +86,7 @@ def remove(session: Session, name: str, *, dry_run: bool, force: bool) -> int:
 def _looked_at(session: Session, pack: Manifest, values: dict[str, str], *, force: bool) -> tuple[Plan, list[Check]]:
     with progress(session):
         found = plan_of(session, pack, values, force=force)
+        found.faults += faults_of(session, pack, found)
     return found, checklist(session, pack, found, values)
 
 

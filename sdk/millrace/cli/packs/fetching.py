@@ -20,6 +20,14 @@ from millrace.cli.show import plain
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:", re.IGNORECASE)
 # No hook or template of anybody's is run, and no other program by an address (`ext::`).
 _CAREFUL = ("-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never", "-c", "advice.detachedHead=false")
+# By these a hook of another repository has git work there.
+_ELSEWHERE = {
+    f"GIT_{name}"
+    for name in (
+        "ALTERNATE_OBJECT_DIRECTORIES", "COMMON_DIR", "DIR", "GRAFT_FILE", "INDEX_FILE", "NAMESPACE", "OBJECT_DIRECTORY", "PREFIX",
+        "SHALLOW_FILE", "WORK_TREE",
+    )
+}  # fmt: skip
 
 
 @contextmanager
@@ -37,9 +45,13 @@ def fetched(source: str, *, ref: str | None, folder: str | None) -> Iterator[tup
         inside = _inside(place, folder)
         yield inside, str(inside.resolve())
         return
-    parts = urlsplit(source) if "://" in source else None
-    if parts is not None and parts.password is not None:
-        raise click.UsageError("an address with a password would be recorded: leave it to git's credential helper.")
+    try:
+        parts = urlsplit(source if "://" in source else "")
+    except ValueError as error:
+        raise click.UsageError(f"that is no address: {error}.") from error
+    # A token takes the place of a user's name where no password is asked for.
+    if parts.password is not None or (parts.username is not None and parts.scheme.startswith("http")):
+        raise click.UsageError("an address with a user or a password would be recorded: leave it to git's credential helper.")
     if ref is not None and ref.startswith("-"):
         raise click.UsageError(f"{ref!r} is no branch, tag or commit.")
     with tempfile.TemporaryDirectory(prefix="millrace-pack-") as made:
@@ -63,7 +75,7 @@ def _git(place: Path, *arguments: str) -> str:
     program = shutil.which("git")
     if program is None:
         raise click.UsageError("the program git is not installed: clone the repository elsewhere, and give its folder.")
-    environment = os.environ | {"GIT_LFS_SKIP_SMUDGE": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE} | {"GIT_LFS_SKIP_SMUDGE": "1"}
     done = subprocess.run([program, *_CAREFUL, *arguments], cwd=place, env=environment, check=False, capture_output=True)
     if done.returncode:
         said = " ".join(done.stderr.decode("utf-8", "replace").split())

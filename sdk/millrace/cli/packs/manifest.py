@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from millrace.cli.documents import Document, Faulty, plain, read
+from millrace.cli.documents import Document, Faulty, files_in, plain, read
 from millrace.cli.kinds import Kind, kinds
 
 FILE = "millrace.yaml"
@@ -16,6 +17,8 @@ FILE = "millrace.yaml"
 RESOURCES = "resources"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _SECTIONS = ("connections", "secrets", "variables", "domains", "values")
+# Bytes of a file that is read as YAML, whose parser is slow.
+MOST_BYTES = 4 * 1024 * 1024
 # Kinds that are the organization's own to set: who may act in it, what it keeps secret, and what there is one of.
 _NOT_OF_PACKS = frozenset({"key", "secret", "retention", "repository", "pack"})
 
@@ -62,7 +65,14 @@ class Manifest:
                 raise Faulty(where, f"needs.values has no {name!r}")
             return values.get(name)
 
-        found, faults = read([str(path) for path in self.paths], org, ("$value", "$env", "$file"), resolve)
+        own: list[str] = []
+        others: list[Faulty] = []
+        for file in files_in([str(path) for path in self.paths]):
+            why = _why_unread(Path(file), self.folder)
+            own += [] if why else [file]
+            others += [Faulty(file, why)] if why else []
+        found, faults = read(own, org, ("$value", "$env", "$file"), resolve)
+        faults += others
         wrong = [one for one in found if why_not(one.kind) or one.org != org]
         faults += [Faulty(one.where, why_not(one.kind) or "a pack is of one organization: leave org out") for one in wrong]
         return [one for one in found if one not in wrong], faults
@@ -82,13 +92,31 @@ def why_not(kind: Kind) -> str | None:
     return f"a pack brings no {kind.noun}: it is the organization's to set" if kind.noun in _NOT_OF_PACKS else None
 
 
+def _is_within(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _why_unread(file: Path, folder: Path) -> str | None:
+    """Return why a file is not read as one of a pack, which may be a stranger's; None: it is."""
+    if not _is_within(file, folder):
+        return "is a link to outside of the pack"
+    if not file.is_file():
+        return "is no file"
+    return f"is larger than {MOST_BYTES >> 20} MiB" if file.stat().st_size > MOST_BYTES else None
+
+
 def manifest_of(folder: Path, origin: str) -> Manifest:
     """Return the pack that a folder is. Raises `Faulty`, which names the place."""
     file = folder / FILE
     if not file.is_file():
         raise Faulty(str(file), "is not there: it has a pack's name, version, resources and needs")
+    if why := _why_unread(file, folder):
+        raise Faulty(str(file), why)
     value, lines = plain(str(file))
-    return _Reader(str(file), lines).manifest(value, folder, origin)
+    made = _Reader(str(file), lines).manifest(value, folder, origin)
+    if (folder / made.code).is_symlink():
+        raise Faulty(str(folder / made.code), "is a link: the code of a pack is a folder of its own")
+    return made
 
 
 class _Reader:
@@ -134,9 +162,10 @@ class _Reader:
             return
         for number, one in enumerate(self._list(given, "resources")):
             path = folder / self._checked(one, f"resources.{number}")
-            if not path.resolve().is_relative_to(folder.resolve()):
+            if not _is_within(path, folder):
                 raise self._faulty(f"resources.{number}", "lies outside of the pack")
-            if not path.exists():
+            # `-` would be standard input.
+            if not path.exists() or str(path) == "-":
                 raise self._faulty(f"resources.{number}", f"{one} is not there")
             yield path
 
