@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         command = "millrace" if context is None else context.command_path
-        click.echo(f"{command}: {' '.join(error.format_message().split())}", err=True)
+        # It may name a thing of somebody else's file.
+        click.echo(f"{command}: {plain(' '.join(error.format_message().split()))}", err=True)
         return error.exit_code
     except Refused as error:
         click.echo(f"millrace: {error}{session.whence if error.status == UNAUTHENTICATED else ''}", err=True)

@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 
 import click
 
-from millrace.cli.show import plain
-
 # What git calls an address: with a scheme, or `user@host:path`.
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:", re.IGNORECASE)
 # No hook or template of anybody's is run, and no other program by an address (`ext::`).
@@ -79,5 +77,5 @@ def _git(place: Path, *arguments: str) -> str:
     done = subprocess.run([program, *_CAREFUL, *arguments], cwd=place, env=environment, check=False, capture_output=True)
     if done.returncode:
         said = " ".join(done.stderr.decode("utf-8", "replace").split())
-        raise click.UsageError(plain(f"git {arguments[0]}: {said[:500] or f'ended with {done.returncode}'}"))
+        raise click.UsageError(f"git {arguments[0]}: {said[:500] or f'ended with {done.returncode}'}")
     return done.stdout.decode("utf-8", "replace")
