@@ -85,7 +85,8 @@ def export(session: Session, nouns: tuple[str, ...], *, secrets: str) -> None:
     by_name = {called: kind for kind in kinds().values() for called in (kind.noun, kind.plural)}
     if unknown := next((noun for noun in nouns if noun not in by_name), None):
         raise click.UsageError(f"There is no kind {unknown!r}: {', '.join(sorted(kinds()))}.")
-    wanted = {by_name[noun].noun for noun in nouns} or set(kinds())
+    # The record of a pack would say elsewhere that files were brought, and removed by hand since.
+    wanted = {by_name[noun].noun for noun in nouns} or set(kinds()) - {"pack"}
     org = org_of(session)
     references: dict[str, tuple[str, ...]] = {}
 
