@@ -12,7 +12,7 @@ from typing import Any
 
 from millrace.cli.api import Refused
 from millrace.cli.applying import FileSet, Outcome
-from millrace.cli.deployment import commit, is_error
+from millrace.cli.deployment import MISSING, commit, is_error
 from millrace.cli.documents import Document, ordered
 from millrace.cli.entities import org_of
 from millrace.cli.kinds import kinds
@@ -49,7 +49,9 @@ def bring(session: Session, pack: Manifest, found: Plan) -> Iterator[Outcome]:
     wanted = [found.documents[one.kind, one.name] for one in resources if one.action != "remove"]
     applied = FileSet(session, pack.label, found.documents.values(), dry_run=False, expected=found.versions(org_of(session)))
     yield from _put(applied, [one for one in wanted if not serves(one.kind.noun)])
+    written.check()
     yield from _commit(session, found, f"pack {pack.name} {pack.version}")
+    written.check()
     yield from _put(applied, [one for one in wanted if serves(one.kind.noun)])
     gone = [one for one in resources if one.action == "remove"]
     yield from _remove(session, found, [one for one in gone if serves(one.kind)])
@@ -65,6 +67,7 @@ def take_away(session: Session, found: Plan) -> Iterator[Outcome]:
     written.begin("removing")
     gone = [one for one in found.resources() if one.acts]
     yield from _remove(session, found, [one for one in gone if serves(one.kind)])
+    written.check()
     yield from _commit(session, found, f"remove the pack {found.name}")
     yield from _remove(session, found, [one for one in gone if not serves(one.kind)])
     written.delete()
@@ -113,6 +116,17 @@ class _Record:
         else:
             self._put(body)
 
+    def check(self) -> None:
+        """Stop where somebody else has begun since: what is brought from here on would be in no record."""
+        try:
+            version = self._session.api.get("/packs", self._found.name)["version"]
+        except Refused as refused:
+            if refused.status != MISSING:
+                raise
+            version = None
+        if version != self._version:
+            raise self._overtaken()
+
     def end(self, shown: Mapping[tuple[str, str], Mapping[str, Any]]) -> None:
         """Say what is there."""
         digests = {place: digest_of(place[0], one) for place, one in shown.items()}
@@ -130,8 +144,11 @@ class _Record:
         except Refused as refused:
             if refused.status != 412:
                 raise
-            raise Stopped(f"somebody else has begun with the pack {self._found.name!r}") from refused
+            raise self._overtaken() from refused
         self._version = answer["version"]
+
+    def _overtaken(self) -> Stopped:
+        return Stopped(f"somebody else has begun with the pack {self._found.name!r}")
 
 
 def _put(applied: FileSet, documents: list[Document]) -> Iterator[Outcome]:
