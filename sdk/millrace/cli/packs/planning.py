@@ -99,16 +99,18 @@ def plan_of(session: Session, pack: Manifest, values: Mapping[str, str], *, forc
     found = _begun(session, pack.name, pack.version)
     found.faults += [str(fault) for fault in faults]
     found.documents = {(one.kind.noun, one.name): one for one in documents}
-    _compare_resources(session, found, force=force)
     folder = files_of(pack.folder / pack.code)
     found.local = {f"{pack.code}/{path}": file for path, file in folder.files.items()}
     found.left_out = {f"{pack.code}/{path}": reason for path, reason in folder.left_out.items()}
-    _compare_files(session.api, found, pack.code, force=force)
     for section, number in (("resources", len(found.documents)), ("files", len(found.local))):
         if number > MOST:
             found.faults.append(f"{pack.folder}: has {number} {section}, and a pack has {MOST} at most")
+            # Each would be sent to be checked.
+            return found
     if not found.documents and not found.local:
         found.faults.append(f"{pack.folder}: has neither resources nor files below {pack.code}/")
+    _compare_resources(session, found, force=force)
+    _compare_files(session.api, found, pack.code, force=force)
     return found
 
 

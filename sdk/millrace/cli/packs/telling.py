@@ -36,7 +36,7 @@ def tell_plan(session: Session, found: Plan, *, lines: bool) -> None:
         _tell_item(one)
         if lines and one.kind == FILES and one.name in found.local and one.name in found.remote:
             _tell_lines(session, found, one.name)
-    if not told:
+    if not told and not found.faults:
         show.said("no difference")
     for path, reason in found.left_out.items():
         show.aside(show.plain(f"left out: {path} {reason}"), "warning")
