@@ -355,20 +355,32 @@ async def test_the_other_examples_are_taken_by_a_stack(up: Up, packs: Packs) -> 
 
 async def test_needs_are_met_as_runs_would_find_them(client: Client) -> None:
     await client.call("PUT", "/api/v1/secrets/of-all?org=global", body={"value": "x"})
-    await client.call("PUT", "/api/v1/secrets/of-services?org=needs", body={"value": "x", "readers": "services"})
+    services = {"value": "x", "readers": "services"}
+    await client.call("PUT", "/api/v1/secrets/of-services?org=needs", body=services)
+    # What is kept for services hides nothing from runs, and the platform's is nobody else's to know.
+    await client.call("PUT", "/api/v1/secrets/of-all?org=needs", body=services)
+    await client.call("PUT", "/api/v1/secrets/hidden?org=global", body=services)
+    await client.call("PUT", "/api/v1/connections/of-all?org=global", body={"token": "t"})
     await client.call("PUT", "/api/v1/variables/of-all?org=global", body={"value": None})
     await client.call("PUT", "/api/v1/providers/hub?org=needs", body={"known": "github", "client_id": "c"})
     body = {"grant": "authorization_code", "provider": "hub"}
     await client.call("PUT", "/api/v1/connections/pending?org=needs", body=body)
     asked = {
-        "connections": ["pending", "nowhere"],
-        "secrets": ["of-all", "of-services", "nowhere"],
+        "connections": ["pending", "of-all", "nowhere"],
+        "secrets": ["of-all", "of-services", "hidden", "nowhere"],
         "variables": ["of-all", "nowhere"],
         "domains": ["api.example.com", "127.0.0.1:80", f"{REMOTES}:80"],
     }
     found = (await client.call("POST", "/api/v1/needs?org=needs", body=asked))["items"]
     assert [(one["kind"], one["name"]) for one in found] == [(kind[:-1], name) for kind, names in asked.items() for name in names]
-    assert [one["met"] for one in found] == [False, False, True, False, False, True, False, True, False, True]
+    met = [False, True, False, True, False, False, False, True, False, True, False, True]
+    assert [one["met"] for one in found] == met
+    assert [one["reason"] for one in found[2:7]] == [
+        "is not there",
+        None,
+        "is kept for services: no run is given it",
+        *["is not there"] * 2,
+    ]
     assert all((one["reason"] is None) == one["met"] for one in found)
     assert found[0]["status"] == "pending"
     refused = await client.call("POST", "/api/v1/needs", body={"domains": ["api.example.com", "no host"]}, status=422)

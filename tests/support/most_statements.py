@@ -50,8 +50,8 @@ MOST = {
             create_connection create_identity_provider create_provider create_secret delete_user preview_subscription
             put_connection put_identity_provider put_provider put_secret run_schedule
         """,
-        6: "build_environments check_needs replay_deliveries",
-        7: "delete_connection delete_file delete_identity_provider delete_secret",
+        6: "build_environments replay_deliveries",
+        7: "check_needs delete_connection delete_file delete_identity_provider delete_secret",
         8: "commit_files delete_provider put_file",
         9: "patch_mapping",
         10: "discard_workspace_changes move_files put_mapping",

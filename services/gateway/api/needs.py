@@ -9,7 +9,7 @@ import msgspec
 from services.gateway.api.endpoint import Call, Endpoint, Example, endpoint
 from services.gateway.api.lists import Object
 from shared.errors import Invalid, Problem
-from shared.organizations import PLATFORM
+from shared.organizations import seen_by
 from shared.questions.declaration import MOST_ITEMS, Page
 from shared.questions.resources import ListResources, of
 from shared.values import Name
@@ -22,7 +22,7 @@ WORKING = {"active", "healthy", "refreshing", "degraded"}
 class Needs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What code needs, by name."""
 
-    connections: Annotated[Names, msgspec.Meta(description="Connections of the organization.")] = []
+    connections: Annotated[Names, msgspec.Meta(description="Connections, its own or the platform's.")] = []
     secrets: Annotated[Names, msgspec.Meta(description="Secrets, its own or the platform's.")] = []
     variables: Annotated[Names, msgspec.Meta(description="Variables, its own or the platform's.")] = []
     domains: Annotated[Names, msgspec.Meta(description="Hosts that runs call: `api.example.com`, or with a port.")] = []
@@ -61,19 +61,21 @@ async def check_needs(call: Call[None, Needs]) -> NeedList:
     asked, org = call.body, call.caller.org
     # What is refused is refused before anything is asked.
     domains = [_domain(call, number, name) for number, name in enumerate(asked.domains)]
-    connections = await _named(call, "connection", [org]) if asked.connections else {}
-    items = [_connection(name, connections.get(name)) for name in asked.connections]
+    connections = await _named(call, "connection") if asked.connections else {}
+    items = [_connection(name, connections.get(name), org) for name in asked.connections]
     for kind, names in (("secret", asked.secrets), ("variable", asked.variables)):
-        # An organization's own come first.
-        found = await _named(call, kind, [PLATFORM, org]) if names else {}
+        found = await _named(call, kind) if names else {}
         items += [_value(kind, name, found.get(name)) for name in names]
     return NeedList(items + domains)
 
 
-def _connection(name: str, found: Object | None) -> Need:
+def _connection(name: str, found: Object | None, org: str) -> Need:
     if found is None:
         return Need(kind="connection", name=name, met=False, reason="is not there")
     met = found["status"] in WORKING
+    if found["org"] != org:
+        # How it is, is the platform's alone to know.
+        return Need(kind="connection", name=name, met=met, reason=None if met else "is the platform's, and does not work")
     reason = None if met else found["reason"] or f"is {found['status']}"
     return Need(kind="connection", name=name, met=met, reason=reason, status=found["status"])
 
@@ -97,14 +99,21 @@ def _domain(call: Call[None, Needs], number: int, name: str) -> Need:
     return Need(kind="domain", name=name, met=reason is None, reason=reason)
 
 
-async def _named(call: Call[None, Needs], noun: str, orgs: list[str]) -> dict[str, Object]:
-    """Return the resources of a kind by name, those of the last organization first."""
+async def _named(call: Call[None, Needs], noun: str) -> dict[str, Object]:
+    """Return the resources of a kind that runs of the organization find, by name: its own, else the platform's.
+
+    One that is kept for services is among them where it is its own, and no run finds another.
+    """
     found: dict[str, Object] = {}
-    for org in dict.fromkeys(orgs):
+    for org in reversed(seen_by(call.caller.org)):
         page = Page(limit=MOST_ITEMS)
         while True:
             listed = await call.ask(of(ListResources, noun, org=org, page=page))
-            found |= {one["name"]: one for one in listed.items}
+            for one in listed.items:
+                if one.get("readers") != "services":
+                    found[one["name"]] = one
+                elif org == call.caller.org:
+                    found.setdefault(one["name"], one)
             if listed.next_cursor is None:
                 break
             page = Page(limit=MOST_ITEMS, cursor=listed.next_cursor)
