@@ -111,7 +111,7 @@ async def _by_session(
     gateway, request = call.gateway, call.request
     is_public = form.spec.access == "public"
     # A form in a frame of another page is nobody's but anybody's: that page could have it sent by who is signed in.
-    if request.headers.get("Sec-Fetch-Dest") == "iframe" or (is_public and csrf == ""):
+    if request.headers.get("Sec-Fetch-Dest", "document") != "document" or (is_public and csrf == ""):
         return None
     value = cookie_of(gateway, request)
     session = None if value is None else await gateway.sessions.find(value)
