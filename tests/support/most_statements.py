@@ -13,7 +13,7 @@ MOST = {
             get_workflow leave list_adapters list_credentials list_digests list_known_providers list_members list_roles
             open_authorization open_session_by_passkey patch_me put_password put_totp read_digest_file receive rerun_run
             show_device show_invitation show_sign_in show_signed_out show_start sign_out sign_out_everywhere tail_logs
-            answer_question show_question get_form_fields get_submission send_form show_form show_sent
+            answer_question show_question get_form_fields get_submission show_form show_sent
         """,
         1: """
             accept_invitation begin_sign_in cancel_replay count_logs_by_time count_logs_by_value create_integration
@@ -30,7 +30,7 @@ MOST = {
             put_integration put_level put_organization put_retention put_variable read_archived_rows read_invitation
             search_audit search_logs serve_mcp show_login signal_run stream_environments test_source list_approvals
             answer_approval get_approval make_approval_link delete_form get_form list_forms make_form_link
-            patch_form send_submission delete_pack get_pack list_packs patch_pack put_pack
+            patch_form delete_pack get_pack list_packs patch_pack put_pack
         """,
         2: """
             approve_login create_repository create_source delete_member delete_state deny_login emit_event get_authorization
@@ -40,10 +40,11 @@ MOST = {
             patch_subscription patch_user pull_workspace push_workspace put_key put_repository put_schedule put_source
             put_state put_user refresh_connection replay_dead_letter resolve_git_conflicts resume_run retry_delivery
             rotate_key show_authorization show_git_diff show_git_status stream_run sync_workspace create_form put_form
+            send_submission
         """,
         3: """
             begin_login create_key create_schedule create_search create_subscription create_user delete_key get_quotas
-            put_search put_subscription test_connection
+            put_search put_subscription test_connection send_form
         """,
         4: "authorize_connection delete_integration delete_source get_mapping restore_files rotate_keys",
         5: """
