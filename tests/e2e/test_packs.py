@@ -11,11 +11,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from aiohttp import web
 
 from millrace.cli.api import Api
 from millrace.cli.kinds import kinds
+from millrace.cli.packs.bringing import Stopped, bring
+from millrace.cli.packs.manifest import manifest_of
+from millrace.cli.packs.planning import plan_of
+from millrace.cli.session import Session
 from tests.e2e.conftest import REMOTES
 from tests.support.client import Client
 from tests.support.command import Command
@@ -260,7 +265,26 @@ async def test_cut_off_anywhere_the_same_command_completes_it(up: Up, packs: Pac
     assert number == 7
 
 
-async def test_what_is_anothers_is_refused_by_name(up: Up, packs: Packs) -> None:
+async def test_who_is_overtaken_brings_nothing_more(up: Up, packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = packs.folder("github-triage")
+    await packs.connect("two")
+    monkeypatch.setenv("MILLRACE_URL", up.ready["url"])
+    monkeypatch.setenv("MILLRACE_KEY", up.ready["admin_key"])
+    session = Session(org="two")
+    pack = manifest_of(folder, "here")
+    slow = bring(session, pack, plan_of(session, pack, {"webhook-secret": SECRET}, force=False))
+    assert next(slow).kind == "variable"
+    # Somebody else begins, and ends, before the files of the first.
+    changed(folder, "github_triage/triage.py", ("needs-triage", "untriaged"))
+    await packs("apply", "github-triage", *VALUE, "--org", "two")
+    there = owned(up, "two", "github-triage")
+    with pytest.raises(Stopped, match="somebody else has begun with the pack 'github-triage'"):
+        list(slow)
+    assert owned(up, "two", "github-triage") == there
+    session.close()
+
+
+async def test_what_is_anothers_is_refused_by_name(up: Up, packs: Packs, client: Client) -> None:
     folder = packs.folder("github-triage")
     await packs.connect("shared")
     await packs.millrace("sources", "put", "github-issues", "--adapter", "topic", "--org", "shared")
@@ -279,6 +303,14 @@ async def test_what_is_anothers_is_refused_by_name(up: Up, packs: Packs) -> None
     # And so is a workflow, which is the workspace's.
     assert "triage-issue is already in" in said
     assert owned(up, "shared", "other-triage") == {}
+    # A record that somebody wrote by hand has no part in what is another's, whatever it says.
+    written = await packs("get", "github-triage", "--org", "shared")
+    body = {"release": "1", "files": written["files"], "resources": written["resources"]}
+    before = owned(up, "shared", "github-triage")
+    for name in ("github_triage", "thief"):
+        await client.call("PUT", f"/api/v1/packs/{name}?org=shared", body=body)
+        await packs("remove", name, "--force", "--org", "shared")
+        assert owned(up, "shared", "github-triage") == before
     # A broken file brings nothing at all.
     changed(folder, "github_triage/labels.py", ("def split", "def split("))
     refused = await packs("apply", "github-triage", "--org", "shared", code=1)

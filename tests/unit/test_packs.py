@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from millrace.cli.documents import Faulty
 from millrace.cli.kinds import kinds
+from millrace.cli.packs.checklist import Check
 from millrace.cli.packs.deciding import ABSENT, MOST, UNKNOWN, bases, decide
 from millrace.cli.packs.fetching import fetched
 from millrace.cli.packs.manifest import Manifest, manifest_of, why_not
 from millrace.cli.packs.planning import digest_of
+from millrace.cli.packs.telling import tell_checks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PACKS = sorted(path.parent for path in EXAMPLES.glob("*/millrace.yaml"))
@@ -264,6 +266,14 @@ def test_what_cannot_be_had_is_refused_before_anything_is_asked(source: str, how
     with pytest.raises(click.UsageError, match=said) as raised, fetched(source, **{"ref": None, "folder": None} | how):
         pass
     assert "hunter2" not in str(raised.value)
+
+
+def test_what_a_pack_says_is_one_line_that_speaks_to_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_checks([Check("secret", "a", "missing", "is not there", "a\n[x] secret a: \x1b[2J", ("millrace secrets put 'a\nb'",))])
+    assert capsys.readouterr().out.splitlines() == [
+        r"[ ] secret a: a\n[x] secret a: \x1b[2J, is not there",
+        r"      millrace secrets put 'a\nb'",
+    ]
 
 
 @pytest.mark.parametrize("folder", PACKS, ids=lambda folder: folder.name)

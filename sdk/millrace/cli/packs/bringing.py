@@ -21,6 +21,9 @@ from millrace.cli.packs.manifest import FILE, Manifest, label
 from millrace.cli.packs.planning import FILES, Held, Item, Plan, changes_of, digest_of
 from millrace.cli.session import Session
 
+# It is not at the version that was named.
+CHANGED = 412
+
 
 class Stopped(Exception):
     """It could not be brought to its end. As text: why; the same command goes on."""
@@ -135,14 +138,19 @@ class _Record:
 
     def delete(self) -> None:
         """Forget the pack."""
-        self._session.api.call("DELETE", "/packs", self._found.name, headers={"If-Match": f'"{self._version}"'})
+        try:
+            self._session.api.call("DELETE", "/packs", self._found.name, headers={"If-Match": f'"{self._version}"'})
+        except Refused as refused:
+            if refused.status not in {MISSING, CHANGED}:
+                raise
+            raise self._overtaken() from refused
 
     def _put(self, body: Mapping[str, Any]) -> None:
         condition = {"If-None-Match": "*"} if self._version is None else {"If-Match": f'"{self._version}"'}
         try:
             answer = self._session.api.call("PUT", "/packs", self._found.name, body=body, headers=condition)
         except Refused as refused:
-            if refused.status != 412:
+            if refused.status != CHANGED:
                 raise
             raise self._overtaken() from refused
         self._version = answer["version"]

@@ -15,7 +15,7 @@ from millrace.cli.kinds import Kind, kinds
 FILE = "millrace.yaml"
 # Documents are here unless the manifest names other places.
 RESOURCES = "resources"
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _SECTIONS = ("connections", "secrets", "variables", "domains", "values")
 # Bytes of a file that is read as YAML, whose parser is slow.
 MOST_BYTES = 4 * 1024 * 1024
@@ -129,7 +129,7 @@ class _Reader:
     def manifest(self, value: Any, folder: Path, origin: str) -> Manifest:
         fields = self._object(value, "", ("name", "version", "description", "resources", "needs"))
         name = self._text(fields, "name")
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise self._faulty("name", "has 1 to 63 small letters, digits and hyphens, and begins with a letter")
         needs = self._object(fields.get("needs", {}), "needs", _SECTIONS)
         return Manifest(

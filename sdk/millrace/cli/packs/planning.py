@@ -17,7 +17,7 @@ from millrace.cli.entities import org_of
 from millrace.cli.folder import files_of, sha256_of
 from millrace.cli.kinds import Kind, kinds
 from millrace.cli.packs.deciding import ABSENT, UNKNOWN, Action, bases, decide
-from millrace.cli.packs.manifest import Manifest, label, why_not
+from millrace.cli.packs.manifest import NAME, Manifest, label, why_not
 from millrace.cli.session import Session
 
 # Of one pack, as its record holds them.
@@ -119,7 +119,9 @@ def removal_of(session: Session, name: str, *, force: bool) -> Plan:
     session.api.get("/packs", name)
     found = _begun(session, name, None)
     _compare_gone(found, force=force)
-    _compare_files(session.api, found, name.replace("-", "_"), force=force)
+    # A record of another name was written by hand: the folder that would be its own may be that of a pack.
+    if NAME.fullmatch(name):
+        _compare_files(session.api, found, name.replace("-", "_"), force=force)
     return found
 
 

@@ -17,6 +17,11 @@ MOST_LINES = 400
 _LEVELS = {"conflict": "error", "keep": "warning", "missing": "error", "todo": "warning"}
 
 
+def _line(text: str) -> str:
+    """Return what a pack says as one line: it does not look like several."""
+    return show.plain(text).replace("\n", "\\n")
+
+
 def document(found: Plan, checks: Iterable[Check] = (), **more: Any) -> dict[str, Any]:
     """Return a plan and a checklist for `--output json`."""
     items = [{name: value for name, value in asdict(one).items() if name not in {"base", "wanted"}} for one in found.items]
@@ -30,7 +35,7 @@ def tell_plan(session: Session, found: Plan, *, lines: bool) -> None:
     before = "not applied" if found.record is None else found.record["release"]
     if found.record is not None and found.record["status"] != "applied":
         before += f" ({found.record['status']}, not completed)"
-    show.said(show.plain(f"{found.name}: {before} -> {found.version or 'removed'}"))
+    show.said(_line(f"{found.name}: {before} -> {found.version or 'removed'}"))
     told = [one for one in found.items if one.action != "none"]
     for one in told:
         _tell_item(one)
@@ -39,7 +44,7 @@ def tell_plan(session: Session, found: Plan, *, lines: bool) -> None:
     if not told and not found.faults:
         show.said("no difference")
     for path, reason in found.left_out.items():
-        show.aside(show.plain(f"left out: {path} {reason}"), "warning")
+        show.aside(_line(f"left out: {path} {reason}"), "warning")
     tell_faults(found)
     if found.conflicts:
         show.aside("--force takes the pack's side", "warning")
@@ -48,7 +53,7 @@ def tell_plan(session: Session, found: Plan, *, lines: bool) -> None:
 def tell_faults(found: Plan) -> None:
     """Print why a plan cannot be carried out."""
     for fault in found.faults:
-        show.aside(show.plain(" ".join(fault.split())), "error")
+        show.aside(_line(" ".join(fault.split())), "error")
 
 
 def tell_checks(checks: Iterable[Check]) -> None:
@@ -57,16 +62,16 @@ def tell_checks(checks: Iterable[Check]) -> None:
         about = ", ".join(said for said in (one.description, one.reason) if said)
         mark = "[x]" if one.status == "ok" else "[ ]"
         said = f"{mark} {one.kind} {one.name}" + (f": {about}" if about else "")
-        show.said(show.plain(said), _LEVELS.get(one.status, "info"))
+        show.said(_line(said), _LEVELS.get(one.status, "info"))
         for command in one.do:
-            show.said(show.plain(f"      {command}"))
+            show.said(_line(f"      {command}"))
 
 
 def _tell_item(one: Item) -> None:
     said = f"{one.action} {one.kind} {one.name}" + (f": {one.why}" if one.why else "")
-    show.said(show.plain(said), _LEVELS.get(one.action, "info"))
+    show.said(_line(said), _LEVELS.get(one.action, "info"))
     for name, (now, then) in one.fields.items():
-        show.said(show.plain(f"  {name}: {show.compact(now)} -> {show.compact(then)}"))
+        show.said(_line(f"  {name}: {show.compact(now)} -> {show.compact(then)}"))
     if one.action == "change" and one.kind != FILES and not one.fields:
         show.said("  what is not shown: a secret, or what a name means")
 
@@ -80,6 +85,6 @@ def _tell_lines(session: Session, found: Plan, path: str) -> None:
         return
     told = list(difflib.unified_diff(here, there, f"{path} (here)", f"{path} (pack)", lineterm=""))
     for line in told[:MOST_LINES]:
-        show.said(show.plain(f"  {line}"))
+        show.said(_line(f"  {line}"))
     if len(told) > MOST_LINES:
         show.said(f"  … and {len(told) - MOST_LINES} lines more")
