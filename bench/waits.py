@@ -30,7 +30,7 @@ from shared.health import Health
 from shared.messages import AwaitedEvent, EventAccepted, RunWaiting, Wait
 from shared.projected import Recorded
 from shared.pull import Delivered
-from shared.questions.executor import AnswerWait, WaitAnswered
+from shared.questions.runs import AnswerWait, WaitAnswered
 from tests.support.inside import bus_of
 from tests.support.servers import Place, running_servers
 

@@ -9,7 +9,7 @@ from nats.aio.client import Client
 from shared.asking import ask
 from shared.durables import backlog_of
 from shared.errors import MillraceError
-from shared.questions.executor import CountParkedRuns
+from shared.questions.runs import CountParkedRuns
 from shared.streams import WORK
 
 _DISPATCHED = tuple(work for work in WORK if work.service == "executor" and work.managed)

@@ -58,7 +58,7 @@ from shared.owners.rows import ResourceRows
 from shared.projection import Projection, started
 from shared.questions.adapters import AdapterEntry
 from shared.questions.events import MappingView
-from shared.questions.executor import FindWorkflow, WorkflowEntry
+from shared.questions.workflows import FindWorkflow, WorkflowEntry
 from shared.quotas import Limits, Quotas
 from shared.registry import Entry, RegistryView, RegistryWriter
 from shared.removals import RemovedOrganizations

@@ -30,7 +30,7 @@ from shared.messages import (
 )
 from shared.messages.declaration import hashed_key
 from shared.questions.events import MappingView
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.quotas import OverQuota, Quotas
 from shared.resources import KINDS
 from shared.resources.repository import RepositoryEntry

@@ -11,7 +11,7 @@ import msgspec
 from services.events.subscriptions import Workflows, absent
 from shared.errors import Invalid, Problem
 from shared.owners.rules import Draft, Rules
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.resources.declaration import Resource
 from shared.resources.form import MOST_BYTES, MOST_JSON, PAGE, FieldOfForm, Form
 from shared.values import moment_at, near

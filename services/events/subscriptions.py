@@ -16,8 +16,8 @@ from shared.expressions.syntax import syntax_of
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Draft, Rules
-from shared.questions.executor import WorkflowEntry
 from shared.questions.resources import PutResource, of
+from shared.questions.workflows import WorkflowEntry
 from shared.resources import Resource
 from shared.resources.source import Source
 from shared.resources.subscription import Subscription

@@ -76,7 +76,7 @@ from shared.messages.shards import subject_in
 from shared.projection import PAUSE, Projection, Shards, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.adapters import AdapterEntry
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.quotas import Limits, Quotas, RunsUsed
 from shared.registry import RegistryWriter
 from shared.removals import RemovedOrganizations

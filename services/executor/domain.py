@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from shared.errors import Invalid, Problem, TooLarge
 from shared.questions import Position
-from shared.questions.executor import MOST_PATH_BYTES
+from shared.questions.files import MOST_PATH_BYTES
 
 # The folder of a workspace that runs may write to.
 DATA = "data/"

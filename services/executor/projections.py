@@ -31,7 +31,7 @@ from shared.messages import (
 from shared.messages.shards import shard_in_sql
 from shared.projected import Projected, Projections, Recorded, in_batches, in_shards, one_by_one
 from shared.questions.adapters import AdapterEntry
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.registry import RegistryWriter
 from shared.runs import END_TYPES, RUN_SHARDS, RUNS
 from shared.statements import Statement

@@ -35,36 +35,24 @@ from shared.organizations import first_seen, seen_by
 from shared.projection import Projection
 from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
 from shared.questions.adapters import AdapterFound, AskAdapter, FindAdapter
+from shared.questions.environments import BuildEnvironments, EnvironmentList, ListEnvironments
 from shared.questions.erasing import EraseInExecutor
-from shared.questions.executor import (
+from shared.questions.files import CommitFiles, FileList, FileView, GetFile, ListFiles, MoveFiles, PutFile, RemoveFile, RestoreFiles
+from shared.questions.runs import (
     AnswerWait,
     AttemptList,
-    BuildEnvironments,
-    CommitFiles,
     CountParkedRuns,
     CountUsed,
-    EnvironmentList,
-    FileList,
-    FileView,
-    FindWorkflow,
-    GetFile,
     GetRecord,
     GetRun,
     LineList,
     LineView,
     ListAttempts,
-    ListEnvironments,
-    ListFiles,
     ListLines,
     ListRuns,
     ListStates,
     ListSteps,
-    ListWorkflows,
-    MoveFiles,
     ParkedRuns,
-    PutFile,
-    RemoveFile,
-    RestoreFiles,
     RunAt,
     RunList,
     RunStates,
@@ -72,9 +60,8 @@ from shared.questions.executor import (
     SignalRun,
     StepList,
     Used,
-    WorkflowFound,
-    WorkflowList,
 )
+from shared.questions.workflows import FindWorkflow, ListWorkflows, WorkflowFound, WorkflowList
 from shared.values import moment_at
 
 # A run with more messages than this, or more bytes of them, is followed from its row: each is a look into the broker.

@@ -27,7 +27,7 @@ from shared.messages import AdapterChanged, FileChanged, Message, RunCancelReque
 from shared.owners.removing import Deadline, Rows, are_level, erase_of_organization
 from shared.projection import Projection, Shards
 from shared.pull import OrderedReader
-from shared.questions.executor import CommitFiles, FileChange
+from shared.questions.files import CommitFiles, FileChange
 from shared.questions.removing import EraseInExecutorOf, Left, RemoveInExecutor
 from shared.runs import ENDING
 from shared.tasks import each

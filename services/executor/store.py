@@ -37,7 +37,7 @@ from shared.db import Connection, transaction
 from shared.envelope import rfc3339
 from shared.messages.shards import shard_in_sql
 from shared.questions.adapters import AdapterEntry
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.statements import Compiled, Filtered, Statement, inserted, overwriting, parameter
 from shared.streams import DEFAULT_GROUP, PRIORITIES
 from shared.tables import Moment

@@ -58,7 +58,7 @@ from shared.levels import follow_level
 from shared.owners.rotation import Rotation, renewing
 from shared.projection import started
 from shared.questions.adapters import AdapterEntry
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.quotas import Limits, Quotas
 from shared.registry import RegistryView
 from shared.removals import RemovedOrganizations

@@ -13,7 +13,7 @@ from shared.envelope import Envelope, Sealed, derived_id, open_message, rfc3339
 from shared.errors import Invalid, PreconditionFailed, Problem
 from shared.messages import RunRequested, RunSucceeded
 from shared.messages.declaration import KEY, declaration_of
-from shared.questions.executor import RunView
+from shared.questions.runs import RunView
 from shared.runs import queued_ms
 from shared.values import storable
 

@@ -19,7 +19,8 @@ from shared.cache import LARGEST, AttemptEnded, Terms, Worked
 from shared.envelope import derived_id
 from shared.errors import CodeFailed, NotFound, Problem, Unavailable
 from shared.messages.catalog import DeclaredOptions
-from shared.questions.executor import RunView, WorkflowEntry
+from shared.questions.runs import RunView
+from shared.questions.workflows import WorkflowEntry
 from shared.runs import ENDED
 
 # Seconds within which the run has to begin: it is asked for by somebody who waits.

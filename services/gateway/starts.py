@@ -15,7 +15,8 @@ from shared import aggregate, tracing
 from shared.envelope import Sealed, open_envelope, open_message
 from shared.errors import Invalid, NotFound, TooLarge, Unavailable
 from shared.messages import RunRequested
-from shared.questions.executor import GetRun, RunView, WorkflowEntry
+from shared.questions.runs import GetRun, RunView
+from shared.questions.workflows import WorkflowEntry
 from shared.runs import ENDED
 
 # A message carries the input, and the broker takes messages of 2 MiB.

@@ -23,7 +23,8 @@ from shared import aggregate
 from shared.encryption import CannotOpen
 from shared.envelope import derived_id
 from shared.errors import CodeFailed, Conflict, Invalid, MillraceError, NotFound, Problem, TooLarge, TooMany, Unavailable
-from shared.questions.executor import CommitFiles, FileChange, WorkflowEntry
+from shared.questions.files import CommitFiles, FileChange
+from shared.questions.workflows import WorkflowEntry
 from shared.resources.form import FieldOfForm, FormEntry
 from shared.values import check
 

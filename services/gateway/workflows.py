@@ -11,7 +11,7 @@ import msgspec
 from shared.errors import Invalid, NotFound, Unavailable
 from shared.messages.declaration import hashed_key
 from shared.organizations import PLATFORM
-from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
+from shared.questions.workflows import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView
 from shared.schemas import Checker, checker_of
 

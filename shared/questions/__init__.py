@@ -10,9 +10,10 @@ from shared.questions import (
     adapters,
     approvals,
     digests,
+    environments,
     erasing,
     events,
-    executor,
+    files,
     health,
     key_use,
     letters,
@@ -23,8 +24,10 @@ from shared.questions import (
     repositories,
     resources,
     rotation,
+    runs,
     sign_in,
     state,
+    workflows,
 )
 from shared.questions.declaration import (
     ASKED,

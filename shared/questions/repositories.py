@@ -8,7 +8,7 @@ import msgspec
 
 from shared.messages.catalog import FileProblem
 from shared.questions.declaration import Command, Question, command, question
-from shared.questions.executor import MOST_CHANGES
+from shared.questions.files import MOST_CHANGES
 from shared.resources.repository import Repository
 from shared.values import Opaque, Path, Sequence, Words
 

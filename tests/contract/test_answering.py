@@ -16,7 +16,7 @@ from shared.asking import Answer, Answering
 from shared.bus import Bus
 from shared.errors import NotFound, Unavailable
 from shared.questions import asked_of
-from shared.questions.executor import FindWorkflow, WorkflowFound
+from shared.questions.workflows import FindWorkflow, WorkflowFound
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
 

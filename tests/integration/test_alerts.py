@@ -15,7 +15,7 @@ from shared.messages import EventAccepted, RunError, RunExpired, RunRequested
 from shared.messages.event import is_of_alert
 from shared.questions import Page
 from shared.questions.events import DeliveryList, DeliveryView, EmitEvent, GetDelivery, ListDeliveries
-from shared.questions.executor import ListRuns, RunList
+from shared.questions.runs import ListRuns, RunList
 from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import got, listed, putting

@@ -21,8 +21,8 @@ import pytest
 from services.gateway.api.headers import LARGE
 from services.gateway.config import read
 from shared.config import ConfigError, Environment
-from shared.questions.executor import ListWorkflows, WorkflowList
 from shared.questions.logs import TailLogs, TailPage
+from shared.questions.workflows import ListWorkflows, WorkflowList
 from tests.integration.test_gateway import Client, answering, gateway, received, signed, source, workflow
 from tests.support.inside import eventually
 from tests.support.servers import Place

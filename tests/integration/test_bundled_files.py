@@ -10,7 +10,7 @@ import pytest
 
 from services.executor import domain
 from shared.envelope import new_id
-from shared.questions.executor import RemoveFile
+from shared.questions.files import RemoveFile
 from tests.support.river import river
 from tests.support.sandbox import KINDS, UID, Recorded, reachable_interpreter, started_bench, value
 from tests.support.servers import Place

@@ -12,7 +12,8 @@ from shared.bus import connected
 from shared.errors import NotFound
 from shared.health import Health
 from shared.questions import ASKED
-from shared.questions.executor import GetRun, ListWorkflows, WorkflowList
+from shared.questions.runs import GetRun
+from shared.questions.workflows import ListWorkflows, WorkflowList
 from tests.integration.test_gateway import Client, Cut, answering, gateway
 from tests.support.inside import eventually
 from tests.support.servers import Place

@@ -14,7 +14,7 @@ import pytest
 from millrace.cli import deployment
 from millrace.cli.api import Refused
 from millrace.cli.folder import files_of
-from shared.questions.executor import MOST_CHANGES, MOST_PATH_BYTES
+from shared.questions.files import MOST_CHANGES, MOST_PATH_BYTES
 from tests.support.places import open_folder
 
 NOBODY = 65534

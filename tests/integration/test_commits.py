@@ -32,18 +32,8 @@ from shared.messages import FileChanged
 from shared.messages.declaration import hashed_key
 from shared.pull import OrderedReader, api_request
 from shared.questions import Page
-from shared.questions.executor import (
-    MOST_CHANGES,
-    CommitFiles,
-    Committed,
-    FileChange,
-    FileList,
-    FileView,
-    ListFiles,
-    ListWorkflows,
-    PutFile,
-    WorkflowList,
-)
+from shared.questions.files import MOST_CHANGES, CommitFiles, Committed, FileChange, FileList, FileView, ListFiles, PutFile
+from shared.questions.workflows import ListWorkflows, WorkflowList
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import river, sandbox_settings
 from tests.support.servers import Place

@@ -21,7 +21,7 @@ from shared.errors import Conflict
 from shared.messages import RunRequested
 from shared.pull import api_request
 from shared.questions import Page
-from shared.questions.executor import ListLines, ListRuns, RunList
+from shared.questions.runs import ListLines, ListRuns, RunList
 from tests.integration.test_lost_waits import ByHand, away, ended_run, slots, without_executor
 from tests.integration.test_runs import started
 from tests.integration.test_waiting import cancel

@@ -10,7 +10,7 @@ import pytest
 from services.executor.runs import durable
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound
-from shared.questions.executor import ListRuns, RunView, SignalRun
+from shared.questions.runs import ListRuns, RunView, SignalRun
 from tests.integration.test_waiting import cancel
 from tests.support.inside import eventually
 from tests.support.river import COUNT, Outside, river

@@ -13,7 +13,7 @@ from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Unavailable
 from shared.messages import Audited, LineChunk
 from shared.pull import OrderedReader
-from shared.questions.executor import ListLines
+from shared.questions.runs import ListLines
 from tests.integration.test_egress_clients import Closed
 from tests.support.egress import echo, server
 from tests.support.inside import bus_of, eventually

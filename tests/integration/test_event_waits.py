@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from shared.envelope import new_id
 from shared.questions.events import DeliveryView, EmitEvent, GetDelivery
-from shared.questions.executor import RunView
+from shared.questions.runs import RunView
 from tests.support.inside import eventually
 from tests.support.resources import putting, told
 from tests.support.river import Outside, river

@@ -17,7 +17,7 @@ from services.executor.store import ExecutorStore
 from services.executor.workspaces import retention
 from services.executor.workspaces.history import History
 from shared.envelope import new_id
-from shared.questions.executor import ListVersions, MoveFiles, VersionList
+from shared.questions.files import ListVersions, MoveFiles, VersionList
 from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually
 from tests.support.river import Outside, river

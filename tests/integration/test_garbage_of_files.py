@@ -25,7 +25,7 @@ from shared.blobs import Blobs
 from shared.envelope import new_id, utc_now
 from shared.errors import NotFound, Unavailable
 from shared.pull import api_request
-from shared.questions.executor import PutFile, RemoveFile
+from shared.questions.files import PutFile, RemoveFile
 from tests.support.inside import bus_of, eventually
 from tests.support.river import river
 from tests.support.servers import Place

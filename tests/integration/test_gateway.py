@@ -42,8 +42,10 @@ from shared.messages import (
 from shared.messages.declaration import hashed_key
 from shared.pull import api_request
 from shared.questions import ASKED
-from shared.questions.executor import FileView, FindWorkflow, GetFile, GetRun, PutFile, RunView, WorkflowEntry
+from shared.questions.files import FileView, GetFile, PutFile
 from shared.questions.resources import FindResource, Found, to
+from shared.questions.runs import GetRun, RunView
+from shared.questions.workflows import FindWorkflow, WorkflowEntry
 from shared.registry import RegistryWriter
 from shared.resources.source import SourceEntry
 from tests.support.inside import bus_of, eventually, running

@@ -28,7 +28,7 @@ from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import NotFound, Unavailable
 from shared.messages import EventAccepted, EventHeld, RunRequested, TimerSet
 from shared.questions.events import EmitEvent, ListHeld, RetryDelivery
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from tests.integration.test_sweeping import lost
 from tests.support.inside import bus_of, eventually, running
 from tests.support.programs import started_service

@@ -14,7 +14,7 @@ from shared.errors import Conflict, Invalid, NotFound
 from shared.messages import Audited
 from shared.owners.rows import ResourceRows
 from shared.questions.events import RetryDelivery
-from shared.questions.executor import GetRun
+from shared.questions.runs import GetRun
 from tests.integration.test_run_capabilities import stored
 from tests.support.inside import bus_of, running
 from tests.support.resources import putting, removing, ring, told

@@ -26,7 +26,7 @@ from shared.envelope import new_id, open_message
 from shared.errors import Conflict, NotFound, Unavailable
 from shared.messages import RunCancelRequested, RunStepCompleted
 from shared.questions import Page
-from shared.questions.executor import GetRun, ListAttempts, ListStates, ListSteps, SignalRun
+from shared.questions.runs import GetRun, ListAttempts, ListStates, ListSteps, SignalRun
 from tests.integration.test_stood_still import claimed
 from tests.support.inside import bus_of, eventually
 from tests.support.river import Outside, river

@@ -33,7 +33,7 @@ from shared.messages import (
     TimerSet,
     Wait,
 )
-from shared.questions.executor import FindWorkflow, WorkflowFound
+from shared.questions.workflows import FindWorkflow, WorkflowFound
 from tests.integration.test_runs import started
 from tests.integration.test_waiting import cancel
 from tests.support.inside import bus_of, eventually, running

@@ -15,7 +15,8 @@ from services.executor.workspaces import commits
 from shared.envelope import new_id, open_message
 from shared.errors import NotFound, Unavailable
 from shared.messages import Audited
-from shared.questions.executor import BuildEnvironments, ListAttempts, ListEnvironments
+from shared.questions.environments import BuildEnvironments, ListEnvironments
+from shared.questions.runs import ListAttempts
 from tests.integration.test_oauth_connections import buses, stored
 from tests.support import resources
 from tests.support.index import index_of

@@ -13,8 +13,8 @@ import pytest
 from shared.errors import TooLarge
 from shared.questions import PAGE_BYTES, Page
 from shared.questions.events import AdapterView, ListAdapters
-from shared.questions.executor import ListRuns
 from shared.questions.resources import ListResources, of
+from shared.questions.runs import ListRuns
 from tests.integration.test_gateway import answering
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import putting

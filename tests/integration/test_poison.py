@@ -29,7 +29,7 @@ from shared.messages import (
     declaration_of,
 )
 from shared.messages.catalog import Policy
-from shared.questions.executor import RunView
+from shared.questions.runs import RunView
 from shared.streams import SUSPECTS
 from tests.contract.test_handling import dead_letters
 from tests.support.inside import bus_of, eventually

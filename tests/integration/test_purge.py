@@ -29,7 +29,7 @@ from shared.envelope import new_id, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Unavailable
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunSucceeded, RunUsage
 from shared.pull import api_request
-from shared.questions.executor import ListLines, ListRuns
+from shared.questions.runs import ListLines, ListRuns
 from shared.runs import RUN_SHARDS
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river, uncompiled

@@ -18,7 +18,7 @@ from services.executor.store import ExecutorStore
 from shared.db import open_engine
 from shared.errors import NotFound
 from shared.messages import RunCancelRequested
-from shared.questions.executor import GetRun, ListAttempts
+from shared.questions.runs import GetRun, ListAttempts
 from tests.integration.test_runs import started
 from tests.support.inside import eventually
 from tests.support.river import river

@@ -20,7 +20,7 @@ from shared.bus import Bus
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, PermissionDenied, Unavailable
 from shared.questions import Page
-from shared.questions.executor import CommitFiles, FileChange, ListFiles
+from shared.questions.files import CommitFiles, FileChange, ListFiles
 from shared.questions.repositories import Choice, LookAtRepository, Synced, SyncRepository, SyncStatus
 from shared.resources.repository import Repository
 from tests.support.inside import bus_of, eventually, running

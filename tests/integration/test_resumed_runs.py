@@ -13,7 +13,7 @@ from services.executor.runs.claim import Claim
 from shared.errors import Unavailable
 from shared.messages import RunStepCompleted
 from shared.pull import api_request
-from shared.questions.executor import GetRun, RunView
+from shared.questions.runs import GetRun, RunView
 from shared.runs import ENDED
 from tests.integration.test_gateway import Client, gateway
 from tests.support.inside import eventually

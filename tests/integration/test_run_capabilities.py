@@ -19,7 +19,9 @@ from shared.envelope import new_id, open_message
 from shared.errors import NotFound
 from shared.messages import Audited, FileChanged, RunRequested
 from shared.questions.events import DeliveryView, GetDelivery
-from shared.questions.executor import FileView, FindWorkflow, GetFile, GetRun, PutFile, RunView, WorkflowFound
+from shared.questions.files import FileView, GetFile, PutFile
+from shared.questions.runs import GetRun, RunView
+from shared.questions.workflows import FindWorkflow, WorkflowFound
 from tests.integration.test_oauth_connections import putting, stored
 from tests.integration.test_oauth_settings import secret, variable
 from tests.support import resources

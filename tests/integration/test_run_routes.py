@@ -25,7 +25,7 @@ from shared.envelope import new_id, rfc3339, utc_now
 from shared.health import Health
 from shared.messages import Audited
 from shared.projection import Projection
-from shared.questions.executor import GetRun, ListAttempts, ListLines, ListStates, ListSteps
+from shared.questions.runs import GetRun, ListAttempts, ListLines, ListStates, ListSteps
 from tests.integration import test_durable, test_waiting
 from tests.integration.test_gateway import Client, gateway, stream
 from tests.integration.test_runs import started

@@ -20,7 +20,7 @@ from services.gateway import serving, watching
 from services.gateway.api import sse
 from services.gateway.config import MAX_CONNECTIONS
 from shared.envelope import new_id
-from shared.questions.executor import SignalRun
+from shared.questions.runs import SignalRun
 from tests.integration import test_durable
 from tests.integration.test_gateway import Client, Cut, gateway
 from tests.integration.test_run_routes import WORKFLOWS, House, house

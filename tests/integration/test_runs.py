@@ -234,7 +234,7 @@ async def test_a_broker_that_pauses_during_a_run_delays_its_end_and_loses_nothin
 
 
 async def test_the_lines_of_a_run_are_kept_in_order(place: Place, data: Path) -> None:
-    from shared.questions.executor import ListLines
+    from shared.questions.runs import ListLines
 
     async with river(place, data) as outside:
         await deploy(outside)

@@ -22,7 +22,7 @@ from services.events.tables import resource
 from shared.db import open_engine, transaction
 from shared.health import Health
 from shared.messages.catalog import Policy
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.quotas import Limits, Quotas
 from shared.resources.schedule import CatchUp, Schedule
 from tests.integration.test_schedules import firings, requested

@@ -13,7 +13,7 @@ import pytest
 from services.executor.runs import supervisor
 from shared.envelope import new_id
 from shared.messages import RunRequested
-from shared.questions.executor import GetRun, RunView
+from shared.questions.runs import GetRun, RunView
 from shared.queued import RunQueue
 from tests.integration.test_waiting import cancel
 from tests.support.inside import bus_of, eventually, running

@@ -9,7 +9,7 @@ import pytest
 from services.events import previews
 from services.gateway.api import subscriptions
 from shared.messages.declaration import hashed_key
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.registry import RegistryWriter
 from tests.integration.test_sources import Api, house
 from tests.support.inside import bus_of, eventually

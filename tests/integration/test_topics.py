@@ -16,7 +16,7 @@ from shared.errors import Invalid, NotFound, TooLarge, TooMany
 from shared.messages import EventAccepted, RunRequested
 from shared.questions import Page
 from shared.questions.events import DeliveryView, EmitEvent, Emitted, GetDelivery, RetryDelivery
-from shared.questions.executor import ListRuns, RunList, RunView
+from shared.questions.runs import ListRuns, RunList, RunView
 from tests.integration.test_gateway import stream
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import putting, told

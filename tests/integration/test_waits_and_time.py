@@ -11,7 +11,7 @@ import pytest
 from shared import aggregate
 from shared.envelope import utc_now
 from shared.messages import RunWaiting
-from shared.questions.executor import ListLines, ListSteps, StepList
+from shared.questions.runs import ListLines, ListSteps, StepList
 from tests.integration.test_durable import signal
 from tests.support.inside import eventually
 from tests.support.river import COUNT, Outside, river

@@ -10,7 +10,7 @@ import pytest
 from services.executor.runs import groups
 from shared import aggregate
 from shared.messages import RunResumed
-from shared.questions.executor import AttemptList, GetRun, ListAttempts, ListRuns, RunView
+from shared.questions.runs import AttemptList, GetRun, ListAttempts, ListRuns, RunView
 from shared.queued import RunQueue
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, sandbox_settings

@@ -21,7 +21,9 @@ from shared.questions.events import (
     DeliveryView,
     GetDelivery,
 )
-from shared.questions.executor import FileView, FindWorkflow, GetRun, ListRuns, PutFile, RunView, SignalRun, WorkflowFound
+from shared.questions.files import FileView, PutFile
+from shared.questions.runs import GetRun, ListRuns, RunView, SignalRun
+from shared.questions.workflows import FindWorkflow, WorkflowFound
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import putting, ring, told
 from tests.support.servers import Place

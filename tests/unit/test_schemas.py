@@ -14,7 +14,7 @@ from services.events import domain, inputs
 from services.gateway.workflows import WorkflowLookup
 from shared import schemas
 from shared.errors import Invalid
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.schemas import Checker, checker_of
 
 MANY_NAMES = [f"k{number}" for number in range(3000)]

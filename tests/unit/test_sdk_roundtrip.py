@@ -25,7 +25,7 @@ from millrace._runtime.encode import to_json
 from millrace._schema import input_schema
 from services.gateway.workflows import WorkflowLookup
 from shared.errors import Invalid
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 
 
 class Level(enum.IntEnum):

@@ -31,7 +31,7 @@ from shared.errors import MillraceError, NotFound, Unavailable
 from shared.expressions.pool import Expressions, Trouble
 from shared.messages import EventAccepted
 from shared.pull import StreamError
-from shared.questions.executor import AnswerWait, WaitAnswered
+from shared.questions.runs import AnswerWait, WaitAnswered
 
 # Organizations that are served at a time, and events and waits of one in a turn.
 AT_ONCE = 4

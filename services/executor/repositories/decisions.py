@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from services.executor import domain
-from shared.questions.executor import MOST_CHANGES, MOST_PATH_BYTES
+from shared.questions.files import MOST_CHANGES, MOST_PATH_BYTES
 
 Side = Mapping[str, str]
 

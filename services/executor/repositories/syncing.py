@@ -32,7 +32,7 @@ from shared.envelope import new_id, utc_now
 from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, TooLarge, Unavailable
 from shared.messages.catalog import FileProblem
 from shared.messages.sync import StartedPush, SyncAdvanced, SyncPushStarted
-from shared.questions.executor import CommitFiles, FileChange
+from shared.questions.files import CommitFiles, FileChange
 from shared.questions.repositories import SyncRepository
 
 TRIES = 4

@@ -19,7 +19,7 @@ from shared.envelope import Sealed, derived_id, rfc3339, utc_now
 from shared.errors import Invalid, TooLarge
 from shared.messages import AwaitedEvent, RunEventMatched
 from shared.questions.events import PrepareEventWait
-from shared.questions.executor import AnswerWait, WaitAnswered
+from shared.questions.runs import AnswerWait, WaitAnswered
 from shared.values import Expression, Name
 
 # An event that came so long before a wait began answers it: what a call of an API sets off may be quicker than the next line.

@@ -39,8 +39,8 @@ from shared.errors import TooLarge, TooMany, Unavailable
 from shared.locks import Locks
 from shared.messages import Audited, LineChunk, Wait
 from shared.questions.events import EmitEvent, Emitted, GetMapping
-from shared.questions.executor import SignalRun
 from shared.questions.oauth import GetSecret, GetToken, GetVariable
+from shared.questions.runs import SignalRun
 
 # While the broker is away lines are published again after so many seconds.
 PAUSE = 1.0

@@ -20,7 +20,7 @@ from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, TooLarge
 from shared.messages import AwaitedEvent, Resolved, RunAsked, RunRequested, RunStepCompleted, Wait
 from shared.organizations import first_seen
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.streams import INLINE_BYTES
 from shared.values import YEAR, later, moment_of
 

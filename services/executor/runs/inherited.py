@@ -19,7 +19,7 @@ from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Problem
 from shared.messages import RunSignalled, RunStepCompleted
 from shared.questions import MOST_ITEMS, PAGE_BYTES
-from shared.questions.executor import GetRecord, RunRecord
+from shared.questions.runs import GetRecord, RunRecord
 from shared.runs import RESUMABLE
 
 # Seconds after which a record that is there already is stored again, lest it go before the run that begins with it.

@@ -13,7 +13,7 @@ from shared.bus import Bus
 from shared.envelope import Sealed, derived_id
 from shared.errors import Conflict, Invalid, NotFound, Problem, TooLarge
 from shared.messages import RunSignalled
-from shared.questions.executor import Signalled, SignalRun
+from shared.questions.runs import Signalled, SignalRun
 from shared.streams import INLINE_BYTES
 
 LONGEST_NAME = 200

@@ -13,7 +13,7 @@ from shared.envelope import Envelope, rfc3339
 from shared.errors import Malformed, Problem
 from shared.messages import Message
 from shared.questions import MOST_ITEMS, PAGE_BYTES, Page
-from shared.questions.executor import StepList, StepView
+from shared.questions.runs import StepList, StepView
 
 # Bytes of the fields shown of one beside its name and its result.
 _AROUND = 250

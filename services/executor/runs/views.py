@@ -6,7 +6,7 @@ from typing import Any
 
 from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.run_state import AttemptState, RunState, queue_ms
-from shared.questions.executor import AttemptView, RunView, WaitView
+from shared.questions.runs import AttemptView, RunView, WaitView
 from shared.runs import BLOCKED
 from shared.streams import DEFAULT_GROUP
 

@@ -21,18 +21,9 @@ from shared.messages.catalog import FileProblem
 from shared.messages.declaration import hashed_key
 from shared.questions import fitting
 from shared.questions.adapters import AdapterEntry
-from shared.questions.executor import (
-    BuildEnvironments,
-    CommitFiles,
-    Committed,
-    FileChange,
-    FileView,
-    MoveFiles,
-    PutFile,
-    RemoveFile,
-    RestoreFiles,
-    WorkflowEntry,
-)
+from shared.questions.environments import BuildEnvironments
+from shared.questions.files import CommitFiles, Committed, FileChange, FileView, MoveFiles, PutFile, RemoveFile, RestoreFiles
+from shared.questions.workflows import WorkflowEntry
 
 # Bytes of problems in the answer to a commit, twice, beside its files.
 PROBLEMS = 256 * 1024

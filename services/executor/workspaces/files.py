@@ -17,7 +17,7 @@ from shared.envelope import derived_id, rfc3339
 from shared.errors import Invalid, NotFound, PermissionDenied, TooLarge, Unavailable
 from shared.organizations import first_seen, seen_by
 from shared.pull import StreamError
-from shared.questions.executor import FileView, PutFile, RemoveFile
+from shared.questions.files import FileView, PutFile, RemoveFile
 
 FILE_BYTES = 64 << 20
 """Of one file: a run can hold it besides its own data. Larger ones are for the API, or for a store of their own."""

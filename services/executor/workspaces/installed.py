@@ -11,7 +11,7 @@ from services.executor.workspaces.packages import WORKSPACE
 from services.executor.workspaces.registration import RegistrationDeps, active_code
 from shared.envelope import rfc3339
 from shared.errors import NotFound
-from shared.questions.executor import EnvironmentView, PackageView
+from shared.questions.environments import EnvironmentView, PackageView
 
 NAMED = "workspace"
 

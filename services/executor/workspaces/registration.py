@@ -39,7 +39,7 @@ from shared.messages.catalog import FileProblem
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection
 from shared.questions.adapters import AdapterEntry
-from shared.questions.executor import WorkflowEntry
+from shared.questions.workflows import WorkflowEntry
 from shared.quotas import Quotas
 from shared.registry import RegistryWriter
 

@@ -10,7 +10,7 @@ from services.executor.workspaces.commits import NOUNS, commit_changes
 from services.executor.workspaces.registration import RegistrationDeps
 from shared import aggregate
 from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem, TooLarge, Unavailable
-from shared.questions.executor import MOST_CHANGES, Committed, FileChange, MoveFiles, RestoreFiles
+from shared.questions.files import MOST_CHANGES, Committed, FileChange, MoveFiles, RestoreFiles
 from shared.values import moment_at
 
 ABSENT = ""

@@ -8,7 +8,7 @@ from shared import aggregate
 from shared.asking import Questions
 from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.questions import MOST_ITEMS, Page, fitting
-from shared.questions.executor import FileCommitList, GetVersion, ListFileCommits, ListVersions, VersionList, VersionView
+from shared.questions.files import FileCommitList, GetVersion, ListFileCommits, ListVersions, VersionList, VersionView
 
 
 async def list_versions(question: ListVersions, deps: RetentionDeps) -> VersionList:

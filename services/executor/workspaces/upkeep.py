@@ -18,7 +18,7 @@ from shared import aggregate
 from shared.envelope import new_id, utc_now
 from shared.errors import Unavailable
 from shared.leader import lead
-from shared.questions.executor import CommitFiles, FileChange
+from shared.questions.files import CommitFiles, FileChange
 
 # Artifacts that are removed by one commit.
 ROUND = 500

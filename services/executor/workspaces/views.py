@@ -11,7 +11,8 @@ from shared.envelope import rfc3339
 from shared.messages import AdapterChanged, WorkflowChanged
 from shared.messages.catalog import FileProblem
 from shared.questions.adapters import AdapterEntry
-from shared.questions.executor import FileCommitView, FileView, VersionView, WorkflowEntry
+from shared.questions.files import FileCommitView, FileView, VersionView
+from shared.questions.workflows import WorkflowEntry
 
 
 def workflow_entry(message: WorkflowChanged, org: str, at: str) -> WorkflowEntry:

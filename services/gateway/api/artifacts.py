@@ -10,7 +10,8 @@ from services.gateway.api.endpoint import CACHED, Call, Example, endpoint
 from services.gateway.api.files import path_of
 from services.gateway.api.lists import Paged
 from shared.errors import Malformed, NotFound, RangeNotSatisfiable
-from shared.questions.executor import GetFile, GetRun, ListFiles
+from shared.questions.files import GetFile, ListFiles
+from shared.questions.runs import GetRun
 
 ARTIFACTS = "/api/v1/runs/{id}/artifacts"
 

@@ -20,7 +20,7 @@ from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem, TooLarge, UnsupportedMediaType
 from shared.http import body_of
 from shared.messages.catalog import FileProblem
-from shared.questions.executor import MOST_CHANGES, CommitFiles, Committed, FileChange, FileView
+from shared.questions.files import MOST_CHANGES, CommitFiles, Committed, FileChange, FileView
 from shared.values import LONGEST_PATH, Path, Words, aside, decode
 
 # Of a commit as JSON, which is whole in memory; a larger one comes as a tar.

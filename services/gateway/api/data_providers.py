@@ -10,7 +10,7 @@ from services.gateway.api.endpoint import Call, Example, endpoint
 from services.gateway.api.lists import Paged
 from services.gateway.options import OptionsView, declared_of, options
 from shared.errors import CodeFailed, Malformed, NotFound, Problem
-from shared.questions.executor import ListWorkflows, WorkflowList
+from shared.questions.workflows import ListWorkflows, WorkflowList
 from shared.values import decode
 
 MAX_WAIT = 60.0

@@ -14,7 +14,7 @@ from services.gateway.api.sse import HEADERS, HEARTBEAT, SLOW
 from shared.envelope import new_id
 from shared.errors import Conflict, Unavailable
 from shared.messages.catalog import FileProblem
-from shared.questions.executor import BuildEnvironments, EnvironmentList, ListEnvironments
+from shared.questions.environments import BuildEnvironments, EnvironmentList, ListEnvironments
 
 PATH = "/api/v1/workspace/environments"
 # Seconds between two looks at environments that are being built.

@@ -28,7 +28,7 @@ from services.gateway.domain import tags_of
 from shared.envelope import new_id
 from shared.errors import Conflict, Malformed, NotFound, PreconditionFailed, RangeNotSatisfiable, TooLarge
 from shared.http import Arriving, Pace
-from shared.questions.executor import FileList, FileView, GetFile, GetVersion, ListFiles, PutFile, RemoveFile, VersionView
+from shared.questions.files import FileList, FileView, GetFile, GetVersion, ListFiles, PutFile, RemoveFile, VersionView
 from shared.values import Opaque, Words
 
 # Any character: a path with a line break is refused by its owner, with a reason.

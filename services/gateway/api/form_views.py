@@ -13,7 +13,7 @@ from services.gateway.parts import Gateway
 from services.gateway.starts import RequestedRun, known
 from shared.messages import Audited
 from shared.questions import Page
-from shared.questions.executor import ListSteps
+from shared.questions.runs import ListSteps
 from shared.resources.form import FormEntry
 from shared.runs import ENDED
 

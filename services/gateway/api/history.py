@@ -13,7 +13,7 @@ from services.gateway.api.lists import Paged
 from services.gateway.domain import tags_of
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, Problem, TooLarge
-from shared.questions.executor import FileCommitList, ListFileCommits, ListVersions, MoveFiles, RestoreFiles, VersionList
+from shared.questions.files import FileCommitList, ListFileCommits, ListVersions, MoveFiles, RestoreFiles, VersionList
 from shared.values import Instant, Opaque, Path, Words
 
 

@@ -13,7 +13,7 @@ from services.gateway.removing.rows import RemovalView
 from shared.errors import Conflict, Invalid, NotFound, Problem
 from shared.organizations import PLATFORM
 from shared.questions import MOST_ITEMS, cursor_after, fitting
-from shared.questions.executor import CountUsed
+from shared.questions.runs import CountUsed
 from shared.resources import KINDS
 from shared.resources.declaration import about
 

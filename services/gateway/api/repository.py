@@ -13,7 +13,7 @@ import msgspec
 from services.gateway.api.endpoint import Audit, Call, Example, endpoint
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, PermissionDenied, Problem, TooLarge
-from shared.questions.executor import MOST_CHANGES
+from shared.questions.files import MOST_CHANGES
 from shared.questions.repositories import Choice, LookAtRepository, SyncConflict, Synced, SyncRepository, SyncStatus
 from shared.questions.resources import ListResources, of
 from shared.resources.repository import Repository

@@ -12,7 +12,7 @@ from services.gateway.api.runs import kept_input
 from services.gateway.starts import Priority, Start, start
 from shared.envelope import derived_id
 from shared.errors import Conflict, Invalid, NotFound
-from shared.questions.executor import GetRecord
+from shared.questions.runs import GetRecord
 from shared.streams import INLINE_BYTES
 
 MOST_NAME = 200

@@ -34,7 +34,8 @@ from shared.envelope import Envelope, Sealed, derived_id, new_id, rfc3339, utc_n
 from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
 from shared.messages import RunCancelRequested
 from shared.questions import Page
-from shared.questions.executor import (
+from shared.questions.logs import ReadChain, Search
+from shared.questions.runs import (
     AttemptList,
     GetRun,
     LineList,
@@ -48,7 +49,6 @@ from shared.questions.executor import (
     SignalRun,
     StepList,
 )
-from shared.questions.logs import ReadChain, Search
 from shared.runs import END_TYPES, ENDED, StatusOfRun
 from shared.values import YEAR, Instant, later, moment_at
 

@@ -16,7 +16,7 @@ from services.gateway.api.endpoint import LAST_EVENT_ID, Call, Reply, endpoint
 from services.gateway.api.sse import HEADERS, EventClient, event
 from services.gateway.parts import Gateway
 from shared.errors import Malformed, NotFound, Problem, Unavailable
-from shared.questions.executor import LineView, ListLines, ListStates, RunStates, RunView
+from shared.questions.runs import LineView, ListLines, ListStates, RunStates, RunView
 
 # Seconds between looks at a silent run, and between tries while a service is away.
 LOOKS = 10.0

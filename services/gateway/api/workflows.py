@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.gateway.api.endpoint import ETAG, Answer, Call, Reply, endpoint
 from services.gateway.api.lists import Paged
 from shared.errors import Malformed, NotFound
-from shared.questions.executor import ListWorkflows, WorkflowEntry, WorkflowList
+from shared.questions.workflows import ListWorkflows, WorkflowEntry, WorkflowList
 
 
 @endpoint("GET", "/api/v1/workflows", role="viewer", errors=(Malformed,))

@@ -26,7 +26,7 @@ from services.gateway.api.runs import cancel_run, create_run, get_lines, get_run
 from services.gateway.api.workflows import list_workflows
 from services.gateway.principals import is_at_least
 from shared.errors import Conflict, Invalid, NotFound, PermissionDenied, PreconditionFailed, Problem, TooLarge
-from shared.questions.executor import FileView, VersionView
+from shared.questions.files import FileView, VersionView
 from shared.values import Path, Words, fitted
 
 PREFIX = "millrace_"

@@ -16,7 +16,7 @@ from services.gateway.api.sse import HEADERS, EventClient
 from services.gateway.api.streams import GATHER, LINES, LOOKS, PAUSE
 from services.gateway.parts import Gateway
 from shared.errors import Unavailable
-from shared.questions.executor import LineView, ListLines, ListStates, RunView
+from shared.questions.runs import LineView, ListLines, ListStates, RunView
 from shared.runs import ENDED
 
 # Characters of a line of output that a notification shows.

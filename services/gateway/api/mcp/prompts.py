@@ -14,7 +14,7 @@ from services.gateway.api.mcp.protocol import INVALID_PARAMS, RpcError, listed
 from services.gateway.api.mcp.results import text
 from shared.errors import MillraceError, NotFound
 from shared.questions import Page
-from shared.questions.executor import FileList, ListFiles
+from shared.questions.files import FileList, ListFiles
 
 FOLDER, SUFFIX = "prompts/", ".md"
 # Of a page, whose files are read; and the files that are read at a time.

@@ -8,7 +8,7 @@ import msgspec
 
 from services.gateway.api.mcp.protocol import RpcRequest
 from shared.errors import MillraceError
-from shared.questions.executor import RunView
+from shared.questions.runs import RunView
 from shared.runs import ENDED
 
 # In `_meta` of a result: the run.

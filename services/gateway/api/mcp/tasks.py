@@ -16,7 +16,7 @@ from services.gateway.api.mcp.results import result_of
 from services.gateway.api.runs import cancel_run, create_run
 from shared.envelope import rfc3339, utc_now
 from shared.errors import NotFound
-from shared.questions.executor import GetRun, RunView
+from shared.questions.runs import GetRun, RunView
 from shared.runs import ENDED
 
 EXTENSION = "io.modelcontextprotocol/tasks"

@@ -20,7 +20,7 @@ from services.gateway.starts import Start, start
 from shared.errors import Invalid, MillraceError, NotFound, Unavailable
 from shared.messages.catalog import DeclaredTool
 from shared.questions import Page
-from shared.questions.executor import ListWorkflows, WorkflowEntry
+from shared.questions.workflows import ListWorkflows, WorkflowEntry
 from shared.runs import ENDED
 
 # Of a page of tools.
