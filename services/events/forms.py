@@ -69,7 +69,7 @@ def _problems(spec: Form, *, has_secret: bool) -> Iterator[Problem]:
             yield Problem("embed_on", f"{origin[:100]!r} is no origin, such as https://www.example.com, without a path")
     if spec.embed_on and spec.access == "role":
         # A page that is in somebody else's frame is not told who is signed in.
-        yield Problem("embed_on", "is for a form that opens by a link, or to everybody")
+        yield Problem("embed_on", "is for a form with the access link or public")
     yield from _of_check(spec, has_secret=has_secret)
 
 

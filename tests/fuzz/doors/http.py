@@ -174,6 +174,8 @@ class Route:
         self.plain = "files/{path}" in self.path
         # Of a kind that only the platform has, and whose names are few.
         self.org = endpoint.example.query.get("org", ORG)
+        required = {one.encode_name for one in declared if one.required}
+        self.needs = {name: str(value) for name, value in endpoint.example.query.items() if name in required}
         self.named = endpoint.example.path.get("name", "spare") if self.org != ORG else "spare"
 
     def _body(self, endpoint: Endpoint) -> Any:
@@ -254,7 +256,8 @@ class Http:
         where, _, name = (case.text or "").partition(":")
         text = str(case.value.value) if case.value is not None and case.text is not None else ""
         path = _PART.sub(lambda part: quoted(text) if where == "path" and part[1] == name else known[part[1]], route.path)
-        query = f"?{name}={quoted(text)}" if where == "query" else ""
+        given = route.needs | ({name: text} if where == "query" else {})
+        query = f"?{'&'.join(f'{one}={quoted(value)}' for one, value in given.items())}" if given else ""
         headers = self._place.authorized(route.org)
         if where == "header":
             shown = text.encode(errors="surrogatepass").decode("utf-8", "surrogateescape")
