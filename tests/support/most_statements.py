@@ -40,13 +40,12 @@ MOST = {
             patch_subscription patch_user pull_workspace push_workspace put_key put_repository put_schedule put_source
             put_state put_user refresh_connection replay_dead_letter resolve_git_conflicts resume_run retry_delivery
             rotate_key show_authorization show_git_diff show_git_status stream_run sync_workspace create_form put_form
-            send_submission
         """,
         3: """
             begin_login create_key create_schedule create_search create_subscription create_user delete_key get_quotas
             put_search put_subscription test_connection send_form
         """,
-        4: "authorize_connection delete_integration delete_source get_mapping restore_files rotate_keys",
+        4: "authorize_connection delete_integration delete_source get_mapping restore_files rotate_keys send_submission",
         5: """
             create_connection create_identity_provider create_provider create_secret delete_user preview_subscription
             put_connection put_identity_provider put_provider put_secret run_schedule
