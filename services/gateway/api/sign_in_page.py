@@ -1,4 +1,4 @@
-"""/, /sign-in and /invitation: pages for people, which ask the API for everything. Script and style are files of their own."""
+"""/sign-in and /invitation: pages for people, which ask the API for everything. Script and style are files of their own."""
 
 from __future__ import annotations
 
@@ -29,12 +29,6 @@ def _sent(name: str, media: str) -> web.Response:
     return web.Response(body=_read(name), content_type=media, charset="utf-8", headers=headers)
 
 
-@endpoint("GET", "/", role=None, answers=_HTML)
-async def show_start(_call: Call[None, None]) -> web.Response:
-    """Send a page that says what runs here, and leads on."""
-    return _sent("start.html", "text/html")
-
-
 @endpoint("GET", "/sign-in", role=None, answers=_HTML)
 async def show_sign_in(_call: Call[None, None]) -> web.Response:
     """Send the page for signing in."""
@@ -59,4 +53,4 @@ async def get_sign_in_style(_call: Call[None, None]) -> web.Response:
     return _sent("sign_in.css", "text/css")
 
 
-ENDPOINTS: tuple[Endpoint, ...] = (show_start, show_sign_in, show_invitation, get_sign_in_script, get_sign_in_style)
+ENDPOINTS: tuple[Endpoint, ...] = (show_sign_in, show_invitation, get_sign_in_script, get_sign_in_style)

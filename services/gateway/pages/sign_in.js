@@ -26,8 +26,8 @@ function show(...ids) {
 }
 
 function next() {
-  const wanted = new URL(new URLSearchParams(location.search).get("next") || "/docs", location.origin);
-  return wanted.origin === location.origin ? wanted.pathname + wanted.search : "/docs";
+  const wanted = new URL(new URLSearchParams(location.search).get("next") || "/", location.origin);
+  return wanted.origin === location.origin ? wanted.pathname + wanted.search : "/";
 }
 
 function signedIn(me, leave) {

@@ -1,0 +1,172 @@
+// One run: what it was given, what it did and said, how it ended, what caused it and what it caused.
+import { useEffect, useRef, useState } from "preact/hooks";
+
+import { useAsked } from "../api/asked";
+import { type Schemas, address, call, may } from "../api/client";
+import { useStream } from "../api/live";
+import { go, to } from "../app/router";
+import { Timeline } from "../ui/timeline";
+import { bytes, clock, duration } from "../ui/formats";
+import { Json } from "../ui/json";
+import { Act, Copy, Dialog, Empty, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
+import { Lines } from "../ui/lines";
+
+type Run = Schemas["RunView"];
+type Line = Schemas["LineView"];
+
+const ENDED = new Set(["succeeded", "failed", "timed_out", "cancelled", "crashed"]);
+// Lines that are kept in the page: more of them are in the logs.
+const MOST = 20_000;
+
+export default function RunPage({ id = "" }: { id?: string }) {
+  const first = useAsked("get_run", { path: { id } });
+  const [run, setRun] = useState<Run | null>(null);
+  const [lines, setLines] = useState<Line[]>([]);
+  const came = useRef<Line[]>([]);
+  const attempts = useAsked("get_attempts", { path: { id } });
+  const steps = useAsked("get_steps", { path: { id }, query: { results: true } });
+  const why = useAsked("get_why", { path: { id } });
+  const shown = run ?? first.data ?? null;
+  useStream(first.data ? address("stream_run", { path: { id } }) : null, ["state", "line", "end", "error"], (kind, data) => {
+    if (kind === "line") {
+      if (came.current.length === 0)
+        requestAnimationFrame(() => {
+          const fresh = came.current;
+          came.current = [];
+          setLines((was) => was.concat(fresh).slice(-MOST));
+        });
+      came.current.push(data as Line);
+    } else if (kind === "state" || kind === "end") {
+      setRun(data as Run);
+    }
+  });
+  const status = shown?.status;
+  useEffect(() => {
+    if (status === undefined) return;
+    void attempts.again();
+    void steps.again();
+    void why.again();
+  }, [status, shown?.attempt, shown?.waits.length]);
+  if (first.problem && !shown) return <Refusal problem={first.problem} again={first.again} />;
+  if (!shown) return <Loading />;
+  return (
+    <>
+      <Head of={<><a href={to("/runs")}>Runs</a> / <Id of={id} /> <Copy text={id} what="Copy the id" /></>} title={shown.workflow}>
+        <Status of={shown.status} />
+        <Actions run={shown} />
+      </Head>
+      <Blocked run={shown} />
+      <Section title="How it went"><Timeline run={shown} attempts={attempts.data?.items ?? []} steps={steps.data?.items ?? []} /></Section>
+      {shown.error && <Failure run={shown} />}
+      <div class="columns wide">
+        <Section title="Input">{shown.erased ? <Empty>It was erased.</Empty> : <Json of={shown.input} />}</Section>
+        <Section title="Result">{shown.result_ref ? <a href={address("get_result", { path: { id } })} download>Download {bytes(shown.result_bytes)}</a> : shown.status === "succeeded" ? <Json of={shown.result} /> : <Empty>{ENDED.has(shown.status) ? "It has none." : "Not yet."}</Empty>}</Section>
+      </div>
+      <Section title="Lines" aside={<a href={to("/logs", { q: `run:${id}` })}>In the logs</a>}><Lines of={lines} ended={ENDED.has(shown.status)} /></Section>
+      <div class="columns wide">
+        <Section title="Causes and effects">{why.data ? <Tree of={why.data.items} here={id} /> : <Loading />}</Section>
+        <Section title="Details">
+          <Facts of={[
+            ["Asked for", <Time at={shown.requested_at} />],
+            ["By", shown.requested_by],
+            ["Started", shown.started_at && clock(shown.started_at)],
+            ["Waited for a worker", duration(shown.queue_ms)],
+            ["Took", duration(shown.duration_ms)],
+            ["CPU", shown.usage && duration(shown.usage.cpu_ms)],
+            ["Memory", shown.usage && `${shown.usage.max_rss_mb.toFixed(0)} MB`],
+            ["Version", <Id of={shown.version} />],
+            ["Delivery", shown.delivery && <Id of={shown.delivery} href={to(`/deliveries/${shown.delivery}`)} />],
+            ["Parent", shown.parent && <Id of={shown.parent} href={to(`/runs/${shown.parent}`)} />],
+            ["Again of", shown.rerun_of && <Id of={shown.rerun_of} href={to(`/runs/${shown.rerun_of}`)} />],
+            ["Goes on from", shown.resumes && <Id of={shown.resumes} href={to(`/runs/${shown.resumes}`)} />],
+            ["Sandbox", shown.sandbox && Object.entries(shown.sandbox).map(([name, how]) => `${name}: ${how}`).join(", ")],
+          ]} />
+        </Section>
+      </div>
+    </>
+  );
+}
+
+function Blocked({ run }: { run: Run }) {
+  if (ENDED.has(run.status) || (!run.blocked_on && run.waits.length === 0)) return null;
+  return (
+    <div class="notice">
+      {run.blocked_on && <p>It waits for {run.blocked_on}.</p>}
+      <ul>{run.waits.map((one) => <li key={`${one.kind} ${one.name}`}>{one.kind} <strong>{one.name}</strong>{one.where && <> where <code>{one.where}</code></>}{one.until && <>, until <Time at={one.until} /></>}</li>)}</ul>
+    </div>
+  );
+}
+
+function Failure({ run }: { run: Run }) {
+  if (!run.error) return null;
+  return (
+    <Section title={run.error.type}>
+      <p class="error-message">{run.error.message}</p>
+      {run.error.traceback && <pre class="traceback">{run.error.traceback}</pre>}
+    </Section>
+  );
+}
+
+function Actions({ run }: { run: Run }) {
+  const [asks, setAsks] = useState<"rerun" | "signal" | null>(null);
+  const ended = ENDED.has(run.status);
+  const path = { id: run.id };
+  return (
+    <>
+      {!ended && may("cancel_run") && <Act kind="bad" confirm="The run is asked to stop where it is." does={() => call("cancel_run", { path })}>Cancel</Act>}
+      {!ended && run.waits.some((one) => one.kind === "signal") && may("signal_run") && <button type="button" onClick={() => setAsks("signal")}>Send a signal</button>}
+      {ended && run.status !== "succeeded" && may("resume_run") && <Act does={async () => go(to(`/runs/${(await call("resume_run", { path, body: { version: "latest" } as never })).id}`))}>Resume with the latest code</Act>}
+      {ended && may("rerun_run") && <button type="button" class="main" onClick={() => setAsks("rerun")}>Run again</button>}
+      {asks === "rerun" && <Again run={run} close={() => setAsks(null)} />}
+      {asks === "signal" && <Signal run={run} close={() => setAsks(null)} />}
+    </>
+  );
+}
+
+function Again({ run, close }: { run: Run; close: () => void }) {
+  const was = JSON.stringify(run.input, null, 2);
+  const [input, setInput] = useState(was);
+  return (
+    <Dialog title="Run again" close={close} wide>
+      <label>Input <textarea rows={14} spellcheck={false} class="code" value={input} onInput={(event) => setInput(event.currentTarget.value)} /></label>
+      <div class="actions">
+        <Act kind="main" does={async () => {
+          const made = await (input === was ? call("rerun_run", { path: { id: run.id } }) : call("create_run", { path: { name: run.workflow }, body: { input: JSON.parse(input) } as never }));
+          close();
+          go(to(`/runs/${made.id}`));
+        }}>{input === was ? "Run again" : "Run with this input"}</Act>
+      </div>
+    </Dialog>
+  );
+}
+
+function Signal({ run, close }: { run: Run; close: () => void }) {
+  const names = run.waits.filter((one) => one.kind === "signal").map((one) => one.name);
+  const [name, setName] = useState(names[0] ?? "");
+  const [data, setData] = useState("null");
+  return (
+    <Dialog title="Send a signal" close={close}>
+      <label>Name <input list="signals" value={name} onInput={(event) => setName(event.currentTarget.value)} /></label>
+      <datalist id="signals">{names.map((one) => <option key={one} value={one} />)}</datalist>
+      <label>Data, as JSON <textarea rows={6} class="code" spellcheck={false} value={data} onInput={(event) => setData(event.currentTarget.value)} /></label>
+      <div class="actions"><Act kind="main" does={async () => { await call("signal_run", { path: { id: run.id, name }, body: JSON.parse(data) }); close(); }}>Send</Act></div>
+    </Dialog>
+  );
+}
+
+function Tree({ of, here }: { of: Schemas["Cause"][]; here: string }) {
+  if (of.length === 0) return <Empty>Nothing else belongs to it.</Empty>;
+  return (
+    <ul class="tree">
+      {of.map((one) => (
+        <li key={one.message}>
+          <span class={one.id === here ? "here" : undefined}>
+            {one.type === "run" && one.id !== here ? <a href={to(`/runs/${one.id}`)}>{one.what}</a> : one.type === "delivery" ? <a href={to(`/deliveries/${one.id}`)}>{one.what}</a> : one.what}
+            {one.status && <> <Status of={one.status} /></>} <small>{clock(one.time)}</small>
+          </span>
+          {one.led_to.length > 0 && <Tree of={one.led_to} here={here} />}
+        </li>
+      ))}
+    </ul>
+  );
+}

@@ -1,0 +1,41 @@
+// Runs: a live list, searched by what the list of the API takes.
+import type { Schemas } from "../api/client";
+import { useChanges } from "../api/live";
+import { here, search, to } from "../app/router";
+import { duration } from "../ui/formats";
+import { Head, Id, Status, Time } from "../ui/parts";
+import { type Column, Table, useRows } from "../ui/table";
+
+type Run = Schemas["RunView"];
+
+export const STATUSES = ["requested", "queued", "running", "waiting", "succeeded", "failed", "timed_out", "cancelled", "crashed"];
+const COLUMNS: Column<Run>[] = [
+  { name: "Workflow", width: "minmax(8rem, 2fr)", show: (run) => run.workflow },
+  { name: "Status", width: "minmax(6.5rem, 1fr)", show: (run) => <Status of={run.status} /> },
+  { name: "Asked for", width: "7rem", show: (run) => <Time at={run.requested_at} /> },
+  { name: "Took", width: "6rem", minor: true, show: (run) => duration(run.duration_ms) },
+  { name: "By", width: "minmax(7rem, 1fr)", minor: true, show: (run) => run.requested_by },
+  { name: "Run", width: "8rem", minor: true, show: (run) => <Id of={run.id} /> },
+];
+
+export default function Runs() {
+  const query = here.value.searchParams;
+  const [status, workflow] = [query.get("status") ?? undefined, query.get("workflow") ?? undefined];
+  const rows = useRows("list_runs", { query: { status, workflow } as never }, (run) => run.id);
+  useChanges("type:run.*", rows.refresh);
+  return (
+    <>
+      <Head title="Runs" />
+      <form class="filters" onSubmit={(event) => event.preventDefault()}>
+        <label>Workflow <input type="search" value={workflow ?? ""} onChange={(event) => search({ workflow: event.currentTarget.value })} /></label>
+        <label>Status{" "}
+          <select value={status ?? ""} onChange={(event) => search({ status: event.currentTarget.value })}>
+            <option value="">any</option>
+            {STATUSES.map((one) => <option key={one} value={one}>{one.replace("_", " ")}</option>)}
+          </select>
+        </label>
+      </form>
+      <Table of={rows} columns={COLUMNS} keyOf={(run) => run.id} href={(run) => to(`/runs/${run.id}`)} label="Runs" empty="No run is like this. A webhook, a schedule or “Run now” at a workflow begins one." />
+    </>
+  );
+}

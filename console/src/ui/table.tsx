@@ -1,0 +1,174 @@
+// Lists: pages of them as one scrolls, only the rows that are seen in the document, j and k, and what is new on top.
+import type { ComponentChildren } from "preact";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+
+import { asProblem } from "../api/asked";
+import { type Answer, type Given, type Operation, type Problem, call, org } from "../api/client";
+import { useShortcuts } from "../app/keys";
+import { go } from "../app/router";
+import { Empty, Loading, Refusal } from "./parts";
+
+export interface Column<T> {
+  name: string;
+  /** Its width, as a track of a grid. */
+  width: string;
+  show: (row: T) => ComponentChildren;
+  /** Whether it is left out where there is little room. */
+  minor?: boolean;
+}
+
+export interface Rows<T> {
+  rows: T[];
+  problem: Problem | null;
+  loading: boolean;
+  more: boolean;
+  next: () => void;
+  refresh: () => void;
+}
+
+type Listed<O extends Operation> = Answer<O> extends { items: (infer T)[] } ? T : never;
+
+/** The pages of a list, the next one when it is asked for; `refresh` takes in what is new or changed in the first one. */
+export function useRows<O extends Operation>(operation: O, given: Given<O>, keyOf: (row: Listed<O>) => string): Rows<Listed<O>> {
+  type T = Listed<O>;
+  type Page = { items: T[]; next_cursor?: string | null };
+  const key = JSON.stringify([operation, given, org.value]);
+  const [state, setState] = useState<{ key: string; rows: T[]; cursor: string | null; problem: Problem | null; loading: boolean }>(
+    { key, rows: [], cursor: null, problem: null, loading: true },
+  );
+  const turn = useRef(0);
+  const busy = useRef(false);
+  const again = useRef(false);
+  const page = (cursor?: string | null): Promise<Page> =>
+    call(operation, { ...given, query: { limit: 100, ...(given.query as object), ...(cursor && { cursor }) } as never }) as unknown as Promise<Page>;
+  const load = async (kind: "first" | "next" | "refresh") => {
+    if (busy.current && kind !== "first") {
+      again.current ||= kind === "refresh";
+      return;
+    }
+    const mine = kind === "first" ? ++turn.current : turn.current;
+    busy.current = true;
+    try {
+      const got = await page(kind === "next" ? state.cursor : null);
+      if (mine !== turn.current) return;
+      setState((was) => {
+        const at = { key, problem: null, loading: false };
+        if (kind === "first" || was.key !== key) return { ...at, rows: got.items, cursor: got.next_cursor ?? null };
+        if (kind === "next") return { ...at, rows: merged(was.rows, got.items, keyOf, false), cursor: got.next_cursor ?? null };
+        return { ...at, rows: merged(was.rows, got.items, keyOf, true), cursor: was.rows.length ? was.cursor : (got.next_cursor ?? null) };
+      });
+    } catch (error) {
+      if (mine === turn.current) setState((was) => ({ ...was, problem: asProblem(error), loading: false }));
+    } finally {
+      if (mine === turn.current) {
+        busy.current = false;
+        if (again.current) {
+          again.current = false;
+          void load("refresh");
+        }
+      }
+    }
+  };
+  useEffect(() => {
+    setState({ key, rows: [], cursor: null, problem: null, loading: true });
+    void load("first");
+    return () => {
+      turn.current++;
+    };
+  }, [key]);
+  const mine = state.key === key;
+  return {
+    rows: mine ? state.rows : [],
+    problem: state.problem,
+    loading: !mine || state.loading,
+    more: mine && state.cursor !== null,
+    next: () => void load("next"),
+    refresh: () => void load("refresh"),
+  };
+}
+
+function merged<T>(was: T[], got: T[], keyOf: (row: T) => string, front: boolean): T[] {
+  const fresh = new Map(got.map((row) => [keyOf(row), row]));
+  const kept = was.map((row) => {
+    const key = keyOf(row);
+    const newer = fresh.get(key);
+    fresh.delete(key);
+    return newer ?? row;
+  });
+  const others = [...fresh.values()];
+  return front ? [...others, ...kept] : [...kept, ...others];
+}
+
+const ROW = 44;
+const SPARE = 12;
+
+/** A table of rows, each of which may lead to a page. */
+export function Table<T>({ of, columns, keyOf, href, label, empty }: { of: Rows<T>; columns: Column<T>[]; keyOf: (row: T) => string; href?: (row: T) => string; label: string; empty: ComponentChildren }) {
+  const body = useRef<HTMLDivElement>(null);
+  const [seen, setSeen] = useState<[number, number]>([0, 60]);
+  const [at, setAt] = useState(-1);
+  const { rows } = of;
+  const look = () => {
+    if (!body.current) return;
+    const top = -body.current.getBoundingClientRect().top;
+    const first = Math.max(0, Math.floor(top / ROW) - SPARE);
+    const last = Math.ceil((top + innerHeight) / ROW) + SPARE;
+    setSeen((was) => (was[0] === first && was[1] === last ? was : [first, last]));
+    if (last >= rows.length && of.more && !of.loading) of.next();
+  };
+  useLayoutEffect(look, [rows.length, of.more]);
+  useEffect(() => {
+    addEventListener("scroll", look, { passive: true });
+    addEventListener("resize", look);
+    return () => {
+      removeEventListener("scroll", look);
+      removeEventListener("resize", look);
+    };
+  });
+  const move = (by: number) => {
+    const next = Math.max(0, Math.min(rows.length - 1, at + by));
+    setAt(next);
+    if (!body.current) return;
+    const top = body.current.getBoundingClientRect().top + scrollY + next * ROW;
+    if (top < scrollY + 140) scrollTo({ top: top - 140 });
+    else if (top + ROW > scrollY + innerHeight) scrollTo({ top: top + ROW * 2 - innerHeight });
+  };
+  useShortcuts([
+    { keys: "j", says: "next row", run: () => move(1) },
+    { keys: "k", says: "row before", run: () => move(-1) },
+    { keys: "Enter", says: "open the row", run: () => rows[at] && href && go(href(rows[at])) },
+  ]);
+  if (of.problem && rows.length === 0) return <Refusal problem={of.problem} again={of.refresh} />;
+  if (of.loading && rows.length === 0) return <Loading />;
+  if (rows.length === 0) return <Empty>{empty}</Empty>;
+  const [first, last] = [Math.min(seen[0], rows.length), Math.min(seen[1], rows.length)];
+  const tracks = { "--tracks": columns.map((one) => one.width).join(" "), "--few": columns.filter((one) => !one.minor).map((one) => one.width).join(" ") };
+  return (
+    <div class="table" role="table" aria-label={label} aria-rowcount={of.more ? -1 : rows.length + 1} style={tracks}>
+      <div role="rowgroup">
+        <div role="row" class="row heads" aria-rowindex={1}>
+          {columns.map((one) => (
+            <span key={one.name} role="columnheader" class={one.minor ? "minor" : undefined}>
+              {one.name}
+            </span>
+          ))}
+        </div>
+      </div>
+      <div role="rowgroup" ref={body} class="rows" style={{ height: `${rows.length * ROW}px` }}>
+        {rows.slice(first, last).map((row, n) => {
+          const index = first + n;
+          return (
+            <div key={keyOf(row)} role="row" aria-rowindex={index + 2} class={`row${index === at ? " at" : ""}${href ? " leads" : ""}`} style={{ top: `${index * ROW}px` }} onClick={(event) => href && !(event.target as Element).closest("a, button, input") && !getSelection()?.toString() && go(href(row))}>
+              {columns.map((one, c) => (
+                <span key={one.name} role="cell" class={one.minor ? "minor" : undefined}>
+                  {c === 0 && href ? <a href={href(row)}>{one.show(row)}</a> : one.show(row)}
+                </span>
+              ))}
+            </div>
+          );
+        })}
+      </div>
+      {of.problem && <Refusal problem={of.problem} again={of.refresh} />}
+    </div>
+  );
+}
