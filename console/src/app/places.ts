@@ -2,6 +2,8 @@
 import type { ComponentType } from "preact";
 
 import type { Operation } from "../api/client";
+import { operationOf } from "../api/description";
+import { KINDS } from "./kinds";
 import { below, match } from "./router";
 
 export type PageProps = Record<string, string>;
@@ -17,16 +19,26 @@ export interface Place {
   key?: string;
 }
 
-export const PLACES: Place[] = [
+const GROUPS = ["", "What happens", "What is built", "What it uses", "Who may", "Operations"];
+const PAGES_OF_THEIR_OWN: Place[] = [
   { path: "/", title: "Overview", group: "", key: "o" },
   { path: "/deliveries", title: "Deliveries", group: "What happens", needs: "list_deliveries", key: "d" },
   { path: "/runs", title: "Runs", group: "What happens", needs: "list_runs", key: "r" },
   { path: "/approvals", title: "Approvals", group: "What happens", needs: "list_approvals", key: "a" },
   { path: "/logs", title: "Logs", group: "What happens", needs: "search_logs", key: "l" },
-  { path: "/dead-letters", title: "Dead letters", group: "What happens", needs: "list_dead_letters" },
+  { path: "/dead-letters", title: "Dead letters", group: "What happens", needs: "list_dead_letters", key: "x" },
   { path: "/audit", title: "Audit", group: "What happens", needs: "search_audit" },
   { path: "/workflows", title: "Workflows", group: "What is built", needs: "list_workflows", key: "w" },
 ];
+
+/** The menu. A kind of resource that the gateway has not is not in it. */
+export const PLACES: Place[] = [
+  ...PAGES_OF_THEIR_OWN,
+  ...Object.entries(KINDS).flatMap(([path, kind]): Place[] => {
+    const list = operationOf("GET", `/api/v1/${path}`);
+    return list ? [{ path: `/${path}`, title: kind.title, group: kind.group, needs: list, key: path === "sources" ? "s" : undefined }] : [];
+  }),
+].sort((a, b) => GROUPS.indexOf(a.group) - GROUPS.indexOf(b.group));
 
 /** The pages, by the patterns of their paths. */
 export const PAGES: [string, () => Promise<Module>][] = [
@@ -35,6 +47,16 @@ export const PAGES: [string, () => Promise<Module>][] = [
   ["/deliveries/:id", () => import("../pages/delivery")],
   ["/runs", () => import("../pages/runs")],
   ["/runs/:id", () => import("../pages/run")],
+  ["/approvals", () => import("../pages/approvals")],
+  ["/approvals/:id", () => import("../pages/approval")],
+  ["/logs", () => import("../pages/logs")],
+  ["/audit", () => import("../pages/audit")],
+  ["/dead-letters", () => import("../pages/dead_letters")],
+  ["/dead-letters/:id", () => import("../pages/dead_letter")],
+  ["/workflows", () => import("../pages/workflows")],
+  ["/workflows/:name", () => import("../pages/workflow")],
+  ["/:kind", () => import("../pages/resources")],
+  ["/:kind/:name", () => import("../pages/resource")],
 ];
 
 /** The place in the menu that a path belongs to. */

@@ -20,7 +20,7 @@ export function Shell({ children }: { children: ComponentChildren }) {
   useEffect(() => setMenu(false), [path]);
   const groups = [...new Set(PLACES.map((one) => one.group))];
   useShortcuts([
-    { keys: "/", says: "search", run: () => (document.querySelector<HTMLInputElement>("main [type=search]") ?? finder.current)?.focus() },
+    { keys: "/", says: "search", run: () => (document.querySelector<HTMLInputElement>("main [type=search], main [role=combobox]") ?? finder.current)?.focus() },
     { keys: "?", says: "shortcuts", run: () => setHelps(true) },
     ...PLACES.filter((one) => one.key).map((one) => ({ keys: `g ${one.key}`, says: `go to ${one.title.toLowerCase()}`, run: () => go(to(one.path)) })),
   ]);

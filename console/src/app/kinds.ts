@@ -1,0 +1,29 @@
+// Kinds of resources, and what a list of each shows. A kind that is not here has the name and the time of its change.
+export interface Kind {
+  title: string;
+  one: string;
+  /** Fields of the list, in its order. */
+  shows: string[];
+  says: string;
+  group: string;
+}
+
+export const KINDS: Record<string, Kind> = {
+  sources: { title: "Sources", one: "source", shows: ["adapter", "enabled", "integration"], group: "What is built", says: "A source takes webhooks of one sender, at an address of its own." },
+  subscriptions: { title: "Subscriptions", one: "subscription", shows: ["source", "event", "workflow", "enabled"], group: "What is built", says: "A subscription starts a workflow for events of a source." },
+  schedules: { title: "Schedules", one: "schedule", shows: ["cron", "every", "workflow", "next_at", "enabled"], group: "What is built", says: "A schedule starts a workflow, or has an event, at its times." },
+  forms: { title: "Forms", one: "form", shows: ["workflow", "access", "enabled"], group: "What is built", says: "A form is a page whose answers start a workflow." },
+  integrations: { title: "Integrations", one: "integration", shows: ["description", "provider"], group: "What it uses", says: "An integration says what is known of each customer of yours." },
+  connections: { title: "Connections", one: "connection", shows: ["grant", "provider", "status"], group: "What it uses", says: "A connection holds what workflows show to an API." },
+  providers: { title: "Providers", one: "provider", shows: ["known", "client_id"], group: "What it uses", says: "A provider is an OAuth server, with your client there." },
+  secrets: { title: "Secrets", one: "secret", shows: ["readers"], group: "What it uses", says: "A secret is a value that workflows read, and nobody sees again." },
+  variables: { title: "Variables", one: "variable", shows: ["value"], group: "What it uses", says: "A variable is a value that workflows read." },
+  repositories: { title: "Repositories", one: "repository", shows: ["url", "branch"], group: "What it uses", says: "A repository is the git remote of the workspace." },
+  searches: { title: "Saved searches", one: "saved search", shows: ["q", "alert_above", "above"], group: "What happens", says: "A saved search finds what it finds by one name, and may raise an alert." },
+  keys: { title: "Keys", one: "key", shows: ["role", "prefix", "scopes", "last_used_at", "expires_at"], group: "Who may", says: "A key lets a program call the API." },
+  users: { title: "Users", one: "user", shows: ["display_name", "email", "roles"], group: "Who may", says: "A user is a person who signs in." },
+  orgs: { title: "Organizations", one: "organization", shows: ["display_name"], group: "Who may", says: "An organization has its own everything." },
+  "identity-providers": { title: "Identity providers", one: "identity provider", shows: ["display_name", "issuer", "enabled"], group: "Who may", says: "People sign in with it, by OpenID Connect." },
+  levels: { title: "Log levels", one: "log level", shows: ["level", "until", "active"], group: "Operations", says: "What a service logs, while it runs." },
+  retentions: { title: "Retentions", one: "retention", shows: ["stream", "days"], group: "Operations", says: "For how long rows of the archive are kept." },
+};

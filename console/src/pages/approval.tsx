@@ -1,0 +1,52 @@
+// One question of a workflow, and its answer.
+import { useState } from "preact/hooks";
+
+import { asProblem, useAsked } from "../api/asked";
+import { type Problem, call, may } from "../api/client";
+import type { Schema } from "../api/description";
+import { to } from "../app/router";
+import { Fields } from "../ui/form";
+import { Json } from "../ui/json";
+import { Act, Copy, Dialog, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
+
+export default function ApprovalPage({ id = "" }: { id?: string }) {
+  const asked = useAsked("get_approval", { path: { id } });
+  const [data, setData] = useState<Record<string, unknown>>({});
+  const [comment, setComment] = useState("");
+  const [problem, setProblem] = useState<Problem | null>(null);
+  const [link, setLink] = useState<string | null>(null);
+  const one = asked.data;
+  if (asked.problem && !one) return <Refusal problem={asked.problem} again={asked.again} />;
+  if (!one) return <Loading />;
+  const form = one.form as Schema | null;
+  const answer = async (decision: "approve" | "refuse") => {
+    setProblem(null);
+    try {
+      await call("answer_approval", { path: { id }, body: { decision, comment, ...(form && decision === "approve" && { data }) } as never });
+      await asked.again();
+    } catch (error) {
+      setProblem(asProblem(error));
+    }
+  };
+  return (
+    <>
+      <Head title={one.prompt} of={<><a href={to("/approvals")}>Approvals</a> / <Id of={id} /></>}>
+        <Status of={one.status} />
+        {one.status === "open" && may("make_approval_link") && <Act does={async () => { const made = (await call("make_approval_link", { path: { id }, body: {} as never })) as { url?: string }; setLink(made.url ?? ""); }}>Link for somebody without an account</Act>}
+      </Head>
+      {link !== null && <Dialog title="A link, for one answer" close={() => setLink(null)}><p>Who has it may answer, once.</p><pre>{link}</pre><div class="actions"><Copy text={link} /></div></Dialog>}
+      {one.status === "open" && (
+        <form class="card form" onSubmit={(event) => { event.preventDefault(); void answer("approve"); }}>
+          {form?.properties && <Fields schema={form} value={data} change={setData} faults={problem?.faults ?? []} path="data" />}
+          <div class="field"><label for="comment">comment</label><textarea id="comment" rows={2} value={comment} onInput={(event) => setComment(event.currentTarget.value)} /></div>
+          {problem && <Refusal problem={problem} />}
+          <div class="actions"><button class="main">Approve</button><button type="button" class="bad" onClick={() => void answer("refuse")}>Refuse</button></div>
+        </form>
+      )}
+      <Section title="Details">
+        <Facts of={[["Run", <Id of={one.run} href={to(`/runs/${one.run}`)} />], ["Workflow", <a href={to(`/workflows/${one.workflow}`)}>{one.workflow}</a>], ["Asked", one.to.join(", ")], ["Opened", <Time at={one.opened_at} />], ["Until", one.until && <Time at={one.until} />], ["Reminders", one.reminders || null], ["Answered by", one.answered_by], ["Answered", one.answered_at && <Time at={one.answered_at} />], ["By way of", one.via], ["From", one.remote], ["Comment", one.comment]]} />
+        {one.data !== null && one.data !== undefined && <Json of={one.data} />}
+      </Section>
+    </>
+  );
+}

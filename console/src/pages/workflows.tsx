@@ -1,0 +1,28 @@
+// Workflows: the functions that can be run.
+import type { Schemas } from "../api/client";
+import { useChanges } from "../api/live";
+import { here, search, to } from "../app/router";
+import { Head, Time } from "../ui/parts";
+import { type Column, Table, useRows } from "../ui/table";
+
+type Entry = Schemas["WorkflowEntry"];
+const COLUMNS: Column<Entry>[] = [
+  { name: "Workflow", width: "minmax(8rem, 1.500fr)", show: (one) => one.name },
+  { name: "What it does", width: "minmax(8rem, 3fr)", minor: true, show: (one) => one.doc.split("\n")[0] },
+  { name: "File", width: "minmax(6rem, 1.500fr)", minor: true, show: (one) => <code>{one.path}</code> },
+  { name: "Changed", width: "7rem", show: (one) => <Time at={one.updated_at} /> },
+];
+
+export default function Workflows() {
+  const words = here.value.searchParams.get("q")?.toLowerCase() ?? "";
+  const rows = useRows("list_workflows", {}, (one) => one.name);
+  useChanges("type:workflow.* OR type:workspace.*", rows.refresh);
+  const shown = { ...rows, rows: rows.rows.filter((one) => !words || `${one.name} ${one.doc} ${one.path}`.toLowerCase().includes(words)) };
+  return (
+    <>
+      <Head title="Workflows" />
+      <form class="filters" onSubmit={(event) => event.preventDefault()}><label>Find <input type="search" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label></form>
+      <Table of={shown} columns={COLUMNS} keyOf={(one) => one.name} href={(one) => to(`/workflows/${one.name}`)} label="Workflows" empty={words ? "None is like this." : "There is none yet: `millrace dev init` makes a workspace with one, and `millrace deploy` brings it here."} />
+    </>
+  );
+}
