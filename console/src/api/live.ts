@@ -11,8 +11,8 @@ export const live = signal<LiveState>("off");
 /** How many messages were passed over since the page was opened, as they came faster than they were taken. */
 export const passedOver = signal(0);
 
-/** Follow a stream of events for as long as a page is shown; `null` follows nothing. */
-export function useStream(url: string | null, kinds: string[], heard: (kind: string, data: unknown, id: string) => void): void {
+/** Follow a stream of events for as long as a page is shown, or until an event of the kind `ends`; `null` follows nothing. */
+export function useStream(url: string | null, kinds: string[], heard: (kind: string, data: unknown, id: string) => void, ends?: string): void {
   const latest = useRef(heard);
   latest.current = heard;
   useEffect(() => {
@@ -46,6 +46,10 @@ export function useStream(url: string | null, kinds: string[], heard: (kind: str
           const data = JSON.parse(event.data);
           if (kind === "dropped") passedOver.value += data.count;
           latest.current(kind, data, event.lastEventId);
+          if (kind === ends) {
+            source.close();
+            live.value = "off";
+          }
         });
     };
     open();

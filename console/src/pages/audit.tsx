@@ -12,7 +12,7 @@ export default function Audit() {
   return (
     <>
       <Head title="Audit" />
-      <p class="says">Every change and every refusal, with who it was. A look at this page is in it as well.</p>
+      <p class="lead">Every change and every refusal, with who it was. A look at this page is in it as well.</p>
       <Query q={q} from={from} label="Query of the audit trail" />
       {rows.problem ? <Refusal problem={rows.problem} /> : rows.loading && rows.rows.length === 0 ? <Loading /> : rows.rows.length === 0 ? <Empty>Nothing in the last 30 days fits.</Empty> : <Found of={rows.rows} />}
       {rows.more && <div class="actions"><button type="button" onClick={rows.next}>Older ones</button></div>}

@@ -68,7 +68,7 @@ function Schedule({ entity, name, again }: ExtraProps) {
   const next = useAsked("next_firings", { path: { name }, query: { n: 8 } });
   return (
     <Section title="Next times">
-      {!entity.enabled && <p class="says">It is off: these are the times that it would have.</p>}
+      {!entity.enabled && <p class="lead">It is off: these are the times that it would have.</p>}
       <ol class="times">{(next.data?.items ?? []).map((one) => <li key={one.at}><time dateTime={one.at} title={inFull(one.at)}>{one.local}</time> <Time at={one.at} /></li>)}</ol>
       <div class="actions">
         {may("patch_schedule") && <Act does={async () => { await call("patch_schedule", { path: { name }, body: { enabled: !entity.enabled } as never }); await again(); }}>{entity.enabled ? "Pause" : "Switch on"}</Act>}

@@ -56,7 +56,7 @@ function New({ kind, put }: { kind: string; put: Operation }) {
   return (
     <>
       <Head title={`New ${known.one}`} of={<a href={to(`/${kind}`)}>{known.title}</a>} />
-      <p class="says">{known.says}</p>
+      <p class="lead">{known.says}</p>
       <form class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
         <div class="field"><label for="new-name">name<span class="needed"> needed</span></label><input id="new-name" required value={name} onInput={(event) => setName(event.currentTarget.value)} /></div>
         <Fields schema={schema} value={value} change={setValue} faults={faultsOf(problem)} />

@@ -32,7 +32,7 @@ function Listed({ kind, list }: { kind: string; list: NonNullable<ReturnType<typ
       <Head title={known.title}>
         {put && may(put) && <a class="button main" href={to(`/${kind}/+`)}>New {known.one}</a>}
       </Head>
-      <p class="says">{known.says}</p>
+      <p class="lead">{known.says}</p>
       <form class="filters" onSubmit={(event) => event.preventDefault()}>
         <label>Find <input type="search" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label>
       </form>

@@ -39,7 +39,7 @@ export default function RunPage({ id = "" }: { id?: string }) {
     } else if (kind === "state" || kind === "end") {
       setRun(data as Run);
     }
-  });
+  }, "end");
   const status = shown?.status;
   useEffect(() => {
     if (status === undefined) return;

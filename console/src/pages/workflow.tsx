@@ -22,7 +22,7 @@ export default function WorkflowPage({ name = "" }: { name?: string }) {
   return (
     <>
       <Head title={name} of={<a href={to("/workflows")}>Workflows</a>}>{may("create_run") && <button type="button" class="main" onClick={() => setStarts(true)}>Run now</button>}</Head>
-      {one.doc && <p class="says">{one.doc}</p>}
+      {one.doc && <p class="lead">{one.doc}</p>}
       {starts && <Start of={one} close={() => setStarts(false)} />}
       <Section title="Newest runs" aside={<a href={to("/runs", { workflow: name })}>All of them</a>}>
         {runs.data?.items.length === 0 && <Empty>It has not run yet.</Empty>}
