@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up cluster test lint bench chaos fuzz lock clean
+.PHONY: help install demo up cluster test lint bench chaos fuzz console lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -66,9 +66,12 @@ chaos: install  ## Kill and pause every part under load, and count what was lost
 fuzz: install  ## Send hostile values through every door, and count what did harm (ARGS="--values 200000 --each 50 --seed 7", ARGS=--write)
 	@exec "$(BIN)/python" -m tests.fuzz $(ARGS)
 
+console: install  ## Build the browser's half anew into services/gateway/pages/console (needs Node.js 20 or newer)
+	cd console && npm ci --ignore-scripts && npm run build
+
 lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 
 clean:  ## Remove the environment and caches; data stays
-	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/peers/*/node_modules
+	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/peers/*/node_modules console/node_modules

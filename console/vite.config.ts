@@ -4,7 +4,7 @@ import { defineConfig } from "vite";
 export default defineConfig({
   base: "/console/",
   build: {
-    outDir: "../services/gateway/pages/console",
+    outDir: process.env.CONSOLE_OUT ?? "../services/gateway/pages/console",
     emptyOutDir: true,
     target: "es2022",
     modulePreload: { polyfill: false },
