@@ -26,7 +26,7 @@ def test_nothing_makes_markup_of_text_or_asks_another_host() -> None:
         code = path.read_text()
         for way in ("document.write", "eval(", "new Function", "insertAdjacentHTML", "importScripts"):
             assert way not in code, (path.name, way)
-        assert [found for found in re.findall(r"https?://[\w.-]+", code) if found not in {"http://www.w3.org"}] == [], path.name
+        assert [found for found in re.findall(r"https?://[\w.-]+", code) if found != "http://www.w3.org"] == [], path.name
 
 
 def test_the_first_page_is_small() -> None:

@@ -1,18 +1,20 @@
 // What single kinds of resources have besides their fields.
 import type { ComponentType } from "preact";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 
 import { useAsked } from "../api/asked";
 import { call, may } from "../api/client";
 import type { Schema } from "../api/description";
 import { to } from "../app/router";
 import { inFull } from "../ui/formats";
-import { Act, Copy, Empty, Section, Status, Time } from "../ui/parts";
+import { Act, Copy, Empty, Refusal, Section, Status, Time } from "../ui/parts";
 import { Json } from "../ui/json";
 
 type Entity = Record<string, unknown>;
 interface ExtraProps {
   entity: Entity;
+  /** The resource as the form has it, with what is not saved. */
+  draft: Entity;
   name: string;
   again: () => Promise<void>;
 }
@@ -78,5 +80,123 @@ function Schedule({ entity, name, again }: ExtraProps) {
   );
 }
 
+function Connection({ entity, name, again }: ExtraProps) {
+  const [tested, setTested] = useState<{ outcome: string; detail: string } | null>(null);
+  const [device, setDevice] = useState<{ url: string; code: string } | null>(null);
+  const [problem, setProblem] = useState<string | null>(null);
+  const isAsked = ["authorization_code", "device_code"].includes(String(entity.grant));
+  const authorize = async () => {
+    setProblem(null);
+    // Opened by the press itself: a window that is opened later is one that browsers keep from opening.
+    const opened = window.open("about:blank", "authorize", "popup,width=620,height=760");
+    const begun = await call("authorize_connection", { path: { name } }).catch((error) => {
+      opened?.close();
+      throw error;
+    });
+    if (begun.user_code) setDevice({ url: begun.url, code: begun.user_code });
+    if (opened) opened.location.replace(begun.url_with_code ?? begun.url);
+    else location.assign(begun.url);
+    while (Date.now() < Date.parse(begun.expires_at)) {
+      await new Promise((done) => setTimeout(done, 1000));
+      const now = await call("get_authorization", { path: { name, id: begun.id } });
+      if (now.status === "open") continue;
+      setDevice(null);
+      if (now.status === "failed") setProblem(now.reason ?? "It was refused.");
+      return again();
+    }
+    setProblem("Nobody has allowed it in time.");
+  };
+  return (
+    <Section title="State">
+      <div class="actions"><Status of={String(entity.status)} /><span>{String(entity.reason ?? "")}</span></div>
+      {entity.advice ? <p>{String(entity.advice)}</p> : null}
+      {device && <p>Enter <strong class="code">{device.code}</strong> at <a href={device.url} target="_blank" rel="noreferrer">{device.url}</a>.</p>}
+      {problem && <p class="wrong" role="alert">{problem}</p>}
+      <div class="actions">
+        {isAsked && may("authorize_connection") && <Act kind="main" does={authorize}>Authorize</Act>}
+        {may("test_connection") && <Act does={async () => setTested(await call("test_connection", { path: { name } }))}>Test</Act>}
+        {may("refresh_connection") && <Act does={async () => { await call("refresh_connection", { path: { name } }); await again(); }}>Refresh the token</Act>}
+      </div>
+      {tested && <p role="status"><Status of={tested.outcome} /> {tested.detail}</p>}
+    </Section>
+  );
+}
+
+function Subscription({ draft, name }: ExtraProps) {
+  const wanted = Object.fromEntries(["source", "event", "workflow", "filter", "input", "key"].filter((one) => draft[one]).map((one) => [one, draft[one]]));
+  const body = wanted.source && wanted.event && wanted.workflow ? wanted : null;
+  const settled = useSettled(body, 400);
+  const seen = useAsked("preview_subscription", settled && may("preview_subscription") ? { path: { name: name || "new" }, body: settled as never } : null);
+  return (
+    <Section title="What it would take" aside={seen.data && <span>{seen.data.routed} of the {seen.data.events.length} newest</span>}>
+      {!body && <Empty>Choose a source, an event and a workflow.</Empty>}
+      <Refusal problem={seen.problem} />
+      {seen.data?.warnings.map((one) => <p key={one.message} class="wrong">{one.path && <code>{one.path}</code>} {one.message}</p>)}
+      {seen.data?.events.length === 0 && <Empty>No event of this source has come yet.</Empty>}
+      <ul class="lines">
+        {(seen.data?.events ?? []).slice(0, 20).map((one, n) => <li key={n}><Json of={one} open={0} /></li>)}
+      </ul>
+    </Section>
+  );
+}
+
+function Key({ name, again }: ExtraProps) {
+  const [made, setMade] = useState<string | null>(null);
+  if (!may("rotate_key")) return null;
+  return (
+    <Section title="Rotation">
+      <p>The key gets another value; the one before counts for a day more.</p>
+      <div class="actions"><Act confirm={`The key ${name} gets another value, and the one before counts for a day more.`} does={async () => { setMade((await call("rotate_key", { path: { name }, body: { overlap: 86400 } as never })).key ?? ""); await again(); }}>Rotate</Act></div>
+      {made && <><p>This is shown once, and nowhere again.</p><pre>{made}</pre><Copy text={made} /></>}
+    </Section>
+  );
+}
+
+function Organization({ name }: ExtraProps) {
+  const quotas = useAsked("get_quotas", { path: { org: name } });
+  return (
+    <Section title="Use">
+      <ul class="lines">
+        {Object.entries(quotas.data ?? {}).filter(([, one]) => typeof one === "object").map(([field, one]) => {
+          const { used, limit } = one as { used: number; limit: number | null };
+          return <li key={field}><span>{field.replace(/_/g, " ")}</span><span>{used.toLocaleString("en")} of {limit === null ? "any number" : limit.toLocaleString("en")}</span>{limit ? <meter min={0} max={limit} value={used} aria-label={field} /> : null}</li>;
+        })}
+      </ul>
+    </Section>
+  );
+}
+
+function Form({ entity, name }: ExtraProps) {
+  const [link, setLink] = useState<string | null>(null);
+  return (
+    <Section title="Address">
+      <div class="actions"><a class="address" href={String(entity.url)} target="_blank" rel="noreferrer">{String(entity.url)}</a><Copy text={String(entity.url)} /></div>
+      {entity.access === "link" && may("make_form_link") && <div class="actions"><Act does={async () => setLink((await call("make_form_link", { path: { name }, body: {} as never })).url)}>Make a link</Act></div>}
+      {link && <><pre>{link}</pre><Copy text={link} /></>}
+    </Section>
+  );
+}
+
 /** What stands above the fields of a kind. */
-export const EXTRAS: Record<string, ComponentType<ExtraProps>> = { sources: Source, schedules: Schedule };
+export const EXTRAS: Record<string, ComponentType<ExtraProps>> = {
+  sources: Source,
+  schedules: Schedule,
+  connections: Connection,
+  subscriptions: Subscription,
+  keys: Key,
+  orgs: Organization,
+  forms: Form,
+};
+
+/** What stands there already while one is made. */
+export const WHILE_NEW = new Set(["subscriptions"]);
+
+function useSettled<T>(value: T, ms: number): T {
+  const [settled, setSettled] = useState(value);
+  const key = JSON.stringify(value);
+  useEffect(() => {
+    const timer = setTimeout(() => setSettled(value), ms);
+    return () => clearTimeout(timer);
+  }, [key]);
+  return settled;
+}

@@ -10,7 +10,7 @@ import { Fields } from "../ui/form";
 import { Json } from "../ui/json";
 import { Act, Copy, Empty, Facts, Head, Loading, Refusal, Section } from "../ui/parts";
 import { Value } from "../ui/value";
-import { EXTRAS, useSchemaOf } from "./extras";
+import { EXTRAS, WHILE_NEW, useSchemaOf } from "./extras";
 
 type Entity = Record<string, unknown>;
 
@@ -30,6 +30,7 @@ function New({ kind, put }: { kind: string; put: Operation }) {
   const [problem, setProblem] = useState<Problem | null>(null);
   const [given, setGiven] = useState<Entity | null>(null);
   const schema = useSchemaOf(kind, body, value);
+  const Extra = EXTRAS[kind];
   if (!body || !schema) return <Loading />;
   const save = async () => {
     setProblem(null);
@@ -63,6 +64,7 @@ function New({ kind, put }: { kind: string; put: Operation }) {
         {problem && <Refusal problem={problem} />}
         <div class="actions"><button class="main">Create</button><a class="button" href={to(`/${kind}`)}>Leave it</a></div>
       </form>
+      {Extra && WHILE_NEW.has(kind) && <Extra entity={{}} draft={value} name="" again={async () => undefined} />}
     </>
   );
 }
@@ -106,7 +108,7 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
       <Head title={name} of={<a href={to(`/${kind}`)}>{known.title}</a>}>
         {remove && may(remove) && <Act kind="bad" confirm={`The ${known.one} ${name} is removed. Its history stays.`} does={async () => { await called(remove as "delete_source", { path: { name }, ...(etag && { headers: { "If-Match": etag } }) }); go(to(`/${kind}`)); }}>Remove</Act>}
       </Head>
-      {Extra && <Extra entity={entity} name={name} again={load} />}
+      {Extra && <Extra entity={entity} draft={{ ...entity, ...changes }} name={name} again={load} />}
       {schema ? (
         <form class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
           <Fields schema={optional(schema)} value={{ ...shown(entity, schema), ...changes }} change={(value) => setChanges(changed(entity, value))} faults={faultsOf(refused)} />

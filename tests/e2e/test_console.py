@@ -1,0 +1,213 @@
+"""The console in a real browser: a person signs in, makes a source, and follows a webhook to the last line of its run."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support.browser import Page, browsing
+from tests.support.client import Client
+from tests.support.inside import eventually
+from tests.support.peers import browser_program, install
+from tests.support.stack import Up
+
+CONSOLE = Path(__file__).parents[2] / "console"
+PASSWORD = "a long enough password"
+HOSTILE = "<script>window.harmed = true</script><img src=x onerror='window.harmed = true'>"
+WORKFLOWS = b"""
+from millrace import log, wait_for, workflow
+
+
+@workflow
+async def greet(event: dict) -> dict:
+    '''Greet who has pushed.'''
+    log.info(f"hello {event['data']['who']}")
+    said = await wait_for("go")
+    log.info("going on", said=said.data)
+    return {"greeted": event["data"]["who"]}
+
+
+@workflow
+def chatter(lines: int = 1000, size: int = 100) -> int:
+    '''Say much.'''
+    for number in range(lines):
+        print(number, "x" * size)
+    return lines
+"""
+BUTTONS = "[...document.querySelectorAll('main button, main a.button')].map(one => one.innerText).join('|')"
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    async with browsing(browser_program()) as page:
+        await page.command("Emulation.setDeviceMetricsOverride", width=1440, height=1000, deviceScaleFactor=1, mobile=False)
+        yield page
+
+
+async def sign_in(page: Page, client: Client, name: str, role: str) -> None:
+    """Have a person accept an invitation, and go on to the console."""
+    invited = await client.call("POST", "/api/v1/orgs/default/invitations", body={"role": role, "name": name})
+    await page.open(invited["url"])
+    await page.until("!document.getElementById('accept')?.hidden")
+    await page.fill("#accept [name=password]", PASSWORD)
+    await page.press("#accept button")
+    await page.until("!document.getElementById('signed-in').hidden")
+    await page.press("#next")
+    await shows(page, "Newest runs")
+
+
+async def shows(page: Page, words: str) -> None:
+    await page.until(f"document.querySelector('main')?.innerText.includes({json.dumps(words)})")
+
+
+async def press(page: Page, words: str, within: str = "main") -> None:
+    """Click on the button or link that says just this."""
+    await page.until(
+        f"(one => one && (one.click(), true))([...document.querySelectorAll('{within} button, {within} a')]"
+        f".findLast(one => one.innerText.trim() === {json.dumps(words)} && !one.disabled))"
+    )
+
+
+async def send(url: str, who: str) -> str:
+    """Send a signed webhook as GitHub does; return its delivery's id."""
+    body = json.dumps({"ref": "refs/heads/main", "who": who, "repository": {"full_name": "acme/app"}}).encode()
+    signature = "sha256=" + hmac.new(b"sealed", body, hashlib.sha256).hexdigest()
+    headers = {"X-GitHub-Event": "push", "X-GitHub-Delivery": who[:20], "X-Hub-Signature-256": signature}
+    async with aiohttp.ClientSession() as sender, sender.post(url, data=body, headers=headers) as response:
+        assert response.status == 202, await response.text()
+        sent: dict[str, Any] = await response.json()
+        return str(sent["id"])
+
+
+async def test_a_person_follows_a_webhook_from_its_arrival_to_the_last_line(page: Page, client: Client) -> None:
+    await client.put_file("greeting.py", WORKFLOWS)
+    await sign_in(page, client, "ada", "developer")
+    # A source, from the form that its adapter's schema makes.
+    await press(page, "Sources", "nav")
+    await press(page, "New source")
+    await page.fill("#new-name", "hub")
+    adapter = "[...document.querySelectorAll('main select')].find(one => [...one.options].some(each => each.value === 'github'))"
+    await page.until(
+        f"(one => one && (one.value = 'github', one.dispatchEvent(new Event('change', {{bubbles: true}}))))({adapter})"
+    )
+    await page.fill("main input[type=password]", "sealed")
+    await press(page, "Create")
+    await page.until("location.pathname === '/console/sources/hub'")
+    url = str(await page.until("document.querySelector('.address')?.innerText"))
+    await client.call("PUT", "/api/v1/subscriptions/pushes", body={"source": "hub", "event": "push", "workflow": "greet"})
+    # It is seen as it comes.
+    await press(page, "Deliveries", "nav")
+    await page.until("document.querySelector('.live')?.innerText.includes('Live')")
+    delivery = await send(url, HOSTILE)
+    await shows(page, "hub")
+    await page.press(f"main a[href='/console/deliveries/{delivery}']")
+    await page.press("main a[href^='/console/runs/']")
+    # Its lines are seen while it waits, and so is what it waits for.
+    await shows(page, "hello <script>")
+    await shows(page, "signal go")
+    await press(page, "Send a signal")
+    await press(page, "Send", "dialog")
+    await shows(page, "going on")
+    await page.until("document.querySelector('.head .status')?.innerText === 'succeeded'")
+    assert await page.value("window.harmed") is None
+    first = await page.value("location.pathname")
+    await press(page, "Run again")
+    await press(page, "Run again", "dialog")
+    await page.until(f"location.pathname.startsWith('/console/runs/') && location.pathname !== {json.dumps(first)}")
+    await shows(page, "signal go")
+    await press(page, "Cancel")
+    await press(page, "Cancel", "dialog")
+    await page.until("document.querySelector('.head .status')?.innerText === 'cancelled'")
+    again = str(await page.value("location.pathname")).rpartition("/")[2]
+    assert (await client.call("GET", f"/api/v1/runs/{again}"))["rerun_of"] == first.rpartition("/")[2]
+
+
+async def test_a_stretch_of_the_histogram_is_searched(page: Page, client: Client) -> None:
+    await client.put_file("greeting.py", WORKFLOWS)
+    await sign_in(page, client, "bea", "viewer")
+    await press(page, "Logs", "nav")
+    box = json.loads(
+        str(
+            await page.until(
+                "JSON.stringify((one => one && one.getBoundingClientRect())(document.querySelector('.histogram svg')))"
+            )
+        )
+    )
+    for kind, part in (("mousePressed", 0.5), ("mouseMoved", 0.7), ("mouseMoved", 0.99), ("mouseReleased", 0.99)):
+        at = {"x": box["x"] + part * box["width"], "y": box["y"] + 10}
+        await page.command("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **at)
+    await page.until("new URLSearchParams(location.search).get('from')?.startsWith('20')")
+    await shows(page, "found")
+    # A link to it finds the same.
+    address = await page.value("location.href")
+    await page.open("about:blank")
+    await page.open(address)
+    await page.until("document.querySelector('select[aria-label=Time]')?.selectedOptions[0].innerText === 'as drawn'")
+
+
+async def test_a_viewer_is_offered_nothing_that_would_be_refused(page: Page, client: Client) -> None:
+    await client.put_file("greeting.py", WORKFLOWS)
+    await client.call("PUT", "/api/v1/sources/quiet", body={"adapter": "generic", "settings": {}})
+    run = await client.call("POST", "/api/v1/workflows/chatter/runs?wait=30", body={"input": {"lines": 3}})
+    await sign_in(page, client, "vic", "viewer")
+    for path in (f"/console/runs/{run['id']}", "/console/workflows/chatter", "/console/sources/quiet", "/console/sources"):
+        await page.open(await page.value("location.origin") + path)
+        await page.until("document.querySelector('main h1') && !document.querySelector('main .loading')")
+        offered = set(str(await page.value(BUTTONS)).split("|"))
+        assert not offered & {"Run again", "Run now", "Resume with the latest code", "Remove", "Save", "Send a test", "New source"}
+    menu = str(await page.value("document.querySelector('nav').innerText"))
+    assert "Runs" in menu
+    assert "Keys" not in menu
+    assert "Users" not in menu
+
+
+async def test_many_lines_stay_text_and_few_of_them_are_in_the_document(page: Page, client: Client) -> None:
+    await client.put_file("greeting.py", WORKFLOWS)
+    run = await client.call("POST", "/api/v1/workflows/chatter/runs?wait=60", body={"input": {"lines": 10_000, "size": 500}})
+    await sign_in(page, client, "cleo", "operator")
+    await page.open(await page.value("location.origin") + f"/console/runs/{run['id']}")
+    await page.until("document.querySelector('.log > div')?.clientHeight >= 10000 * 22")
+    assert await page.value("document.querySelectorAll('.log .line').length") < 200
+    # The end is followed.
+    await page.until("document.querySelector('.log').innerText.includes('9999 xxx')")
+
+
+async def test_pages_are_usable_by_everybody(page: Page, client: Client, up: Up) -> None:
+    install(CONSOLE)
+    axe = (CONSOLE / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    await client.put_file("greeting.py", WORKFLOWS)
+    source = await client.call("PUT", "/api/v1/sources/busy", body={"adapter": "generic", "settings": {}})
+    run = await client.call("POST", "/api/v1/workflows/chatter/runs?wait=30", body={"input": {"lines": 3}})
+    async with aiohttp.ClientSession() as sender, sender.post(source["url"], json={"a": 1}) as response:
+        delivery = (await response.json())["id"]
+
+    async def there() -> Any:
+        return await client.available(f"/api/v1/deliveries/{delivery}")
+
+    await eventually(there)
+    await sign_in(page, client, "dan", "admin")
+    paths = (
+        "/",
+        *(f"/console/{one}" for one in ("runs", f"runs/{run['id']}", "deliveries", f"deliveries/{delivery}", "logs", "audit")),
+    )
+    paths += tuple(f"/console/{one}" for one in ("approvals", "dead-letters", "workflows", "workflows/chatter", "sources"))
+    paths += ("/console/sources/busy", "/console/sources/+", "/console/subscriptions/+", "/console/keys")
+    for scheme in ("light", "dark"):
+        await page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        for path in paths:
+            await page.open(up.ready["url"] + path)
+            await page.until("document.querySelector('main h1') && !document.querySelector('main .loading')")
+            await page.value(axe)
+            await page.value(
+                "window.told = null; axe.run(document, {resultTypes: ['violations']}).then(one => { window.told = one })"
+            )
+            told = "one.nodes.map(each => each.target.join(' ') + ': ' + each.failureSummary)"
+            found = await page.until(f"window.told && JSON.stringify(window.told.violations.map(one => [one.id, {told}]))")
+            assert json.loads(str(found)) == [], (path, scheme)
