@@ -1,5 +1,5 @@
 // The console: asks who is there, then shows the page of the address.
-import { type ComponentType, render } from "preact";
+import { Component, type ComponentChildren, type ComponentType, render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
 import { asProblem } from "./api/asked";
@@ -9,6 +9,15 @@ import { type PageProps, pageOf } from "./app/places";
 import { followLinks, here } from "./app/router";
 import { Shell, applyTheme, signInAddress } from "./app/shell";
 import { Empty, Head, Loading, Refusal } from "./ui/parts";
+
+/** Shows what went wrong in a page in place of it, so that nothing looks up to date that is not. */
+class Guard extends Component<{ children: ComponentChildren }, { error: unknown }> {
+  state = { error: null };
+  static getDerivedStateFromError = (error: unknown) => ({ error });
+  render() {
+    return this.state.error ? <Refusal problem={asProblem(this.state.error)} again={() => location.reload()} /> : this.props.children;
+  }
+}
 
 function App() {
   const path = here.value.pathname;
@@ -28,7 +37,7 @@ function App() {
     <Shell>
       {!found ? <><Head title="There is no such page" /><Empty>The address names none. The menu has those that there are.</Empty></>
         : problem ? <Refusal problem={problem} again={() => location.reload()} />
-        : Page ? <Page key={`${org.value} ${path}`} {...found.parts} /> : <Loading />}
+        : Page ? <Guard key={`${org.value} ${path}`}><Page {...found.parts} /></Guard> : <Loading />}
     </Shell>
   );
 }

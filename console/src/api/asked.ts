@@ -19,22 +19,35 @@ export function useAsked<O extends Operation>(operation: O, given: Given<O> | nu
     problem: null,
     loading: given !== null,
   });
-  const turn = useRef(0);
-  const ask = async () => {
+  // Which question is the newest, whether its answer is awaited, and whether it is to be asked once more then.
+  const turn = useRef({ number: 0, busy: false, again: false });
+  const ask = async (): Promise<void> => {
+    const at = turn.current;
     if (given === null) return;
-    const mine = ++turn.current;
+    if (at.busy) {
+      at.again = true;
+      return;
+    }
+    const mine = ++at.number;
+    at.busy = true;
     setState((was) => ({ ...was, data: was.key === key ? was.data : undefined, key, loading: true }));
     try {
       const data = await call(operation, given);
-      if (mine === turn.current) setState({ key, data, problem: null, loading: false });
+      if (mine === at.number) setState({ key, data, problem: null, loading: false });
     } catch (error) {
-      if (mine === turn.current) setState((was) => ({ ...was, problem: asProblem(error), loading: false }));
+      if (mine === at.number) setState((was) => ({ ...was, problem: asProblem(error), loading: false }));
+    }
+    if (mine !== at.number) return;
+    at.busy = false;
+    if (at.again) {
+      at.again = false;
+      await ask();
     }
   };
   useEffect(() => {
     void ask();
     return () => {
-      turn.current++;
+      turn.current = { number: turn.current.number + 1, busy: false, again: false };
     };
   }, [key]);
   return { data: state.key === key ? state.data : undefined, problem: state.problem, loading: state.loading, again: ask };

@@ -32,7 +32,7 @@ export function Shell({ children }: { children: ComponentChildren }) {
         <button type="button" class="bare burger" aria-label="Menu" aria-expanded={menu} onClick={() => setMenu(!menu)}>☰</button>
         <a class="brand" href={to("/")}><img src="/console/icon.svg" alt="" width="24" height="24" /> Millrace</a>
         <Orgs />
-        <form class="finder" role="search" onSubmit={(event) => { event.preventDefault(); find(finder.current?.value ?? ""); }}>
+        <form class="finder" role="search" aria-label="Everything" onSubmit={(event) => { event.preventDefault(); find(finder.current?.value ?? ""); }}>
           <input ref={finder} type="search" placeholder="Id, or words in the logs  ( / )" aria-label="Search everything" />
         </form>
         <LiveState />
@@ -112,7 +112,7 @@ function LiveState() {
 function Account() {
   const who = me.value;
   if (!who) return null;
-  const name = who.display_name ?? who.name ?? who.actor;
+  const name = who.display_name || who.name || who.actor;
   return (
     <details class="account">
       <summary aria-label={`Signed in as ${name}`}><span class="face" aria-hidden="true">{name.slice(0, 1).toUpperCase()}</span></summary>

@@ -17,6 +17,8 @@ type Line = Schemas["LineView"];
 const ENDED = new Set(["succeeded", "failed", "timed_out", "cancelled", "crashed"]);
 // Lines that are kept in the page: more of them are in the logs.
 const MOST = 20_000;
+// Milliseconds for which lines are gathered before they are shown.
+const TOGETHER = 50;
 
 export default function RunPage({ id = "" }: { id?: string }) {
   const first = useAsked("get_run", { path: { id } });
@@ -30,11 +32,11 @@ export default function RunPage({ id = "" }: { id?: string }) {
   useStream(first.data ? address("stream_run", { path: { id } }) : null, ["state", "line", "end", "error"], (kind, data) => {
     if (kind === "line") {
       if (came.current.length === 0)
-        requestAnimationFrame(() => {
+        setTimeout(() => {
           const fresh = came.current;
           came.current = [];
           setLines((was) => was.concat(fresh).slice(-MOST));
-        });
+        }, TOGETHER);
       came.current.push(data as Line);
     } else if (kind === "state" || kind === "end") {
       setRun(data as Run);
@@ -64,7 +66,7 @@ export default function RunPage({ id = "" }: { id?: string }) {
       </div>
       <Section title="Lines" aside={<a href={to("/logs", { q: `run:${id}` })}>In the logs</a>}><Lines of={lines} ended={ENDED.has(shown.status)} /></Section>
       <div class="columns wide">
-        <Section title="Causes and effects">{why.data ? <Tree of={why.data.items} here={id} /> : <Loading />}</Section>
+        <Section title="Causes and effects">{why.data ? <Tree of={why.data.items} here={id} /> : why.problem ? <Refusal problem={why.problem} again={why.again} /> : <Loading />}</Section>
         <Section title="Details">
           <Facts of={[
             ["Asked for", <Time at={shown.requested_at} />],

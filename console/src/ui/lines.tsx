@@ -40,7 +40,7 @@ export function Lines({ of, ended }: { of: Schemas["LineView"][]; ended: boolean
               <time dateTime={one.line.time}>{clock(one.line.time)}</time>
               <b>{one.line.level}</b>
               <span>{one.line.message.slice(0, LONG)}</span>
-              {Object.entries(one.line.fields).slice(0, 8).map(([name, value]) => <i key={name}>{name}={JSON.stringify(value)?.slice(0, 80)}</i>)}
+              {Object.entries(one.line.fields ?? {}).slice(0, 8).map(([name, value]) => <i key={name}>{name}={JSON.stringify(value)?.slice(0, 80)}</i>)}
             </div>
           ))}
         </div>
@@ -48,7 +48,7 @@ export function Lines({ of, ended }: { of: Schemas["LineView"][]; ended: boolean
       {opened && (
         <div class="line-whole">
           <pre>{opened.line.message}</pre>
-          {Object.keys(opened.line.fields).length > 0 && <pre>{JSON.stringify(opened.line.fields, null, 2)}</pre>}
+          {Object.keys(opened.line.fields ?? {}).length > 0 && <pre>{JSON.stringify(opened.line.fields, null, 2)}</pre>}
           <button type="button" class="small" onClick={() => setOpened(null)}>Close</button>
         </div>
       )}

@@ -46,7 +46,7 @@ export function Query({ q, from, to, label }: { q: string; from: string; to?: st
     if (!offered.endsWith(":") && !offered.endsWith(".")) search({ q: made.trim() });
   };
   return (
-    <form class="query" role="search" onSubmit={(event) => { event.preventDefault(); setOffers([]); search({ q: typed.trim() }); }}>
+    <form class="query" role="search" aria-label="In the log" onSubmit={(event) => { event.preventDefault(); setOffers([]); search({ q: typed.trim() }); }}>
       <input
         ref={box}
         type="text"
