@@ -33,7 +33,7 @@ PUBLIC = {
     *("/oauth/authorize", "/oauth/callback", "/api/v1/sessions"),
     *("/auth/{name}", "/auth/callback", "/auth/signed-out", "/api/v1/sign-in-providers"),
     *("/api/v1/invitations/read", "/api/v1/invitations/accept"),
-    *("/", "/sign-in", "/invitation", "/approve", "/sign-in.js", "/sign-in.css"),
+    *("/", "/console/{path:.+}", "/sign-in", "/invitation", "/approve", "/sign-in.js", "/sign-in.css"),
     *("/api/v1/sessions/passkey", "/api/v1/sessions/passkey/options"),
     # Each form has its own role, which these ask for.
     *("/forms/{id}", "/forms/{id}/sent"),
