@@ -13,6 +13,7 @@ export const KINDS: Record<string, Kind> = {
   subscriptions: { title: "Subscriptions", one: "subscription", shows: ["source", "event", "workflow", "enabled"], group: "What is built", says: "A subscription starts a workflow for events of a source." },
   schedules: { title: "Schedules", one: "schedule", shows: ["cron", "every", "workflow", "next_at", "enabled"], group: "What is built", says: "A schedule starts a workflow, or has an event, at its times." },
   forms: { title: "Forms", one: "form", shows: ["workflow", "access", "enabled"], group: "What is built", says: "A form is a page whose answers start a workflow." },
+  packs: { title: "Packs", one: "pack", shows: ["release", "status", "description"], group: "What is built", says: "A pack is code, resources and needs that were applied as one: `millrace packs apply`." },
   integrations: { title: "Integrations", one: "integration", shows: ["description", "provider"], group: "What it uses", says: "An integration says what is known of each customer of yours." },
   connections: { title: "Connections", one: "connection", shows: ["grant", "provider", "status"], group: "What it uses", says: "A connection holds what workflows show to an API." },
   providers: { title: "Providers", one: "provider", shows: ["known", "client_id"], group: "What it uses", says: "A provider is an OAuth server, with your client there." },
