@@ -79,5 +79,5 @@ async def test_a_person_accepts_signs_in_and_out_with_a_passkey_and_with_a_passw
         await page.fill("#sign-in [name=password]", PASSWORD)
         await page.press("#sign-in button")
         # To no other host: to where everybody goes.
-        await page.until("location.pathname === '/docs'")
+        await page.until("location.pathname === '/'")
         assert await page.value("location.origin") == url

@@ -54,7 +54,7 @@ export default function Logs() {
         <aside aria-label="Facets">
           {(facets.data?.items ?? []).map((facet) => (
             <section key={facet.field}>
-              <h3>{facet.field}</h3>
+              <h2>{facet.field}</h2>
               <ul>{facet.values.slice(0, 8).map((one) => <li key={one.value}><button type="button" class="bare" onClick={() => also(facet.field, one.value)}><span>{one.value || "none"}</span><small>{one.count.toLocaleString("en")}</small></button></li>)}</ul>
             </section>
           ))}
