@@ -12,7 +12,8 @@ MOST = {
             get_attempts get_docs get_me get_member get_openapi get_result get_run get_sign_in_script get_sign_in_style
             get_workflow leave list_adapters list_credentials list_digests list_known_providers list_members list_roles
             open_authorization open_session_by_passkey patch_me put_password put_totp read_digest_file receive rerun_run
-            show_device show_invitation show_sign_in show_console show_overview show_signed_out sign_out sign_out_everywhere tail_logs
+            show_device show_invitation show_sign_in show_console show_overview show_signed_out sign_out sign_out_everywhere
+            tail_logs
             answer_question show_question get_form_fields get_submission show_form show_sent
         """,
         1: """
