@@ -29,6 +29,8 @@ const PAGES_OF_THEIR_OWN: Place[] = [
   { path: "/dead-letters", title: "Dead letters", group: "What happens", needs: "list_dead_letters", key: "x" },
   { path: "/audit", title: "Audit", group: "What happens", needs: "search_audit" },
   { path: "/workflows", title: "Workflows", group: "What is built", needs: "list_workflows", key: "w" },
+  { path: "/members", title: "Members", group: "Who may", needs: "list_members" },
+  { path: "/operations", title: "Health and quotas", group: "Operations", needs: "list_environments", key: "h" },
 ];
 
 /** The menu. A kind of resource that the gateway has not is not in it. */
@@ -55,6 +57,8 @@ export const PAGES: [string, () => Promise<Module>][] = [
   ["/dead-letters/:id", () => import("../pages/dead_letter")],
   ["/workflows", () => import("../pages/workflows")],
   ["/workflows/:name", () => import("../pages/workflow")],
+  ["/members", () => import("../pages/members")],
+  ["/operations", () => import("../pages/operations")],
   ["/:kind", () => import("../pages/resources")],
   ["/:kind/:name", () => import("../pages/resource")],
 ];

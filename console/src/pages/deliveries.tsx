@@ -1,8 +1,10 @@
 // Deliveries: what came from outside, live, and what became of each.
-import type { Schemas } from "../api/client";
+import { useState } from "preact/hooks";
+
+import { type Schemas, call, may } from "../api/client";
 import { useChanges } from "../api/live";
-import { here, search, to } from "../app/router";
-import { Head, Id, Status, Time } from "../ui/parts";
+import { go, here, search, to } from "../app/router";
+import { Act, Dialog, Head, Id, Status, Time } from "../ui/parts";
 import { type Column, Table, useRows } from "../ui/table";
 
 type Delivery = Schemas["DeliveryView"];
@@ -16,19 +18,45 @@ const COLUMNS: Column<Delivery>[] = [
   { name: "Why", width: "minmax(8rem, 2fr)", minor: true, show: (one) => one.reason ?? "" },
 ];
 
+const STATUSES = ["accepted", "routed", "filtered", "unroutable", "deferred", "held", "dead"];
+
 export default function Deliveries() {
   const query = here.value.searchParams;
   const [status, source] = [query.get("status") ?? undefined, query.get("source") ?? undefined];
-  const rows = useRows("list_deliveries", { query: { status, source } as never }, (one) => one.id);
+  const overdue = query.get("overdue") === "true";
+  const [replays, setReplays] = useState(false);
+  const rows = useRows("list_deliveries", { query: { status, source, overdue: overdue || undefined } as never }, (one) => one.id);
   useChanges("stream:WEBHOOKS OR stream:EVENTS OR type:run.*", rows.refresh);
   return (
     <>
-      <Head title="Deliveries" />
+      <Head title="Deliveries">{may("replay_deliveries") && <button type="button" onClick={() => setReplays(true)}>Deliver many again</button>}</Head>
+      {replays && <Replay source={source} status={status} close={() => setReplays(false)} />}
       <form class="filters" onSubmit={(event) => event.preventDefault()}>
         <label>Source <input type="search" value={source ?? ""} onChange={(event) => search({ source: event.currentTarget.value })} /></label>
-        <label>Status <input list="delivery-statuses" value={status ?? ""} onChange={(event) => search({ status: event.currentTarget.value })} /></label>
+        <label>Status{" "}
+          <select value={status ?? ""} onChange={(event) => search({ status: event.currentTarget.value })}>
+            <option value="">any</option>
+            {STATUSES.map((one) => <option key={one}>{one}</option>)}
+          </select>
+        </label>
+        <label><input type="checkbox" checked={overdue} onChange={(event) => search({ overdue: event.currentTarget.checked ? "true" : undefined })} /> overdue alone</label>
       </form>
       <Table of={rows} columns={COLUMNS} keyOf={(one) => one.id} href={(one) => to(`/deliveries/${one.id}`)} label="Deliveries" empty="Nothing has come. A source has the URL that a sender is given." />
     </>
+  );
+}
+
+function Replay({ source, status, close }: { source?: string; status?: string; close: () => void }) {
+  const [since, setSince] = useState("");
+  const [rate, setRate] = useState(10);
+  const [all, setAll] = useState(false);
+  return (
+    <Dialog title="Deliver many again" close={close}>
+      <p>Those of {source ? <strong>{source}</strong> : "every source"}{status ? <> that are <strong>{status}</strong></> : ""}, as they are filtered in the list.</p>
+      <label>Received since <input type="datetime-local" required value={since} onInput={(event) => setSince(event.currentTarget.value)} /></label>
+      <label>Deliveries a second <input type="number" min="0.01" max="500" step="any" value={rate} onInput={(event) => setRate(Number(event.currentTarget.value))} /></label>
+      <label><input type="checkbox" checked={all} onChange={(event) => setAll(event.currentTarget.checked)} /> also what succeeded or goes on</label>
+      <div class="actions"><Act kind="main" disabled={!since} does={async () => { await call("replay_deliveries", { body: { since: new Date(since).toISOString(), source, status, rate, all } as never }); close(); go(to("/operations")); }}>Begin</Act></div>
+    </Dialog>
   );
 }

@@ -8,7 +8,9 @@ import type { Schema } from "../api/description";
 import { to } from "../app/router";
 import { inFull } from "../ui/formats";
 import { Act, Copy, Empty, Refusal, Section, Status, Time } from "../ui/parts";
+import { Fields } from "../ui/form";
 import { Json } from "../ui/json";
+import { Quotas } from "./operations";
 
 type Entity = Record<string, unknown>;
 interface ExtraProps {
@@ -154,26 +156,62 @@ function Key({ name, again }: ExtraProps) {
 
 function Organization({ name }: ExtraProps) {
   const quotas = useAsked("get_quotas", { path: { org: name } });
+  return quotas.data ? <Section title="Use"><Quotas of={quotas.data as never} /></Section> : null;
+}
+
+function User({ name }: ExtraProps) {
+  const [url, setUrl] = useState<string | null>(null);
+  if (!may("invite_user")) return null;
   return (
-    <Section title="Use">
-      <ul class="lines">
-        {Object.entries(quotas.data ?? {}).filter(([, one]) => typeof one === "object").map(([field, one]) => {
-          const { used, limit } = one as { used: number; limit: number | null };
-          return <li key={field}><span>{field.replace(/_/g, " ")}</span><span>{used.toLocaleString("en")} of {limit === null ? "any number" : limit.toLocaleString("en")}</span>{limit ? <meter min={0} max={limit} value={used} aria-label={field} /> : null}</li>;
-        })}
-      </ul>
+    <Section title="Signing in anew">
+      <p>For somebody who has lost what it signs in with: a link by which another password or passkey is set, once.</p>
+      <div class="actions"><Act does={async () => setUrl((await call("invite_user", { path: { name }, body: {} as never })).url ?? "")}>Make a link</Act></div>
+      {url && <><pre>{url}</pre><Copy text={url} /></>}
     </Section>
   );
 }
 
-function Form({ entity, name }: ExtraProps) {
+function Form({ entity, draft, name }: ExtraProps) {
   const [link, setLink] = useState<string | null>(null);
+  const workflow = typeof draft.workflow === "string" && draft.workflow ? draft.workflow : null;
+  const settled = useSettled(workflow, 400);
+  const taken = useAsked("get_workflow", settled ? { path: { name: settled } } : null);
   return (
-    <Section title="Address">
+    <>
+    {name && <Section title="Address">
       <div class="actions"><a class="address" href={String(entity.url)} target="_blank" rel="noreferrer">{String(entity.url)}</a><Copy text={String(entity.url)} /></div>
       {entity.access === "link" && may("make_form_link") && <div class="actions"><Act does={async () => setLink((await call("make_form_link", { path: { name }, body: {} as never })).url)}>Make a link</Act></div>}
       {link && <><pre>{link}</pre><Copy text={link} /></>}
+    </Section>}
+    <Section title="As people see it">
+      {!workflow && <Empty>Choose a workflow.</Empty>}
+      <Refusal problem={taken.problem} />
+      {taken.data && <Preview draft={draft} schema={taken.data.input_schema as Schema} />}
     </Section>
+    </>
+  );
+}
+
+/** The fields of a form that is being made, with nothing behind its button. */
+function Preview({ draft, schema }: { draft: Entity; schema: Schema }) {
+  const [value, setValue] = useState<Entity>({});
+  const fields = (Array.isArray(draft.fields) ? draft.fields : []) as { name?: string; label?: string; help?: string }[];
+  const chosen = fields.length > 0 ? fields : Object.keys(schema.properties ?? {}).map((one) => ({ name: one, label: undefined, help: undefined }));
+  const given = new Set(Object.keys((draft.input as Entity | undefined) ?? {}));
+  const shown = chosen.filter((one) => one.name && schema.properties?.[one.name] && !given.has(one.name));
+  const unknown = chosen.filter((one) => one.name && !schema.properties?.[one.name]);
+  return (
+    <div class="form">
+      {draft.title ? <h3>{String(draft.title)}</h3> : null}
+      {draft.text ? <p>{String(draft.text)}</p> : null}
+      <Fields
+        schema={{ properties: Object.fromEntries(shown.map((one) => [one.name, { ...schema.properties?.[one.name ?? ""], ...(one.label && { title: one.label }), ...(one.help && { description: one.help }) }])), required: schema.required }}
+        value={value}
+        change={setValue}
+        inOrder
+      />
+      {unknown.map((one) => <p key={one.name} class="wrong">The workflow takes no {one.name}.</p>)}
+    </div>
   );
 }
 
@@ -185,11 +223,12 @@ export const EXTRAS: Record<string, ComponentType<ExtraProps>> = {
   subscriptions: Subscription,
   keys: Key,
   orgs: Organization,
+  users: User,
   forms: Form,
 };
 
 /** What stands there already while one is made. */
-export const WHILE_NEW = new Set(["subscriptions"]);
+export const WHILE_NEW = new Set(["subscriptions", "forms"]);
 
 function useSettled<T>(value: T, ms: number): T {
   const [settled, setSettled] = useState(value);

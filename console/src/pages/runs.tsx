@@ -2,13 +2,14 @@
 import type { Schemas } from "../api/client";
 import { useChanges } from "../api/live";
 import { here, search, to } from "../app/router";
+import { Durations } from "../ui/durations";
 import { duration } from "../ui/formats";
 import { Head, Id, Status, Time } from "../ui/parts";
 import { type Column, Table, useRows } from "../ui/table";
 
 type Run = Schemas["RunView"];
 
-export const STATUSES = ["requested", "queued", "running", "waiting", "succeeded", "failed", "timed_out", "cancelled", "crashed"];
+const STATUSES = ["requested", "queued", "running", "waiting", "succeeded", "failed", "timed_out", "cancelled", "crashed"];
 const COLUMNS: Column<Run>[] = [
   { name: "Workflow", width: "minmax(8rem, 2fr)", show: (run) => run.workflow },
   { name: "Status", width: "minmax(6.5rem, 1fr)", show: (run) => <Status of={run.status} /> },
@@ -18,10 +19,14 @@ const COLUMNS: Column<Run>[] = [
   { name: "Run", width: "8rem", minor: true, show: (run) => <Id of={run.id} /> },
 ];
 
+/** A time of this browser's zone, as the API takes it. */
+const instant = (local: string | undefined): string | undefined => (local && !Number.isNaN(Date.parse(local)) ? new Date(local).toISOString() : undefined);
+
 export default function Runs() {
   const query = here.value.searchParams;
   const [status, workflow] = [query.get("status") ?? undefined, query.get("workflow") ?? undefined];
-  const rows = useRows("list_runs", { query: { status, workflow } as never }, (run) => run.id);
+  const [since, until] = [query.get("since") ?? undefined, query.get("until") ?? undefined];
+  const rows = useRows("list_runs", { query: { status, workflow, since: instant(since), until: instant(until) } as never }, (run) => run.id);
   useChanges("type:run.*", rows.refresh);
   return (
     <>
@@ -34,7 +39,10 @@ export default function Runs() {
             {STATUSES.map((one) => <option key={one} value={one}>{one.replace("_", " ")}</option>)}
           </select>
         </label>
+        <label>From <input type="datetime-local" value={since ?? ""} onChange={(event) => search({ since: event.currentTarget.value })} /></label>
+        <label>To <input type="datetime-local" value={until ?? ""} onChange={(event) => search({ until: event.currentTarget.value })} /></label>
       </form>
+      <Durations of={rows.rows.map((one) => one.duration_ms)} />
       <Table of={rows} columns={COLUMNS} keyOf={(run) => run.id} href={(run) => to(`/runs/${run.id}`)} label="Runs" empty="No run is like this. A webhook, a schedule or “Run now” at a workflow begins one." />
     </>
   );

@@ -7,7 +7,8 @@ import type { Schema } from "../api/description";
 import { useChanges } from "../api/live";
 import { go, to } from "../app/router";
 import { Code } from "../ui/code";
-import { duration } from "../ui/formats";
+import { Changes } from "../ui/changes";
+import { duration, inFull } from "../ui/formats";
 import { Fields } from "../ui/form";
 import { Dialog, Empty, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
 
@@ -30,21 +31,57 @@ export default function WorkflowPage({ name = "" }: { name?: string }) {
       </Section>
       <Source of={one} />
       <Section title="Details">
-        <Facts of={[["File", <code>{one.path}</code>], ["Function", `${one.function}, line ${one.line}`], ["Version", <Id of={one.version} />], ["Time limit", duration(one.timeout * 1000)], ["Retries", one.retries || null], ["Concurrency", one.concurrency], ["Changed", <Time at={one.updated_at} />]]} />
+        <Facts of={[["File", <code>{one.path}</code>], ["Function", `${one.function}, line ${one.line}`], ["Version", <Id of={one.version} />], ["Time limit", duration(one.timeout * 1000)], ["Retries", one.retries || null], ["Concurrency", one.concurrency], ["Schedule", one.policy?.schedule && (one.policy.schedule.cron ?? `every ${one.policy.schedule.every} s`)], ["Group", one.policy?.group], ["Changed", <Time at={one.updated_at} />]]} />
       </Section>
     </>
   );
 }
 
 function Source({ of }: { of: Schemas["WorkflowEntry"] }) {
-  const [text, setText] = useState<string | null>(null);
-  const [problem, setProblem] = useState<Problem | null>(null);
+  const history = useAsked("list_history", may("list_history") ? { query: { path: of.path, limit: 30 } as never } : null);
+  const [against, setAgainst] = useState<string | null>(null);
+  const now = useText(of.path, null, of.version);
+  const then = useText(of.path, against, of.version);
+  const versions = history.data?.items ?? [];
+  return (
+    <Section
+      title="Code"
+      aside={
+        <span class="actions">
+          <code>{of.path}</code>
+          {versions.length > 1 && (
+            <select aria-label="Compare with" value={against ?? ""} onChange={(event) => setAgainst(event.currentTarget.value || null)}>
+              <option value="">compare with…</option>
+              {versions.slice(1).filter((one) => one.sha256).map((one) => <option key={one.version} value={one.version}>{inFull(one.at)}, {one.actor}{one.message ? `: ${one.message.slice(0, 60)}` : ""}</option>)}
+            </select>
+          )}
+        </span>
+      }
+    >
+      <Refusal problem={now.problem ?? then.problem} />
+      {now.text === null ? now.problem ? null : <Loading /> : against === null ? <Code of={now.text} at={of.line} /> : then.text === null ? <Loading /> : <Changes from={then.text} to={now.text} />}
+    </Section>
+  );
+}
+
+/** The text of a file, as it is or as it was in a version. */
+function useText(path: string, version: string | null, changes: string): { text: string | null; problem: Problem | null } {
+  const [state, setState] = useState<{ text: string | null; problem: Problem | null }>({ text: null, problem: null });
   useEffect(() => {
-    fetch(address("get_file", { path: { path: of.path } }), { credentials: "same-origin" })
-      .then(async (answer) => (answer.ok ? setText(await answer.text()) : setProblem(asProblem(new Error("The file cannot be read.")))))
-      .catch((error) => setProblem(asProblem(error)));
-  }, [of.path, of.version]);
-  return <Section title="Code" aside={<code>{of.path}</code>}>{problem ? <Refusal problem={problem} /> : text === null ? <Loading /> : <Code of={text} at={of.line} />}</Section>;
+    let gone = false;
+    setState({ text: null, problem: null });
+    fetch(address("get_file", { path: { path }, query: { version: version ?? undefined } as never }), { credentials: "same-origin" })
+      .then(async (answer) => {
+        if (!answer.ok) throw new Error(`The file cannot be read: the gateway answered ${answer.status}.`);
+        const text = await answer.text();
+        if (!gone) setState({ text, problem: null });
+      })
+      .catch((error) => !gone && setState({ text: null, problem: asProblem(error) }));
+    return () => {
+      gone = true;
+    };
+  }, [path, version, changes]);
+  return state;
 }
 
 function Start({ of, close }: { of: Schemas["WorkflowEntry"]; close: () => void }) {

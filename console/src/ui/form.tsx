@@ -18,9 +18,10 @@ interface FieldProps {
 }
 
 /** The fields of an object. Values that are undefined are not given. */
-export function Fields({ schema, value, change, faults = [], path = "", first = [] }: { schema: Schema; value: Values; change: (value: Values) => void; faults?: Fault[]; path?: string; first?: string[] }) {
+export function Fields({ schema, value, change, faults = [], path = "", inOrder = false }: { schema: Schema; value: Values; change: (value: Values) => void; faults?: Fault[]; path?: string; inOrder?: boolean }) {
   const names = Object.keys(schema.properties ?? {});
-  const ordered = [...names.filter((name) => schema.required?.includes(name) || first.includes(name)), ...names.filter((name) => !schema.required?.includes(name) && !first.includes(name))];
+  // What is needed comes first, unless the order is somebody's choice.
+  const ordered = inOrder ? names : [...names.filter((name) => schema.required?.includes(name)), ...names.filter((name) => !schema.required?.includes(name))];
   return (
     <>
       {ordered.map((name) => (
@@ -77,6 +78,14 @@ export function Field({ name, schema, required, value, change, faults, path }: F
     }
     return <JsonInput common={common} value={value} change={change} />;
   };
+  if (of.type === "array" && of.items?.properties)
+    return (
+      <fieldset>
+        <legend>{label}</legend>
+        {help && <p class="help">{help}</p>}
+        <Items schema={of.items} value={(value as Values[] | undefined) ?? []} change={change} faults={faults} path={path} />
+      </fieldset>
+    );
   if (of.type === "object" && of.properties)
     return (
       <fieldset>
@@ -92,6 +101,31 @@ export function Field({ name, schema, required, value, change, faults, path }: F
       {help && <p class="help" id={`${id}-help`}>{help}</p>}
       {mine.length > 0 && <p class="wrong" id={`${id}-bad`}>{mine.map((one) => one.message).join("; ")}</p>}
     </div>
+  );
+}
+
+/** A list of objects: each with its fields, moved up and down, added and taken out. */
+function Items({ schema, value, change, faults, path }: { schema: Schema; value: Values[]; change: (value: unknown) => void; faults: Fault[]; path: string }) {
+  const moved = (from: number, to: number) => {
+    const made = [...value];
+    made.splice(to, 0, ...made.splice(from, 1));
+    change(made);
+  };
+  return (
+    <>
+      {value.map((one, n) => (
+        <details key={n} open={value.length < 4 || !one.name} class="item">
+          <summary>{String(one.name ?? n + 1)}</summary>
+          <Fields schema={schema} value={one} change={(made) => change(value.map((each, m) => (m === n ? Object.fromEntries(Object.entries(made).filter(([, field]) => field !== undefined)) : each)))} faults={faults} path={`${path}.${n}`} />
+          <div class="actions">
+            <button type="button" class="small" disabled={n === 0} onClick={() => moved(n, n - 1)}>Up</button>
+            <button type="button" class="small" disabled={n === value.length - 1} onClick={() => moved(n, n + 1)}>Down</button>
+            <button type="button" class="small" onClick={() => change(value.filter((_, m) => m !== n))}>Take out</button>
+          </div>
+        </details>
+      ))}
+      <div class="actions"><button type="button" class="small" onClick={() => change([...value, {}])}>Add one</button></div>
+    </>
   );
 }
 
