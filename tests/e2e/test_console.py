@@ -22,7 +22,7 @@ CONSOLE = Path(__file__).parents[2] / "console"
 PASSWORD = "a long enough password"
 HOSTILE = "<script>window.harmed = true</script><img src=x onerror='window.harmed = true'>"
 WORKFLOWS = b"""
-from millrace import log, wait_for, workflow
+from millrace import ask, log, wait_for, workflow
 
 
 @workflow
@@ -32,6 +32,11 @@ async def greet(event: dict) -> dict:
     said = await wait_for("go")
     log.info("going on", said=said.data)
     return {"greeted": event["data"]["who"]}
+
+
+@workflow
+async def refund(order: str = "7") -> bool:
+    return (await ask(f"Refund order {order}?", to=["finance"])).approved
 
 
 @workflow
@@ -132,6 +137,27 @@ async def test_a_person_follows_a_webhook_from_its_arrival_to_the_last_line(page
     await page.until("document.querySelector('.head .status')?.innerText === 'cancelled'")
     again = str(await page.value("location.pathname")).rpartition("/")[2]
     assert (await client.call("GET", f"/api/v1/runs/{again}"))["rerun_of"] == first.rpartition("/")[2]
+
+
+async def test_somebody_without_an_account_answers_by_a_link_and_the_page_shows_it(page: Page, client: Client) -> None:
+    await client.put_file("greeting.py", WORKFLOWS)
+    await sign_in(page, client, "eve", "developer")
+    await press(page, "Approvals", "nav")
+    await page.until("document.querySelector('.live')?.innerText.includes('Live')")
+    run = await client.call("POST", "/api/v1/workflows/refund/runs", body={"input": {"order": "42"}})
+    await press(page, "Refund order 42?")
+    await press(page, "Link for somebody without an account")
+    await page.fill("dialog input", "bob@example.com")
+    await press(page, "Make the link", "dialog")
+    link = str(await page.until("document.querySelector('dialog pre')?.innerText"))
+    async with browsing(browser_program()) as other:
+        await other.open(link)
+        await other.press("button[value=approve]")
+        await other.until("document.querySelector('h1')?.innerText === 'Approved'")
+    await page.press("dialog [aria-label=Close]")
+    await page.until("document.querySelector('.head .status')?.innerText === 'approved'")
+    await page.press(f"main a[href='/console/runs/{run['id']}']")
+    await page.until("document.querySelector('.head .status')?.innerText === 'succeeded'")
 
 
 async def test_a_stretch_of_the_histogram_is_searched(page: Page, client: Client) -> None:

@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import { asProblem, useAsked } from "../api/asked";
 import { type Problem, call, may } from "../api/client";
 import type { Schema } from "../api/description";
+import { useChanges } from "../api/live";
 import { to } from "../app/router";
 import { Fields } from "../ui/form";
 import { Json } from "../ui/json";
@@ -14,7 +15,8 @@ export default function ApprovalPage({ id = "" }: { id?: string }) {
   const [data, setData] = useState<Record<string, unknown>>({});
   const [comment, setComment] = useState("");
   const [problem, setProblem] = useState<Problem | null>(null);
-  const [link, setLink] = useState<string | null>(null);
+  const [links, setLinks] = useState(false);
+  useChanges(asked.data ? `run:"${asked.data.run}"` : `run:"${id}"`, () => void asked.again());
   const one = asked.data;
   if (asked.problem && !one) return <Refusal problem={asked.problem} again={asked.again} />;
   if (!one) return <Loading />;
@@ -32,9 +34,9 @@ export default function ApprovalPage({ id = "" }: { id?: string }) {
     <>
       <Head title={one.prompt} of={<><a href={to("/approvals")}>Approvals</a> / <Id of={id} /></>}>
         <Status of={one.status} />
-        {one.status === "open" && may("make_approval_link") && <Act does={async () => { const made = (await call("make_approval_link", { path: { id }, body: {} as never })) as { url?: string }; setLink(made.url ?? ""); }}>Link for somebody without an account</Act>}
+        {one.status === "open" && may("make_approval_link") && <button type="button" onClick={() => setLinks(true)}>Link for somebody without an account</button>}
       </Head>
-      {link !== null && <Dialog title="A link, for one answer" close={() => setLink(null)}><p>Who has it may answer, once.</p><pre>{link}</pre><div class="actions"><Copy text={link} /></div></Dialog>}
+      {links && <Link id={id} close={() => setLinks(false)} />}
       {one.status === "open" && (
         <form class="card form" onSubmit={(event) => { event.preventDefault(); void answer("approve"); }}>
           {form?.properties && <Fields schema={form} value={data} change={setData} faults={problem?.faults ?? []} path="data" />}
@@ -48,5 +50,22 @@ export default function ApprovalPage({ id = "" }: { id?: string }) {
         {one.data !== null && one.data !== undefined && <Json of={one.data} />}
       </Section>
     </>
+  );
+}
+
+function Link({ id, close }: { id: string; close: () => void }) {
+  const [name, setName] = useState("");
+  const [url, setUrl] = useState<string | null>(null);
+  return (
+    <Dialog title="A link, for one answer" close={close}>
+      {url === null ? (
+        <>
+          <label>For whom: what the record will say <input value={name} onInput={(event) => setName(event.currentTarget.value)} /></label>
+          <div class="actions"><Act kind="main" disabled={!name} does={async () => setUrl((await call("make_approval_link", { path: { id }, body: { name } })).url)}>Make the link</Act></div>
+        </>
+      ) : (
+        <><p>Who has it may answer, once.</p><pre>{url}</pre><div class="actions"><Copy text={url} /></div></>
+      )}
+    </Dialog>
   );
 }

@@ -7,7 +7,9 @@ import { duration } from "../ui/formats";
 import { Head, Id, Status, Time } from "../ui/parts";
 import { type Column, Table, useRows } from "../ui/table";
 
-type Run = Schemas["RunView"];
+type Run = Pick<Schemas["RunView"], "id" | "workflow" | "status" | "requested_at" | "duration_ms" | "requested_by">;
+
+const kept = ({ id, workflow, status, requested_at, duration_ms, requested_by }: Schemas["RunView"]): Run => ({ id, workflow, status, requested_at, duration_ms, requested_by });
 
 const STATUSES = ["requested", "queued", "running", "waiting", "succeeded", "failed", "timed_out", "cancelled", "crashed"];
 const COLUMNS: Column<Run>[] = [
@@ -26,7 +28,7 @@ export default function Runs() {
   const query = here.value.searchParams;
   const [status, workflow] = [query.get("status") ?? undefined, query.get("workflow") ?? undefined];
   const [since, until] = [query.get("since") ?? undefined, query.get("until") ?? undefined];
-  const rows = useRows("list_runs", { query: { status, workflow, since: instant(since), until: instant(until) } as never }, (run) => run.id);
+  const rows = useRows("list_runs", { query: { status, workflow, since: instant(since), until: instant(until) } as never }, (run: Run) => run.id, kept);
   useChanges("type:run.*", rows.refresh);
   return (
     <>

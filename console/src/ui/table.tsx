@@ -29,8 +29,10 @@ export interface Rows<T> {
 type Listed<O extends Operation> = Answer<O> extends { items: (infer T)[] } ? T : never;
 
 /** The pages of a list, the next one when it is asked for; `refresh` takes in what is new or changed in the first one. */
-export function useRows<O extends Operation>(operation: O, given: Given<O>, keyOf: (row: Listed<O>) => string): Rows<Listed<O>> {
-  type T = Listed<O>;
+export function useRows<O extends Operation>(operation: O, given: Given<O>, keyOf: (row: Listed<O>) => string): Rows<Listed<O>>;
+/** The same of what a list needs of each row, so that very many of them are not kept whole. */
+export function useRows<O extends Operation, T>(operation: O, given: Given<O>, keyOf: (row: T) => string, keep: (row: Listed<O>) => T): Rows<T>;
+export function useRows<O extends Operation, T>(operation: O, given: Given<O>, keyOf: (row: T) => string, keep?: (row: Listed<O>) => T): Rows<T> {
   type Page = { items: T[]; next_cursor?: string | null };
   const key = JSON.stringify([operation, given, org.value]);
   const [state, setState] = useState<{ key: string; rows: T[]; cursor: string | null; problem: Problem | null; loading: boolean }>(
@@ -39,8 +41,12 @@ export function useRows<O extends Operation>(operation: O, given: Given<O>, keyO
   const turn = useRef(0);
   const busy = useRef(false);
   const again = useRef(false);
-  const page = (cursor?: string | null): Promise<Page> =>
-    call(operation, { ...given, query: { limit: 100, ...(given.query as object), ...(cursor && { cursor }) } as never }) as unknown as Promise<Page>;
+  const page = async (cursor?: string | null): Promise<Page> => {
+    // The first page is small, to be there soon; whoever goes on gets more at a time.
+    const query = { limit: cursor ? 500 : 100, ...(given.query as object), ...(cursor && { cursor }) };
+    const got = (await call(operation, { ...given, query: query as never })) as unknown as { items: Listed<O>[]; next_cursor?: string | null };
+    return { items: keep ? got.items.map(keep) : (got.items as unknown as T[]), next_cursor: got.next_cursor };
+  };
   const load = async (kind: "first" | "next" | "refresh") => {
     if (busy.current && kind !== "first") {
       again.current ||= kind === "refresh";
