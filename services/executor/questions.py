@@ -102,11 +102,9 @@ async def list_workflows(question: ListWorkflows, deps: QuestionDeps) -> Workflo
     """Return a page of workflows by name; an organization's own hide the platform's of the same name."""
     limit = question.page.within(MOST_ITEMS)
     after, only = question.page.after("workflows"), "options" if question.data_providers else "tool" if question.tools else ""
-    found = await deps.store.workflows(seen_by(question.org), after, 2 * limit + 2, only=only)
-    own = {entry.name for entry in found if entry.org == question.org}
-    seen = [entry for entry in found if entry.org == question.org or entry.name not in own]
-    items = fitting(seen[:limit])
-    return WorkflowList(items, cursor_after("workflows", items[-1].name) if len(seen) > len(items) else None)
+    found = await deps.store.workflows(seen_by(question.org), after, limit + 1, only=only)
+    items = fitting(found[:limit])
+    return WorkflowList(items, cursor_after("workflows", items[-1].name) if len(found) > len(items) else None)
 
 
 async def get_file(question: GetFile, deps: QuestionDeps) -> FileView:

@@ -27,7 +27,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.executor import tables
@@ -115,16 +115,23 @@ _ADAPTER = Compiled(
     )
 )
 _ADAPTERS = Compiled(select(tables.adapter.c.entry).where(tables.adapter.c.org == _ORG).order_by(tables.adapter.c.name))
-_WORKFLOWS = Compiled(
-    select(tables.workflow.c.entry)
+# Those that are seen: of a name that several organizations have, that of the first.
+_SEEN_WORKFLOWS = (
+    select(tables.workflow.c.name, tables.workflow.c.entry)
+    .ext(distinct_on(tables.workflow.c.name))
     .where(tables.workflow.c.org == any_(parameter("orgs", ARRAY(Text))), tables.workflow.c.name > parameter("after"))
+    .order_by(tables.workflow.c.name, func.array_position(parameter("orgs", ARRAY(Text)), tables.workflow.c.org))
+    .subquery()
+)
+_WORKFLOWS = Compiled(
+    select(_SEEN_WORKFLOWS.c.entry)
     .where(
         or_(
             parameter("only", Text) == "",
-            func.json_typeof(tables.workflow.c.entry["policy"][parameter("only", Text)]) == "object",
+            func.json_typeof(_SEEN_WORKFLOWS.c.entry["policy"][parameter("only", Text)]) == "object",
         )
     )
-    .order_by(tables.workflow.c.name, tables.workflow.c.org)
+    .order_by(_SEEN_WORKFLOWS.c.name)
     .limit(parameter("limit", BigInteger))
 )
 
@@ -289,7 +296,7 @@ class ExecutorStore:
         return [msgspec.convert(row["entry"], AdapterEntry) for row in await self._all(_ADAPTERS(org=org))]
 
     async def workflows(self, orgs: Iterable[str], after: str = "", limit: int = 10_000, *, only: str = "") -> list[WorkflowEntry]:
-        """Return workflows of these organizations by name; `only` those whose policy has this part."""
+        """Return workflows by name, of a name that several have that of the first; `only` those whose policy has this part."""
         found = await self._all(_WORKFLOWS(orgs=list(orgs), after=after, limit=limit, only=only))
         return [_entry(row["entry"]) for row in found]
 

@@ -156,3 +156,14 @@ async def test_providers_are_listed_and_other_organizations_have_none(clients: l
     assert (listed[0]["doc"], listed[0]["policy"]["options"]) == ("The boards of a project.", {"ttl": 300.0, "stale": 300.0})
     assert (await clients[0]("GET", "/api/v1/data-providers?org=other")).json["items"] == []
     assert (await ask(clients[0], "plain", "org=other")).status == 404
+
+
+async def test_a_workflow_of_ones_own_hides_the_platforms_provider_of_its_name(clients: list[Client], outside: Outside) -> None:
+    shared = b"from millrace import data_provider\n\n@data_provider\ndef no_provider() -> list:\n    return [1]\n\n"
+    shared += b"@data_provider\ndef common() -> list:\n    return [2]\n"
+    assert (await outside.put_file("shared.py", shared, org="global")).problems == []
+    listed = (await clients[0]("GET", "/api/v1/data-providers")).json["items"]
+    assert [one["name"] for one in listed] == ["boards", "common", "fails", "plain", "wrong"]
+    assert [(await ask(clients[0], name)).status for name in ("no_provider", "common")] == [404, 200]
+    other = (await clients[0]("GET", "/api/v1/data-providers?org=other")).json["items"]
+    assert [one["name"] for one in other] == ["common", "no_provider"]
