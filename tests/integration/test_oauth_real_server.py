@@ -34,6 +34,7 @@ from tests.support.peers import Peer, browser_program, oidc_peer
 from tests.support.resources import ring
 from tests.support.sandbox import TIERS, UID, reachable_interpreter
 from tests.support.servers import Servers
+from tests.support.signing_in import browser_of
 
 ORG = "default"
 SCOPES = ["openid", "offline_access", "tickets"]
@@ -183,6 +184,26 @@ async def test_a_person_signs_in_agrees_and_sees_that_it_is_connected(house: Hou
     assert (await house.call("POST", "/connections/code/test"))[1]["outcome"] == "works"
     await house.peer.revoke(client, token)
     assert (await house.call("POST", "/connections/code/test"))[1]["outcome"] == "broken"
+
+
+async def test_a_connection_is_authorized_from_its_page_of_the_console(house: House) -> None:
+    await house.client("shown", "authorization_code")
+    await house.put("/connections/shown", grant="authorization_code", provider="shown", scopes=SCOPES)
+    status, user = await house.call("PUT", "/users/ada", {"roles": {ORG: "developer"}})
+    assert status == 200, user
+    session = await browser_of(house.it.place, house.call, user)
+    status_of = "document.querySelector('main .status')?.innerText"
+    async with browsing(browser_program()) as page:
+        await page.command("Network.enable")
+        await page.command("Network.setCookie", name="millrace-session", value=session.value, url=house.call.url)
+        await page.open(f"{house.call.url}/console/connections/shown")
+        await page.until(f"{status_of} === 'pending'")
+        # Where the window would go another browser goes: its person is another one.
+        await page.value("window.open = () => ({location: {replace: to => { window.leads = to }}, close: () => undefined})")
+        press = "[...document.querySelectorAll('button')].find(one => one.innerText === 'Authorize')"
+        await page.until(f"(one => one && (one.click(), true))({press})")
+        assert "Connected" in await house.agree(str(await page.until("window.leads")))
+        await page.until(f"{status_of} === 'healthy'")
 
 
 async def test_a_person_who_does_not_agree_reads_that_it_is_not_connected(house: House) -> None:
