@@ -9,6 +9,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client as Nats
 
+from shared.organizations import PLATFORM
 from shared.questions import ASKED
 from shared.resources import KINDS
 from tests.fuzz.cases import Case, Target
@@ -148,11 +149,12 @@ class Questions:
         known |= {"run": self._place.known["run"], "delivery": self._place.known["delivery"], "since": "2026-11-01T00:00:00Z"}
         known |= ({"correlation_id": found} if subject == "ask.logs.chain" else {}) | OF.get(subject, {})
         if noun:
-            besides = {"integration": None, "value": 1} | (OF_FORM if noun == "form" else {})
+            besides = {"integration": None, "value": 1, "level": "info"} | (OF_FORM if noun == "form" else {})
             fields: dict[str, Any] = example(KINDS[noun].body, known | besides)
             plain = {name: value for name, value in fields.items() if name not in KINDS[noun].confidential}
             known |= {"noun": noun, "fields": plain, "sealed": self._sealed(noun, "nothing"), "applied_as": None}
             known |= {"name": "spare"} if KINDS[noun].is_placed else {}  # a mapping is of an integration that is there
+            known |= {"name": "oauth", "org": PLATFORM} if noun == "level" else {}  # one of a service, and the platform's
         made: dict[str, Any] = example(cls, known)
         return made
 
