@@ -82,7 +82,7 @@ class Servers:
         try:
             js = client.jetstream(timeout=10)
             for info in await js.streams_info():
-                await js.delete_stream(info.config.name)
+                await js.delete_stream(str(info.config.name))
         finally:
             await client.close()
 
@@ -154,10 +154,8 @@ async def running_servers() -> AsyncIterator[Servers]:
         Path(sockets).chmod(0o755)
         (folder / "postgres").mkdir()
 
-        def config(*, listen: str, store_dir: Path, ports_dir: Path, server_name: str) -> str:
-            whole = nats_config(
-                credentials, listen=listen, store_dir=str(store_dir), ports_dir=str(ports_dir), server_name=server_name
-            )
+        def config(*, listen: str, store_dir: str, ports_dir: str, server_name: str) -> str:
+            whole = nats_config(credentials, listen=listen, store_dir=store_dir, ports_dir=ports_dir, server_name=server_name)
             accounts = "\n".join(
                 f"  TEST{n}: {{ jetstream: enabled, users: {json.dumps(users(credentials, suffix=f'-{n}'))} }}"
                 for n in range(ACCOUNTS)
