@@ -17,29 +17,32 @@ export function useStream(url: string | null, kinds: string[], heard: (kind: str
   latest.current = heard;
   useEffect(() => {
     if (url === null) return;
-    live.value = "connecting";
     passedOver.value = 0;
-    let source: EventSource;
+    let source: EventSource | null = null;
     let timer: ReturnType<typeof setTimeout> | undefined;
     let pause = 1000;
     let place = "";
+    let over = false;
     const open = () => {
-      const resumed = place ? `${url}${url.includes("?") ? "&" : "?"}after=${encodeURIComponent(place)}` : url;
-      source = new EventSource(resumed);
-      source.onopen = () => {
+      clearTimeout(timer);
+      source?.close();
+      live.value = "connecting";
+      source = new EventSource(place ? `${url}${url.includes("?") ? "&" : "?"}after=${encodeURIComponent(place)}` : url);
+      const mine = source;
+      mine.onopen = () => {
         live.value = "live";
         pause = 1000;
       };
-      source.onerror = () => {
+      mine.onerror = () => {
         // A browser goes on by itself where the connection broke off; a refusal ends its attempts, and so does a proxy's page.
-        live.value = source.readyState === EventSource.CLOSED ? "cut" : "connecting";
-        if (source.readyState === EventSource.CLOSED) {
+        live.value = mine.readyState === EventSource.CLOSED ? "cut" : "connecting";
+        if (mine.readyState === EventSource.CLOSED) {
           timer = setTimeout(open, pause);
           pause = Math.min(pause * 2, 30000);
         }
       };
       for (const kind of kinds)
-        source.addEventListener(kind, (event) => {
+        mine.addEventListener(kind, (event) => {
           // What the browser itself says of a lost connection has no data.
           if (!(event instanceof MessageEvent)) return;
           place = event.lastEventId || place;
@@ -47,16 +50,31 @@ export function useStream(url: string | null, kinds: string[], heard: (kind: str
           if (kind === "dropped") passedOver.value += data.count;
           latest.current(kind, data, event.lastEventId);
           if (kind === ends) {
-            source.close();
-            live.value = "off";
+            over = true;
+            close();
           }
         });
     };
-    open();
-    return () => {
+    const close = () => {
       clearTimeout(timer);
-      source.close();
+      source?.close();
+      source = null;
       live.value = "off";
+    };
+    // A browser has six connections to a host for all its tabs together: one that nobody looks at keeps none, and goes on when it is shown.
+    const look = () => {
+      if (document.hidden) close();
+      else if (!over && source === null) open();
+    };
+    look();
+    document.addEventListener("visibilitychange", look);
+    addEventListener("pagehide", close);
+    addEventListener("pageshow", look);
+    return () => {
+      document.removeEventListener("visibilitychange", look);
+      removeEventListener("pagehide", close);
+      removeEventListener("pageshow", look);
+      close();
     };
   }, [url]);
 }

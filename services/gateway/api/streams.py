@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import structlog
@@ -17,6 +17,7 @@ from services.gateway.api.sse import HEADERS, EventClient, event
 from services.gateway.parts import Gateway
 from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.questions.runs import LineView, ListLines, ListStates, RunStates, RunView
+from shared.values import Opaque
 
 # Seconds between looks at a silent run, and between tries while a service is away.
 LOOKS = 10.0
@@ -52,13 +53,19 @@ class RunPosition(msgspec.Struct, frozen=True):
         return f"{self.seq}.{self.line}" + (".end" if self.over else "")
 
 
-def place_of(id_: str | None) -> RunPosition:
-    """Return the place of a client whose last event was `id_`. Raises `Malformed`."""
+class RunStreamQuery(msgspec.Struct, frozen=True):
+    """From where on."""
+
+    after: Annotated[Opaque, msgspec.Meta(description="As `Last-Event-ID`.")] | None = None
+
+
+def place_of(id_: str | None, named: str = "Last-Event-ID") -> RunPosition:
+    """Return the place of a client whose last event was `id_`, which it has `named` so. Raises `Malformed`."""
     if not id_:
         return RunPosition()
     seq, line, *over = id_.split(".")[:4] if "." in id_ else ("", "")
     if not (_is_number(seq) and _is_number(line) and over in ([], ["end"])):
-        raise Malformed("this Last-Event-ID was not given out by a run's stream", errors=(Problem("Last-Event-ID", "malformed"),))
+        raise Malformed(f"this {named} was not given out by a run's stream", errors=(Problem(named, "malformed"),))
     return RunPosition(int(seq), int(line), bool(over))
 
 
@@ -70,11 +77,12 @@ def place_of(id_: str | None) -> RunPosition:
     headers=(LAST_EVENT_ID,),
     errors=(NotFound,),
 )
-async def stream_run(call: Call[None, None]) -> web.StreamResponse:
+async def stream_run(call: Call[RunStreamQuery, None]) -> web.StreamResponse:
     """Send a run's `state`s, `line`s and at last `end` as they come. Goes on after `Last-Event-ID`; 204 when that was the end."""
     gateway, caller, request = call.gateway, call.caller, call.request
     run = call.path["id"]
-    place = place_of(request.headers.get("Last-Event-ID"))
+    given = request.headers.get("Last-Event-ID")
+    place = place_of(given) if given else place_of(call.query.after, "after")
     with gateway.watching.watch(run, caller.org) as woken:
         first = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=place.seq))
         if place.over:
