@@ -183,6 +183,19 @@ async def test_a_stretch_of_the_histogram_is_searched(page: Page, client: Client
     await page.until("document.querySelector('select[aria-label=Time]')?.selectedOptions[0].innerText === 'as drawn'")
 
 
+async def test_a_tab_that_nobody_looks_at_keeps_no_connection_and_catches_up(page: Page, client: Client) -> None:
+    await client.put_file("greeting.py", WORKFLOWS)
+    await sign_in(page, client, "fay", "viewer")
+    await press(page, "Runs", "nav")
+    live, turned = "document.querySelector('.live')?.innerText", "document.dispatchEvent(new Event('visibilitychange'))"
+    await page.until(f"{live} === 'Live'")
+    await page.value(f"Object.defineProperty(document, 'hidden', {{configurable: true, get: () => true}}), {turned}")
+    await page.until(f"{live} === ''")
+    run = await client.call("POST", "/api/v1/workflows/chatter/runs?wait=30", body={"input": {"lines": 1}})
+    await page.value(f"Object.defineProperty(document, 'hidden', {{configurable: true, get: () => false}}), {turned}")
+    await page.until(f"!!document.querySelector(\"main a[href='/console/runs/{run['id']}']\")")
+
+
 async def test_a_viewer_is_offered_nothing_that_would_be_refused(page: Page, client: Client) -> None:
     await client.put_file("greeting.py", WORKFLOWS)
     await client.call("PUT", "/api/v1/sources/quiet", body={"adapter": "none", "settings": {}})
