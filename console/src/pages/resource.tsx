@@ -111,7 +111,7 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
       {Extra && <Extra entity={entity} draft={{ ...entity, ...changes }} name={name} again={load} />}
       {schema ? (
         <form class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
-          <Fields schema={optional(schema)} value={{ ...shown(entity, schema), ...changes }} change={(value) => setChanges(changed(entity, value))} faults={faultsOf(refused)} />
+          <Fields schema={optional(schema)} value={{ ...shown(entity, schema), ...changes }} change={(value) => setChanges(changed(shown(entity, schema), value))} faults={faultsOf(refused)} />
           {refused && <Refusal problem={refused} />}
           <div class="actions"><button class="main" disabled={Object.keys(changes).length === 0}>Save</button>{Object.keys(changes).length > 0 && <button type="button" onClick={() => void load()}>Take it back</button>}</div>
         </form>
@@ -129,12 +129,13 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
 
 const optional = (schema: Schema): Schema => ({ ...schema, required: [] });
 
+/** The fields as a form has them: what is sealed is not there, and what refers by an id has the name where there is one. */
 function shown(entity: Entity, schema: Schema): Entity {
-  return Object.fromEntries(Object.keys(schema.properties ?? {}).map((field) => [field, schema.properties?.[field]?.writeOnly ? undefined : entity[field]]));
+  return Object.fromEntries(Object.keys(schema.properties ?? {}).map((field) => [field, schema.properties?.[field]?.writeOnly ? undefined : (entity[`${field}_name`] ?? entity[field])]));
 }
 
-function changed(entity: Entity, value: Entity): Entity {
-  return Object.fromEntries(Object.entries(value).filter(([field, one]) => one !== undefined && JSON.stringify(one) !== JSON.stringify(entity[field])));
+function changed(was: Entity, value: Entity): Entity {
+  return Object.fromEntries(Object.entries(value).filter(([field, one]) => one !== undefined && JSON.stringify(one) !== JSON.stringify(was[field])));
 }
 
 const faultsOf = (problem: Problem | null): Fault[] => problem?.faults ?? [];

@@ -24,6 +24,7 @@ export default function RunPage({ id = "" }: { id?: string }) {
   const first = useAsked("get_run", { path: { id } });
   const [run, setRun] = useState<Run | null>(null);
   const [lines, setLines] = useState<Line[]>([]);
+  const [over, setOver] = useState(false);
   const came = useRef<Line[]>([]);
   const attempts = useAsked("get_attempts", { path: { id } });
   const steps = useAsked("get_steps", { path: { id }, query: { results: true } });
@@ -40,6 +41,7 @@ export default function RunPage({ id = "" }: { id?: string }) {
       came.current.push(data as Line);
     } else if (kind === "state" || kind === "end") {
       setRun(data as Run);
+      if (kind === "end") setTimeout(() => setOver(true), TOGETHER);
     }
   }, "end");
   const status = shown?.status;
@@ -64,7 +66,7 @@ export default function RunPage({ id = "" }: { id?: string }) {
         <Section title="Input">{shown.erased ? <Empty>It was erased.</Empty> : <Json of={shown.input} />}</Section>
         <Section title="Result">{shown.result_ref ? <a href={address("get_result", { path: { id } })} download>Download {bytes(shown.result_bytes)}</a> : shown.status === "succeeded" ? <Json of={shown.result} /> : <Empty>{ENDED.has(shown.status) ? "It has none." : "Not yet."}</Empty>}</Section>
       </div>
-      <Section title="Lines" aside={<a href={to("/logs", { q: `run:${id}` })}>In the logs</a>}><Lines of={lines} ended={ENDED.has(shown.status)} /></Section>
+      <Section title="Lines" aside={<a href={to("/logs", { q: `run:${id}` })}>In the logs</a>}><Lines of={lines} ended={over} /></Section>
       <div class="columns wide">
         <Section title="Causes and effects">{why.data ? <Tree of={why.data.items} here={id} /> : why.problem ? <Refusal problem={why.problem} again={why.again} /> : <Loading />}</Section>
         <Section title="Details">

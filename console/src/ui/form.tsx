@@ -1,9 +1,8 @@
 // Forms made of a JSON Schema: a field for each property, what is wrong beside the field that it is in.
 import { useEffect, useId, useState } from "preact/hooks";
 
-import { type Schema, plain } from "../api/description";
+import { type Schema, operationOf, plain } from "../api/description";
 import { type Fault, call } from "../api/client";
-import { operationOf } from "../api/description";
 
 type Values = Record<string, unknown>;
 
@@ -82,7 +81,7 @@ export function Field({ name, schema, required, value, change, faults, path }: F
     return (
       <fieldset>
         <legend>{label}</legend>
-        {help && <p class="help">{help}</p>}
+        {help && <p class="help"><Marked of={help} /></p>}
         <Items schema={of.items} value={(value as Values[] | undefined) ?? []} change={change} faults={faults} path={path} />
       </fieldset>
     );
@@ -90,7 +89,7 @@ export function Field({ name, schema, required, value, change, faults, path }: F
     return (
       <fieldset>
         <legend>{label}</legend>
-        {help && <p class="help">{help}</p>}
+        {help && <p class="help"><Marked of={help} /></p>}
         <Fields schema={of} value={(value as Values) ?? {}} change={change} faults={faults} path={path} />
       </fieldset>
     );
@@ -98,10 +97,15 @@ export function Field({ name, schema, required, value, change, faults, path }: F
     <div class="field">
       <label for={id}>{label}{required && <span class="needed"> needed</span>}</label>
       {control()}
-      {help && <p class="help" id={`${id}-help`}>{help}</p>}
+      {help && <p class="help" id={`${id}-help`}><Marked of={help} /></p>}
       {mine.length > 0 && <p class="wrong" id={`${id}-bad`}>{mine.map((one) => one.message).join("; ")}</p>}
     </div>
   );
+}
+
+/** A sentence whose words between backticks are code. */
+function Marked({ of }: { of: string }) {
+  return <>{of.split("`").map((part, n) => (n % 2 ? <code key={n}>{part}</code> : part))}</>;
 }
 
 /** A list of objects: each with its fields, moved up and down, added and taken out. */
@@ -137,7 +141,7 @@ function ListInput({ common, value, change }: { common: object; value: string[];
 }
 
 function JsonInput({ common, value, change }: { common: object; value: unknown; change: (value: unknown) => void }) {
-  const [text, setText] = useState(value === undefined ? "" : JSON.stringify(value, null, 2));
+  const [text, setText] = useState(value === undefined || value === null ? "" : JSON.stringify(value, null, 2));
   const [wrong, setWrong] = useState("");
   return (
     <>

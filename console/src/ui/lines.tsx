@@ -9,7 +9,7 @@ const HEIGHT = 22;
 // Characters of one line that are shown in the list; the whole of it by opening it.
 const LONG = 500;
 
-/** The lines of a run. */
+/** The lines of a run; `ended`: no others come. */
 export function Lines({ of, ended }: { of: Schemas["LineView"][]; ended: boolean }) {
   const at = useRef<HTMLDivElement>(null);
   const [top, setTop] = useState(0);
