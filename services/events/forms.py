@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from services.events.subscriptions import Workflows, absent
+from services.events.subscriptions import Workflows, absent, missing_parameters, unknown_parameters
 from shared.errors import Invalid, Problem
 from shared.owners.rules import Draft, Rules
 from shared.questions.workflows import WorkflowEntry
@@ -121,16 +121,9 @@ def warnings(spec: Form, workflows: dict[str, WorkflowEntry]) -> Iterator[Proble
     if workflow is None:
         yield absent(spec.workflow, workflows)
         return
-    schema = workflow.input_schema
-    parameters = schema.get("properties")
-    parameters = parameters if isinstance(parameters, dict) else {}
     given = {*spec.input, *(one.name.partition(".")[0] for one in spec.fields)}
-    if schema.get("additionalProperties") is False:
-        for name in sorted(given - parameters.keys()):
-            path = "input" if name in spec.input else "fields"
-            yield Problem(path, f"workflow {workflow.name!r} has no parameter {name!r}{near(name, parameters)}")
-    required = schema.get("required")
-    for name in sorted({*required} - given if isinstance(required, list) and spec.fields else ()):
+    yield from unknown_parameters(workflow, given, lambda name: "input" if name in spec.input else "fields")
+    for name in missing_parameters(workflow, given) if spec.fields else ():
         yield Problem("fields", f"workflow {workflow.name!r} needs the parameter {name!r}, which is not asked for")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -116,20 +116,28 @@ def absent(workflow: str, known: Iterable[str]) -> Problem:
     return Problem("workflow", f"there is no workflow {workflow!r} yet{near(workflow, known)}")
 
 
+def unknown_parameters(workflow: WorkflowEntry, given: Iterable[str], place: Callable[[str], str]) -> Iterator[Problem]:
+    """Yield each of the given parameters that a workflow has not, at the `place` of its name."""
+    parameters = workflow.input_schema.get("properties")
+    known = parameters if isinstance(parameters, dict) else {}
+    if workflow.input_schema.get("additionalProperties") is False:
+        for name in sorted({*given} - known.keys()):
+            yield Problem(place(name), f"workflow {workflow.name!r} has no parameter {name!r}{near(name, known)}")
+
+
+def missing_parameters(workflow: WorkflowEntry, given: Iterable[str]) -> list[str]:
+    """Return the parameters that a workflow needs and is not given."""
+    required = workflow.input_schema.get("required")
+    return sorted({*required} - {*given}) if isinstance(required, list) else []
+
+
 def warnings(spec: Subscription, workflows: dict[str, WorkflowEntry]) -> Iterator[Problem]:
     """Yield what a subscription asks of its workflow that this does not have."""
     workflow = workflows.get(spec.workflow)
     if workflow is None:
         yield absent(spec.workflow, workflows)
         return
-    schema = workflow.input_schema
-    parameters = schema.get("properties")
-    parameters = parameters if isinstance(parameters, dict) else {}
     given = {"event"} if spec.input is None else spec.input.keys()
-    if schema.get("additionalProperties") is False:
-        for name in sorted(given - parameters.keys()):
-            place = "input" if spec.input is None else f"input.{name}"
-            yield Problem(place, f"workflow {workflow.name!r} has no parameter {name!r}{near(name, parameters)}")
-    required = schema.get("required")
-    for name in sorted({*required} - given if isinstance(required, list) else ()):
+    yield from unknown_parameters(workflow, given, lambda name: "input" if spec.input is None else f"input.{name}")
+    for name in missing_parameters(workflow, given):
         yield Problem("input", f"workflow {workflow.name!r} needs the parameter {name!r}, which is not given")
