@@ -14,10 +14,11 @@ from typing import Any
 
 import aiohttp
 
-from tests.support.browser import Page, browsing, chromium
+from tests.support.browser import browsing, chromium
 from tests.support.client import Client
 from tests.support.inside import eventually
 from tests.support.places import open_folder
+from tests.support.signing_in import accept_in
 from tests.support.stack import running_up
 
 MODES = {"wide": (1440, 900), "narrow": (390, 844)}
@@ -111,18 +112,6 @@ async def filled(client: Client) -> list[tuple[str, str]]:
     ]
 
 
-async def signed_in(client: Client, page: Page) -> None:
-    """Sign somebody in to the browser of a page."""
-    invited = await client.call(
-        "POST", "/api/v1/orgs/global/invitations", body={"role": "admin", "name": "ada", "display_name": "Ada"}
-    )
-    await page.open(invited["url"])
-    await page.until("!document.getElementById('accept')?.hidden")
-    await page.fill("#accept [name=password]", "a long enough password")
-    await page.press("#accept button")
-    await page.until("!document.getElementById('signed-in').hidden")
-
-
 async def main(folder: Path) -> int:
     """Take all pictures; return how many."""
     program = chromium()
@@ -133,7 +122,8 @@ async def main(folder: Path) -> int:
         async with running_up(place / ".millrace") as up, aiohttp.ClientSession() as session, browsing(program) as page:
             client = Client(session, up.ready)
             pages = await filled(client)
-            await signed_in(client, page)
+            invitation = {"role": "admin", "name": "ada", "display_name": "Ada"}
+            await accept_in(page, await client.call("POST", "/api/v1/orgs/global/invitations", body=invitation))
             for mode, (width, height) in MODES.items():
                 await page.command(
                     "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mode == "narrow"

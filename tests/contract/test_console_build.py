@@ -12,8 +12,6 @@ from tests.support.peers import install
 ROOT = Path(__file__).parents[2]
 CONSOLE = ROOT / "console"
 SHIPPED = ROOT / "services" / "gateway" / "pages" / "console"
-# Bytes, compressed, of what the first page loads.
-MOST = 200_000
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

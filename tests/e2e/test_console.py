@@ -16,10 +16,10 @@ from tests.support.browser import Page, browsing
 from tests.support.client import Client
 from tests.support.inside import eventually
 from tests.support.peers import browser_program, install
+from tests.support.signing_in import accept_in
 from tests.support.stack import Up
 
 CONSOLE = Path(__file__).parents[2] / "console"
-PASSWORD = "a long enough password"
 HOSTILE = "<script>window.harmed = true</script><img src=x onerror='window.harmed = true'>"
 WORKFLOWS = b"""
 from millrace import ask, log, wait_for, workflow
@@ -46,6 +46,7 @@ def chatter(lines: int = 1000, size: int = 100) -> int:
         print(number, "x" * size)
     return lines
 """
+SETTLED = "document.querySelector('main h1') && !document.querySelector('main .loading')"
 BUTTONS = "[...document.querySelectorAll('main button, main a.button')].map(one => one.innerText).join('|')"
 
 
@@ -59,11 +60,7 @@ async def page() -> AsyncIterator[Page]:
 async def sign_in(page: Page, client: Client, name: str, role: str) -> None:
     """Have a person accept an invitation, and go on to the console."""
     invited = await client.call("POST", "/api/v1/orgs/default/invitations", body={"role": role, "name": name})
-    await page.open(invited["url"])
-    await page.until("!document.getElementById('accept')?.hidden")
-    await page.fill("#accept [name=password]", PASSWORD)
-    await page.press("#accept button")
-    await page.until("!document.getElementById('signed-in').hidden")
+    await accept_in(page, invited)
     await page.press("#next")
     await shows(page, "Newest runs")
 
@@ -203,7 +200,7 @@ async def test_a_viewer_is_offered_nothing_that_would_be_refused(page: Page, cli
     await sign_in(page, client, "vic", "viewer")
     for path in (f"/console/runs/{run['id']}", "/console/workflows/chatter", "/console/sources/quiet", "/console/sources"):
         await page.open(await page.value("location.origin") + path)
-        await page.until("document.querySelector('main h1') && !document.querySelector('main .loading')")
+        await page.until(SETTLED)
         offered = set(str(await page.value(BUTTONS)).split("|"))
         assert not offered & {"Run again", "Run now", "Resume with the latest code", "Remove", "Save", "Send a test", "New source"}
     menu = str(await page.value("document.querySelector('nav').innerText"))
@@ -248,7 +245,7 @@ async def test_pages_are_usable_by_everybody(page: Page, client: Client, up: Up)
         await page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         for path in paths:
             await page.open(up.ready["url"] + path)
-            await page.until("document.querySelector('main h1') && !document.querySelector('main .loading')")
+            await page.until(SETTLED)
             await page.value(axe)
             await page.value(
                 "window.told = null; axe.run(document, {resultTypes: ['violations']}).then(one => { window.told = one })"

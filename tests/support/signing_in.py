@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 
 from services.gateway.sessions import csrf_of, digest_of
+from tests.support.browser import Page
 from tests.support.servers import Place
 
 
@@ -55,3 +56,12 @@ async def browser_of(place: Place, client: Any, user: dict[str, Any], *, seconds
     finally:
         await admin.close()
     return made
+
+
+async def accept_in(page: Page, invitation: dict[str, Any], password: str = "a long enough password") -> None:
+    """Have a person accept an invitation in a browser, which is signed in then."""
+    await page.open(invitation["url"])
+    await page.until("!document.getElementById('accept')?.hidden")
+    await page.fill("#accept [name=password]", password)
+    await page.press("#accept button")
+    await page.until("!document.getElementById('signed-in').hidden")
