@@ -8,7 +8,7 @@ import { useChanges } from "../api/live";
 import { to } from "../app/router";
 import { Fields } from "../ui/form";
 import { Json } from "../ui/json";
-import { Act, Copy, Dialog, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
+import { Act, Dialog, Facts, Head, Id, Loading, Refusal, Section, Status, Taken, Time } from "../ui/parts";
 
 export default function ApprovalPage({ id = "" }: { id?: string }) {
   const asked = useAsked("get_approval", { path: { id } });
@@ -64,7 +64,7 @@ function Link({ id, close }: { id: string; close: () => void }) {
           <div class="actions"><Act kind="main" disabled={!name} does={async () => setUrl((await call("make_approval_link", { path: { id }, body: { name } })).url)}>Make the link</Act></div>
         </>
       ) : (
-        <><p>Who has it may answer, once.</p><pre>{url}</pre><div class="actions"><Copy text={url} /></div></>
+        <><p>Who has it may answer, once.</p><Taken text={url} /></>
       )}
     </Dialog>
   );

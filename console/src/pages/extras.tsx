@@ -7,7 +7,7 @@ import { call, may } from "../api/client";
 import type { Schema } from "../api/description";
 import { to } from "../app/router";
 import { inFull } from "../ui/formats";
-import { Act, Copy, Empty, Refusal, Section, Status, Time } from "../ui/parts";
+import { Act, Copy, Empty, Refusal, Section, Status, Taken, Time } from "../ui/parts";
 import { Fields } from "../ui/form";
 import { Json } from "../ui/json";
 import { Quotas } from "./operations";
@@ -149,7 +149,7 @@ function Key({ name, again }: ExtraProps) {
     <Section title="Rotation">
       <p>The key gets another value; the one before counts for a day more.</p>
       <div class="actions"><Act confirm={`The key ${name} gets another value, and the one before counts for a day more.`} does={async () => { setMade((await call("rotate_key", { path: { name }, body: { overlap: 86400 } as never })).key ?? ""); await again(); }}>Rotate</Act></div>
-      {made && <><p>This is shown once, and nowhere again.</p><pre>{made}</pre><Copy text={made} /></>}
+      {made && <><p>This is shown once, and nowhere again.</p><Taken text={made} /></>}
     </Section>
   );
 }
@@ -166,7 +166,7 @@ function User({ name }: ExtraProps) {
     <Section title="Signing in anew">
       <p>For somebody who has lost what it signs in with: a link by which another password or passkey is set, once.</p>
       <div class="actions"><Act does={async () => setUrl((await call("invite_user", { path: { name }, body: {} as never })).url ?? "")}>Make a link</Act></div>
-      {url && <><pre>{url}</pre><Copy text={url} /></>}
+      {url && <Taken text={url} />}
     </Section>
   );
 }
@@ -181,7 +181,7 @@ function Form({ entity, draft, name }: ExtraProps) {
     {name && <Section title="Address">
       <div class="actions"><a class="address" href={String(entity.url)} target="_blank" rel="noreferrer">{String(entity.url)}</a><Copy text={String(entity.url)} /></div>
       {entity.access === "link" && may("make_form_link") && <div class="actions"><Act does={async () => setLink((await call("make_form_link", { path: { name }, body: {} as never })).url)}>Make a link</Act></div>}
-      {link && <><pre>{link}</pre><Copy text={link} /></>}
+      {link && <Taken text={link} />}
     </Section>}
     <Section title="As people see it">
       {!workflow && <Empty>Choose a workflow.</Empty>}

@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 
 import { useAsked } from "../api/asked";
 import { type Role, call, may, org } from "../api/client";
-import { Act, Copy, Dialog, Empty, Head, Refusal, Section, Time } from "../ui/parts";
+import { Act, Dialog, Empty, Head, Refusal, Section, Taken, Time } from "../ui/parts";
 
 const ROLES: Role[] = ["viewer", "operator", "developer", "admin"];
 
@@ -61,7 +61,7 @@ function Invite({ close, done }: { close: () => void; done: () => Promise<void> 
           <div class="actions"><Act kind="main" does={async () => { const made = await call("create_invitation", { path: { org: org.value }, body: { role, email } as never }); setUrl(made.url ?? ""); await done(); }}>Make the link</Act></div>
         </>
       ) : (
-        <><p>Who has this link becomes {role}, once, within a week.</p><pre>{url}</pre><div class="actions"><Copy text={url} /></div></>
+        <><p>Who has this link becomes {role}, once, within a week.</p><Taken text={url} /></>
       )}
     </Dialog>
   );

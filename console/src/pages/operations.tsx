@@ -1,14 +1,13 @@
 // Operations: whether all is served, what is behind, what is installed.
 import type { ComponentChildren } from "preact";
+import { useEffect } from "preact/hooks";
 
 import { useAsked } from "../api/asked";
-import { may, org } from "../api/client";
+import { call, may, org } from "../api/client";
 import { to } from "../app/router";
 import { bytes, duration } from "../ui/formats";
-import { Act, Empty, Facts, Head, Loading, Refusal, Section, Status, Time } from "../ui/parts";
 import { Json } from "../ui/json";
-import { call } from "../api/client";
-import { useEffect } from "preact/hooks";
+import { Act, Empty, Facts, Head, Loading, Refusal, Section, Status, Time } from "../ui/parts";
 
 interface Unserved { how: string; since?: string; effect?: string; last_exit?: string | null }
 interface Part { ready?: boolean; detail?: string | null; since?: string | null }

@@ -12,14 +12,14 @@ const DAY = "now-24h";
 export default function Overview() {
   const ready = useAsked("ready", {});
   const failed = useAsked("list_runs", { query: { status: "failed", limit: 8 } });
-  const running = useAsked("list_runs", { query: { limit: 8 } });
+  const newest = useAsked("list_runs", { query: { limit: 8 } });
   const came = useAsked("count_logs_by_time", { query: { q: "type:webhook.received", from: DAY, bars: 48 } });
   const ended = useAsked("count_logs_by_time", { query: { q: "type:run.succeeded", from: DAY, bars: 48 } });
   const wrong = useAsked("count_logs_by_time", { query: { q: "type:run.failed OR type:run.timed_out OR type:run.crashed", from: DAY, bars: 48 } });
   const schedules = useAsked("list_schedules", may("list_schedules") ? { query: { limit: 100 } } : null);
   const approvals = useAsked("list_approvals", may("list_approvals") ? { query: { status: "open", limit: 5 } as never } : null);
   const dead = useAsked("list_dead_letters", may("list_dead_letters") ? { query: { status: "open", limit: 5 } } : null);
-  useChanges("type:run.* OR type:webhook.*", () => [failed, running, came, ended, wrong, approvals, dead].forEach((one) => void one.again()), 3000);
+  useChanges("type:run.* OR type:webhook.*", () => [failed, newest, came, ended, wrong, approvals, dead].forEach((one) => void one.again()), 3000);
   const next = (schedules.data?.items ?? []).filter((one) => one.enabled && one.next_at).sort((a, b) => (a.next_at ?? "").localeCompare(b.next_at ?? "")).slice(0, 6);
   return (
     <>
@@ -31,7 +31,7 @@ export default function Overview() {
       </div>
       <div class="columns">
         <Section title="Newest runs" aside={<a href={to("/runs")}>All runs</a>}>
-          <RunLines asked={running} empty="Nothing has run yet." />
+          <RunLines asked={newest} empty="Nothing has run yet." />
         </Section>
         <Section title="Failed runs" aside={<a href={to("/runs", { status: "failed" })}>All of them</a>}>
           <RunLines asked={failed} empty="None has failed." />

@@ -169,6 +169,16 @@ export function Copy({ text, what = "Copy" }: { text: string; what?: string }) {
   );
 }
 
+/** A value that somebody is to take along, with a button for it. */
+export function Taken({ text }: { text: string }) {
+  return (
+    <>
+      <pre>{text}</pre>
+      <div class="actions"><Copy text={text} /></div>
+    </>
+  );
+}
+
 /** The head of a page: what it is of, and what can be done. */
 export function Head({ title, children, of }: { title: ComponentChildren; children?: ComponentChildren; of?: ComponentChildren }) {
   useEffect(() => {
