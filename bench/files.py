@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import random
 import sys
 import time
@@ -106,7 +107,7 @@ async def _bare(stack: Whole, files: LargeFiles, rates: dict[str, list[float]], 
         name = f"bench-{number}"
         content = b"".join([piece async for piece in files.parts(300 + number, TIMED)])
         await _timed(rates, "nats_py_put", lambda: bucket.put(name, content))
-        await _timed(rates, "nats_py_get", lambda: bucket.get(name))
+        await _timed(rates, "nats_py_get", lambda: bucket.get(name, writeinto=io.BytesIO()))  # quadratic without
         await bucket.delete(name)
     finally:
         await client.close()

@@ -27,7 +27,7 @@ from shared.pull import Inbox, OrderedReader, StreamError, api_request
 
 CHUNK = 128 * 1024
 # Chunks on their way to or from the broker, of all contents of one bucket in this process and of one: what they may have in memory.
-TOGETHER, EACH = 96, 24
+TOGETHER, EACH = 96, 48
 # A record names the place in the stream of every so many-th chunk, fewer of a very large content, for those who read from there.
 STEP, MOST_PLACES = 16, 1024
 # Others that store or renew the same content at the same time.
