@@ -13,6 +13,7 @@ from shared.errors import ErrorDocument
 from shared.messages import DECLARATIONS
 from shared.messages.declaration import Declaration
 from shared.questions import ASKED
+from shared.schemas import portable
 from shared.streams import WORK
 from shared.subscribers import READABLE, TOLD_ORG
 
@@ -69,8 +70,9 @@ class _Document:
         self.messages: dict[str, Any] = {}
         types = [Envelope, ErrorDocument, *(cls for _, cls in DECLARATIONS.values())]
         types += [type_ for asked, question in ASKED.values() for type_ in (question, asked.answer)]
-        found, self.schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-        self._found = dict(zip(map(id, types), found, strict=True))
+        found, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+        self.schemas: dict[str, Any] = portable(components)
+        self._found: dict[int, dict[str, Any]] = dict(zip(map(id, types), map(portable, found), strict=True))
 
     def schema(self, type_: Any) -> dict[str, Any]:
         """Return the schema of a declared type."""

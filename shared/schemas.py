@@ -373,3 +373,15 @@ def _cut(value: Any) -> Any:
 
 def _refused(path: str, message: str) -> Invalid:
     return Invalid(f"{path} {message}", errors=(Problem(path, message),))
+
+
+def portable(schema: Any) -> Any:
+    """Return a schema whose patterns have the anchors of ECMA-262, as JSON Schema asks for, instead of Python's."""
+    if isinstance(schema, list | tuple):
+        return [portable(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {name: portable(one) for name, one in schema.items()}
+    if isinstance(made.get("pattern"), str):
+        made["pattern"] = made["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
+    return made

@@ -13,6 +13,7 @@ from services.gateway.api.access import COOKIE, CSRF, HOST_COOKIE
 from services.gateway.api.endpoint import PARTS, Endpoint, Header, Reply, Streamed
 from shared.errors import AddressTooLong, MethodNotAllowed, MillraceError, TooMany, Unauthenticated, Unavailable
 from shared.http import PROBLEM_JSON, ProblemDocument
+from shared.schemas import portable
 
 BEARER, SESSION = "platformKey", "session"
 ORG = {
@@ -111,18 +112,6 @@ class _Schemas:
         if type_ is bytes:
             return {"type": "string", "format": "binary"}
         return next(schema for one, schema in self._by_type if one == type_)
-
-
-def portable(schema: Any) -> Any:
-    """Return a schema whose patterns have the anchors of ECMA-262, as JSON Schema asks for, instead of Python's."""
-    if isinstance(schema, list | tuple):
-        return [portable(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {name: portable(one) for name, one in schema.items()}
-    if isinstance(made.get("pattern"), str):
-        made["pattern"] = made["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
-    return made
 
 
 def body_of(endpoint: Endpoint) -> Any:

@@ -14,7 +14,6 @@ import msgspec
 
 from services.gateway.api.access import denied
 from services.gateway.api.commits import Commit, CommitQuery, CommitView, commit_files, commit_whole
-from services.gateway.api.document import portable
 from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Role
 from services.gateway.api.environments import build_environments
 from services.gateway.api.files import FileQuery, content_of, get_file, list_files
@@ -27,6 +26,7 @@ from services.gateway.api.workflows import list_workflows
 from services.gateway.principals import is_at_least
 from shared.errors import Conflict, Invalid, NotFound, PermissionDenied, PreconditionFailed, Problem, TooLarge
 from shared.questions.files import FileView, VersionView
+from shared.schemas import portable
 from shared.values import Path, Words, fitted
 
 PREFIX = "millrace_"
