@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SITE := $(VENV)/.site
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where it is set each process compiles all that it imports anew: 0.8 s of CPU for each service, 20 for each worker of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up cluster test lint bench chaos fuzz console lock clean
+.PHONY: help install demo up cluster test lint bench chaos fuzz console docs lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -39,7 +40,7 @@ cluster: install  ## Run three NATS servers, Postgres with a standby and two of 
 # Two for each of two cores: most tests wait most of their time. Files are begun in the order that tests/conftest.py gives them.
 WORKERS ?= 4
 
-test: install  ## Run every test (ARGS="-k name" for some; WORKERS=8 on a larger machine); what failed runs once more, alone
+test: install $(SITE)  ## Run every test (ARGS="-k name" for some; WORKERS=8 on a larger machine); what failed runs once more, alone
 	"$(BIN)/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || \
 	  { [ $$? -eq 1 ] && echo "These run once more, alone: what passes now was starved by other tests, or is a race to look for." && \
 	    "$(BIN)/python" -m pytest --last-failed --last-failed-no-failures none $(ARGS); }
@@ -69,9 +70,19 @@ fuzz: install  ## Send hostile values through every door, and count what did har
 console: install  ## Build the browser's half anew into services/gateway/pages/console (needs Node.js 20 or newer)
 	cd console && npm ci --ignore-scripts && npm run build
 
-lock:  ## Write requirements.lock anew (needs uv)
+docs: $(SITE)  ## Build the documentation as a site into build/site; a link that leads nowhere fails it
+	"$(BIN)/zensical" build --strict
+
+# Only the site is built with these: `make install` leaves them out.
+$(SITE): docs.lock $(STAMP)
+	"$(BIN)/python" -m pip install --quiet --require-hashes --requirement docs.lock
+	@touch "$(SITE)"
+
+lock:  ## Write requirements.lock and docs.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+	uv pip compile --universal --generate-hashes --python-version 3.11 --group docs --constraint requirements.lock --no-annotate \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file docs.lock
 
 clean:  ## Remove the environment and caches; data stays
 	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/peers/*/node_modules console/node_modules
