@@ -37,7 +37,7 @@ LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
 PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH", VARIABLE)
 KEYS = ("MILLRACE_KEYS", "MILLRACE_KEYS_FILE", "MILLRACE_KEYS_COMMAND")
-_POOL = ("MILLRACE_POOL_SIZE", "MILLRACE_POOL_WAIT_MS", "MILLRACE_STATEMENT_MS")
+_POOL = ("MILLRACE_POOLED_DATABASE_URL", "MILLRACE_POOL_SIZE", "MILLRACE_POOL_WAIT_MS", "MILLRACE_STATEMENT_MS")
 _EGRESS = ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")
 _QUOTAS = tuple(f"MILLRACE_QUOTA_{name}" for name in ("RUNS_IN_FLIGHT", "RUNS_A_DAY", "STORED_BYTES", "SOURCES"))
 # Of the settings of services those that an operator of this stack may choose in its environment.
@@ -53,6 +53,8 @@ CHOSEN = {
         "MILLRACE_SESSION_IDLE",
         "MILLRACE_SESSION_LONGEST",
         "MILLRACE_MAX_CONNECTIONS",
+        "MILLRACE_MAX_BODY",
+        "MILLRACE_MAX_FILE",
         "MILLRACE_KEY_RATE",
         "MILLRACE_ORG_RATE",
         "MILLRACE_ORG_WEBHOOK_RATE",
@@ -88,6 +90,8 @@ CHOSEN = {
             "MILLRACE_SDISTS",
             "MILLRACE_ENVIRONMENT_BYTES",
         ),
+        *(f"MILLRACE_{name}" for name in ("SLOTS", "SLOTS_MIN", "SLOTS_MAX", "WARM", "WORKER_GROUPS")),
+        *(f"MILLRACE_{name}" for name in ("RUN_CORES", "RUN_PROCESSES", "RUNS_KEPT", "ARTIFACTS_KEPT")),
         # What the machine's pip uses is what packages come from, where nothing else is said.
         *(name for name in os.environ if name.startswith("PIP_")),
     ),

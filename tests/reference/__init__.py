@@ -1,0 +1,17 @@
+"""The pages of reference, made of what the code declares: `python -m tests.reference` writes those that have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.reference import adapters, api, commands, configuration, messages
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES: dict[str, Callable[[], str]] = {
+    "configuration.md": configuration.page,
+    "api.md": api.page,
+    "commands.md": commands.page,
+    "adapter-settings.md": adapters.page,
+    "messages.md": messages.page,
+}
