@@ -23,8 +23,8 @@ WEIGHTS = {"kill the first": 2, "kill the second": 2, "kill events": 3}
 IN_TURN = ("kill events", "kill the first", "kill events", "kill the second")
 # Of the events so many come twice as the same, and so many are another payment of the same invoice, later.
 REPEATED, AGAIN = 0.2, 0.1
-# So many runs are started after their events: they look back.
-LATE = 0.1
+# So many runs are started after their events, and look back: once so many others were sent, which is soon enough for that.
+LATE, AFTER = 0.1, 300
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,9 +63,13 @@ async def drilled(site: Site, plan: Plan) -> WaitsReport:
         async with disturbing.going(in_turn=plan.in_turn):
             runs = await site.post_each(plan.rate, ((one, *_run(one)) for one in invoices if one not in late))
             site.print(f"{len(runs):,} runs were accepted")
-            sent = await site.post_each(plan.rate, (_event(key, invoice) for key, invoice in events))
+            sent: set[str] = set()
+            for start in range(0, len(events), AFTER):
+                part = events[start : start + AFTER]
+                sent |= (await site.post_each(plan.rate, (_event(key, invoice) for key, invoice in part))).keys()
+                due = late & {invoice for _, invoice in part} - runs.keys()
+                runs |= await site.post_each(plan.rate, ((one, *_run(one)) for one in sorted(due)))
             site.print(f"{len(sent):,} events were accepted, of {plan.waits:,} invoices")
-            runs |= await site.post_each(plan.rate, ((one, *_run(one)) for one in invoices if one in late))
         site.print("waiting for every run to end …")
         await site.installation.all_ready(site.session)
         evidence = Evidence({answer["id"]: invoice for invoice, answer in runs.items()})
