@@ -44,7 +44,7 @@ export default function Runs() {
         <label>From <input type="datetime-local" value={since ?? ""} onChange={(event) => search({ since: event.currentTarget.value })} /></label>
         <label>To <input type="datetime-local" value={until ?? ""} onChange={(event) => search({ until: event.currentTarget.value })} /></label>
       </form>
-      <Durations of={rows.rows.map((one) => one.duration_ms)} />
+      <Durations of={rows.rows} />
       <Table of={rows} columns={COLUMNS} keyOf={(run) => run.id} href={(run) => to(`/runs/${run.id}`)} label="Runs" empty="No run is like this. A webhook, a schedule or “Run now” at a workflow begins one." />
     </>
   );

@@ -1,9 +1,12 @@
 // How long runs took: how many of the listed ones within each doubling of the time.
+import { useMemo } from "preact/hooks";
+
 import { duration } from "./formats";
 
 /** Bars for milliseconds, each for twice the time of the one before. */
-export function Durations({ of }: { of: (number | null | undefined)[] }) {
-  const taken = of.filter((one): one is number => typeof one === "number" && one > 0);
+export function Durations({ of }: { of: { duration_ms?: number | null }[] }) {
+  const taken = useMemo(() => of.map((one) => one.duration_ms).filter((one): one is number => typeof one === "number" && one > 0), [of]);
+  const sorted = useMemo(() => Float64Array.from(taken).sort(), [taken]);
   if (taken.length < 5) return null;
   const buckets = new Map<number, number>();
   for (const one of taken) {
@@ -12,7 +15,6 @@ export function Durations({ of }: { of: (number | null | undefined)[] }) {
   }
   const [first, last] = [Math.min(...buckets.keys()), Math.max(...buckets.keys())];
   const most = Math.max(...buckets.values());
-  const sorted = [...taken].sort((a, b) => a - b);
   const at = (part: number) => duration(sorted[Math.min(sorted.length - 1, Math.floor(part * sorted.length))]);
   return (
     <figure class="durations">

@@ -35,9 +35,14 @@ export function useRows<O extends Operation, T>(operation: O, given: Given<O>, k
 export function useRows<O extends Operation, T>(operation: O, given: Given<O>, keyOf: (row: T) => string, keep?: (row: Listed<O>) => T): Rows<T> {
   type Page = { items: T[]; next_cursor?: string | null };
   const key = JSON.stringify([operation, given, org.value]);
-  const [state, setState] = useState<{ key: string; rows: T[]; cursor: string | null; problem: Problem | null; loading: boolean }>(
-    { key, rows: [], cursor: null, problem: null, loading: true },
-  );
+  const nothing = { key, rows: [] as T[], cursor: null as string | null, problem: null as Problem | null, loading: true };
+  const [state, setState] = useState(nothing);
+  // The newest, for whoever still holds an earlier rendering's functions.
+  const held = useRef(state);
+  const put = (next: typeof nothing) => {
+    held.current = next;
+    setState(next);
+  };
   const turn = useRef(0);
   const busy = useRef(false);
   const again = useRef(false);
@@ -55,16 +60,16 @@ export function useRows<O extends Operation, T>(operation: O, given: Given<O>, k
     const mine = kind === "first" ? ++turn.current : turn.current;
     busy.current = true;
     try {
-      const got = await page(kind === "next" ? state.cursor : null);
+      const got = await page(kind === "next" ? held.current.cursor : null);
       if (mine !== turn.current) return;
-      setState((was) => {
-        const at = { key, problem: null, loading: false };
-        if (kind === "first" || was.key !== key) return { ...at, rows: got.items, cursor: got.next_cursor ?? null };
-        if (kind === "next") return { ...at, rows: merged(was.rows, got.items, keyOf, false), cursor: got.next_cursor ?? null };
-        return { ...at, rows: merged(was.rows, got.items, keyOf, true), cursor: was.rows.length ? was.cursor : (got.next_cursor ?? null) };
-      });
+      const was = held.current;
+      const beyond = got.next_cursor ?? null;
+      const at = { key, problem: null, loading: false };
+      if (kind === "first" || was.key !== key) put({ ...at, rows: got.items, cursor: beyond });
+      else if (kind === "next") put({ ...at, rows: merged(was.rows, got.items, keyOf, false), cursor: beyond });
+      else put({ ...at, rows: merged(was.rows, got.items, keyOf, true), cursor: was.rows.length ? was.cursor : beyond });
     } catch (error) {
-      if (mine === turn.current) setState((was) => ({ ...was, problem: asProblem(error), loading: false }));
+      if (mine === turn.current) put({ ...held.current, problem: asProblem(error), loading: false });
     } finally {
       if (mine === turn.current) {
         busy.current = false;
@@ -76,7 +81,7 @@ export function useRows<O extends Operation, T>(operation: O, given: Given<O>, k
     }
   };
   useEffect(() => {
-    setState({ key, rows: [], cursor: null, problem: null, loading: true });
+    put(nothing);
     void load("first");
     return () => {
       turn.current++;
@@ -122,7 +127,8 @@ export function Table<T>({ of, columns, keyOf, href, label, empty }: { of: Rows<
     setSeen((was) => (was[0] === first && was[1] === last ? was : [first, last]));
     if (last >= rows.length && of.more && !of.loading) of.next();
   };
-  useLayoutEffect(look, [rows.length, of.more]);
+  // Also after a page that brought nothing new: no scrolling would ask for the one after it.
+  useLayoutEffect(look, [rows, of.more]);
   useEffect(() => {
     addEventListener("scroll", look, { passive: true });
     addEventListener("resize", look);
