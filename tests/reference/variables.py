@@ -71,7 +71,7 @@ MEANINGS: dict[str, Meaning] = {
         "base64 key",
     ),
     "MILLRACE_TRUSTED_PROXIES": Meaning(
-        "gateway", "Addresses and networks, with commas, whose `X-Forwarded-For` counts: [proxies](deploying.md).", "networks"
+        "gateway", "Addresses and networks, with commas, whose `X-Forwarded-For` counts: [proxies](reverse-proxy.md).", "networks"
     ),
     "MILLRACE_CORS_ORIGINS": Meaning("gateway", "Origins, with commas, whose pages may use the API.", "origins", "none"),
     "MILLRACE_MAX_BODY": Meaning("gateway", "Bytes of a webhook's body."),
