@@ -78,13 +78,14 @@ async def run(place: Path, command: str) -> tuple[int, str]:
     return await output("/bin/bash", "-o", "pipefail", "-c", command, cwd=place, environment=environment)
 
 
+QUICK = "docs/quick-start.md"
 SHOWN = ("deliveries", "topics", "subscriptions", "integrations", "adapters", "registrations", "internal-tools")
 
 
 # The command's own page comes first: it names no source where there is but one.
-@pytest.mark.parametrize("name", ["docs/cli.md", "README.md", *(f"docs/{name}.md" for name in SHOWN)])
+@pytest.mark.parametrize("name", ["docs/cli.md", QUICK, *(f"docs/{name}.md" for name in SHOWN)])
 async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, name: str) -> None:
-    if name == "README.md":
+    if name == QUICK:
         # It shows what is printed where nothing is deployed yet.
         shutil.rmtree(place / "flows", ignore_errors=True)
         (place / "nothing").mkdir()
@@ -99,9 +100,9 @@ async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, 
         assert (found, one.prints(said)) == (one.code, True), (one.command, said)
 
 
-async def test_the_command_speaks_to_a_stack_elsewhere_by_what_the_front_page_sets(up: Up, place: Path, tmp_path: Path) -> None:
+async def test_the_command_speaks_to_a_stack_elsewhere_by_what_the_quick_start_sets(up: Up, place: Path, tmp_path: Path) -> None:
     """Beside no stack the command finds none, until both are set."""
-    lines = re.findall(r"^export MILLRACE_.*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    lines = re.findall(r"^export MILLRACE_.*$", (ROOT / QUICK).read_text(), re.MULTILINE)
     assert len(lines) == 2
     environment = {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path)}
     for first, expected in (("", False), ("\n".join(lines).replace("DIR", shlex.quote(str(up.data))), True)):
