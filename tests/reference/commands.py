@@ -25,7 +25,7 @@ command](cli.md) shows how they are used. Every command that speaks to a server 
 # Those of every command that speaks to a server.
 SHARED = {"--profile", "--org", "--output", "--help"}
 # Programs of their own, which the command becomes.
-_BECOMES: dict[str, click.Command] = {
+BECOMES: dict[str, click.Command] = {
     "up": local.main,
     "demo": demo.main,
     "rebuild": rebuild.main,
@@ -39,7 +39,7 @@ def page() -> str:
     """Return the page in Markdown."""
     made = HEAD
     for name, declared in program.commands.items():
-        command = _BECOMES.get(name, declared)
+        command = BECOMES.get(name, declared)
         made += f"## {name}\n\n"
         if isinstance(command, click.Group) and command.help:
             made += _text(command.help) + "\n\n"
