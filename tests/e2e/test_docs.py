@@ -7,15 +7,13 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
-import click
 import pytest
 import pytest_asyncio
 
-from millrace.cli.program import program
 from tests.support.places import open_folder
 from tests.support.programs import output
 from tests.support.stack import ROOT, Up, running_up
@@ -108,21 +106,3 @@ async def test_the_command_speaks_to_a_stack_elsewhere_by_what_the_quick_start_s
     for first, expected in (("", False), ("\n".join(lines).replace("DIR", shlex.quote(str(up.data))), True)):
         code, said = await output("/bin/bash", "-e", "-c", f"{first}\nmillrace sources list", cwd=tmp_path, environment=environment)
         assert (code == 0) == expected, said
-
-
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
-        else:
-            yield (*path, name), command
-
-
-@pytest.mark.parametrize(("path", "command"), [pytest.param(*one, id=" ".join(one[0])) for one in commands(program)])
-def test_every_command_is_documented_with_all_its_options(path: tuple[str, ...], command: click.Command) -> None:
-    text = (ROOT / "docs" / "cli.md").read_text()
-    missing = [name for name in path if not re.search(rf"\b{name}\b", text)]
-    for option in command.params:
-        if isinstance(option, click.Option):
-            missing += [one for one in (*option.opts, *option.secondary_opts) if not re.search(rf"(?<![\w-]){one}(?![\w-])", text)]
-    assert not missing
