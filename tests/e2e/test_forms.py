@@ -321,6 +321,21 @@ async def test_a_front_end_of_ones_own_asks_for_fields_and_sends_json_from_anoth
         assert list(fields) == [one["name"] for one in FORM["fields"]]
         assert fields["city"]["choices"] == [{"value": "Ulm", "label": "Ulm"}]
         assert (fields["paper"]["accept"], fields["paper"]["most_bytes"]) == ([".txt", "application/pdf"], 1000)
+        asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,idempotency-key"}
+        for path, asker, answered in (
+            ("/submissions", origin, (204, origin)),
+            ("/submissions", "https://evil.example", (401, None)),
+            ("/submissions", f"{origin}:8443", (401, None)),
+            ("x/submissions", origin, (401, None)),
+            ("/links", origin, (401, None)),
+        ):
+            async with page.options(f"{api}{path}", headers=asks | {"Origin": asker}) as response:
+                allowed = response.headers.get("Access-Control-Allow-Origin")
+                assert (response.status, allowed) == answered, (path, asker)
+                if allowed is not None:
+                    assert response.headers["Access-Control-Allow-Headers"] == "Content-Type, Idempotency-Key"
+                    assert "POST" in response.headers["Access-Control-Allow-Methods"]
+                    assert (response.headers["Vary"], response.headers["Access-Control-Max-Age"]) == ("Origin", "60")
         paper = {"name": "../../evil.py", "type": "application/pdf", "content_base64": base64.b64encode(b"print()").decode()}
 
         async def sent(body: dict[str, Any], key: str = "k" * 20) -> tuple[int, Any]:

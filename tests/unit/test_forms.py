@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.events.forms import _problems, warnings
 from services.executor.domain import is_bundled, is_code
+from services.gateway.api.headers import preflight
 from services.gateway.api.pages import policy
 from services.gateway.form_bodies import SentFile, read
 from services.gateway.form_fields import by_field, filled, initial, picked, shown
-from services.gateway.forms import asked
+from services.gateway.forms import Forms, asked
 from services.gateway.submissions import _path
-from shared.errors import Malformed, Problem
-from shared.resources.form import Form
+from shared.errors import Malformed, NotFound, Problem
+from shared.health import Health
+from shared.registry import Entry, RegistryView
+from shared.resources.form import Form, FormEntry
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -178,3 +183,39 @@ def test_a_page_stands_in_frames_of_its_form_alone_and_runs_the_one_script() -> 
     assert "frame-ancestors https://www.example.com;" in found + ";"
     assert "script-src https://c.example/api.js;" in found
     assert "frame-src https://c.example;" in found
+
+
+@pytest.mark.parametrize(
+    ("path", "origin", "is_told"),
+    [
+        ("/api/v1/forms/f-1/submissions", "https://a.example", True),
+        ("/api/v1/forms/f-1/fields?link=x", "https://a.example", True),
+        ("/api/v1/forms/f-1/submissions", "https://b.example", False),
+        ("/api/v1/forms/f-1/submissions", "", False),
+        ("/api/v1/forms/f-2/submissions", "https://a.example", False),
+        ("/api/v1/forms/gone/submissions", "https://a.example", False),
+        ("/api/v1/forms/f-1/links", "https://a.example", False),
+        ("/api/v1/forms/f-1", "https://a.example", False),
+        ("/api/v1/forms/f-1/submissions/", "https://a.example", False),
+    ],
+)
+async def test_a_browser_may_send_json_from_pages_that_show_the_form_and_from_no_others(
+    path: str, origin: str, *, is_told: bool
+) -> None:
+    async def find(*_: Any) -> Any:
+        raise NotFound("there is none")
+
+    broker: Any = None
+    view = RegistryView(broker, "forms", FormEntry, Health("gateway"))
+    for id_, embed_on in (("f-1", ["https://a.example"]), ("f-2", [])):
+        document = {"id": id_, "org": "o", "key": id_, "name": id_, "created_at": "", "updated_at": "", "version": 1}
+        spec = {"workflow": "w", "access": "public", "embed_on": embed_on}
+        view.learn(id_, Entry(1, msgspec.convert(document | {"spec": spec}, FormEntry)))
+    gateway: Any = SimpleNamespace(cors_origins=frozenset(), forms=Forms(view, find, broker))
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    told = await preflight(gateway, make_mocked_request("OPTIONS", path, headers=headers))
+    assert (told is not None) == is_told
+    if told is not None:
+        assert (told.status, told.headers["Access-Control-Allow-Origin"], told.headers["Vary"]) == (204, origin, "Origin")
+        assert told.headers["Access-Control-Allow-Headers"] == "Content-Type, Idempotency-Key"
+    assert await preflight(gateway, make_mocked_request("OPTIONS", path, headers={"Origin": origin})) is None

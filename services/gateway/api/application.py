@@ -149,7 +149,7 @@ async def _end_streams(application: web.Application) -> None:
 
 async def _nowhere_with_key(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
-    if (told := preflight(gateway, request)) is not None:
+    if (told := await preflight(gateway, request)) is not None:
         return told
     if await authenticated(gateway, request) is None:
         return challenge(request)

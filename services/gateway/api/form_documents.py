@@ -168,7 +168,7 @@ async def get_form_fields(call: Call[FieldsOfFormQuery, None]) -> web.Response:
     example=Example(body={"values": {"limit": 20}}),
 )
 async def send_submission(call: Call[None, Streamed]) -> web.Response:
-    """Send a form; complaints name fields as `input.NAME`. As `text/plain` it needs no preflight of a page elsewhere."""
+    """Send a form; complaints name fields as `input.NAME`. Pages of the origins in `embed_on` may do so without a key."""
     form = await call.gateway.forms.form(call.path["id"])
     return await _answered(call, form, _submitted(call, form), status=202)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from services.gateway.domain import always_of
 from services.gateway.limits import LIMITS, headers_of
 from services.gateway.parts import Gateway
 from shared import tracing
+from shared.errors import NotFound
 
 # Bytes from which an answer is worth compressing: below it is a packet or three.
 LARGE = 4096
@@ -23,6 +25,9 @@ _SHOWN = (
 )
 # Seconds for which a browser keeps the answer to its question what it may send.
 _KEPT = 600
+# What pages that show a form may send to it, and for how long a browser keeps that: a form may name others at any time.
+_FORM = re.compile(r"/api/v1/forms/([^/]+)/(?:fields|submissions|submission)")
+_FORM_METHODS, _FORM_TAKEN, _FORM_KEPT = "GET, HEAD, POST", "Content-Type, Idempotency-Key", 60
 
 OnPrepare = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
@@ -59,22 +64,40 @@ def completing(gateway: Gateway) -> OnPrepare:
     return complete
 
 
-def preflight(gateway: Gateway, request: web.Request) -> web.Response | None:
+async def preflight(gateway: Gateway, request: web.Request) -> web.Response | None:
     """Return the answer to a browser that asks what a page of another origin may send; None for any other request.
 
-    It never has a key, and is told nothing but what every page of a known origin is.
+    It never has a key, and is told nothing but what every page of a known origin is: one that may use the API, or one that may
+    show the form that is asked about.
     """
     asked = request.headers
-    if (
-        request.method != "OPTIONS"
-        or "Access-Control-Request-Method" not in asked
-        or asked.get("Origin") not in gateway.cors_origins
-    ):
+    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in asked:
         return None
+    origin = asked.get("Origin", "")
+    if origin in gateway.cors_origins:
+        return _allowed(_METHODS, _TAKEN, _KEPT)
+    if (of := _FORM.fullmatch(request.path)) is None or not await _may_show(gateway, of[1], origin):
+        return None
+    told = _allowed(_FORM_METHODS, _FORM_TAKEN, _FORM_KEPT)
+    told.headers["Access-Control-Allow-Origin"] = origin
+    told.headers["Vary"] = "Origin"
+    return told
+
+
+async def _may_show(gateway: Gateway, form: str, origin: str) -> bool:
+    """Return whether pages of an origin may show a form. Raises `Unavailable`."""
+    try:
+        # What became of one that was sent is told when it is closed, too.
+        return origin in (await gateway.forms.form(form, closed=True)).spec.embed_on
+    except NotFound:
+        return False
+
+
+def _allowed(methods: str, taken: str, kept: int) -> web.Response:
     headers = {
-        "Access-Control-Allow-Methods": _METHODS,
-        "Access-Control-Allow-Headers": _TAKEN,
-        "Access-Control-Max-Age": str(_KEPT),
+        "Access-Control-Allow-Methods": methods,
+        "Access-Control-Allow-Headers": taken,
+        "Access-Control-Max-Age": str(kept),
     }
     return web.Response(status=204, headers=headers)
 
