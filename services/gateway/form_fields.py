@@ -208,16 +208,16 @@ def _shown(field: FormField, given: Mapping[str, str] | None, problem: str | Non
     attributes += ' aria-invalid="true"' if problem else ""
     attributes += " required" if field.is_required else ""
     star = "" if field.is_required or field.kind == "flag" else ' <span class="of">(optional)</span>'
-    label = f'<label for="{name}">{escape(field.label)}</label>'
-    words = f'<span class="of" id="{name}-help">{escape(field.help)}</span>' if field.help else ""
-    wrong = f'<span class="bad" id="{name}-wrong">{escape(problem)}</span>' if problem else ""
-    words += f'<span class="of">{escape(field.lacks)}</span>' if field.lacks and not problem else ""
+    label = f'<label for="{name}">{escape(field.label)}</label>{star}'
+    # In elements and lines of their own: copied as text, or read aloud, they are no part of the label.
+    words = f'\n<div class="of" id="{name}-help">{escape(field.help)}</div>' if field.help else ""
+    words += f'\n<div class="of">{escape(field.lacks)}</div>' if field.lacks and not problem else ""
+    wrong = f'\n<div class="bad" id="{name}-wrong">{escape(problem)}</div>' if problem else ""
     text = _default(field) if given is None else given.get(field.name, "")
     if field.kind == "flag":
-        return (
-            f'<p class="field"><input type="checkbox" value="1"{attributes}{" checked" if text else ""}> {label}{words}{wrong}</p>'
-        )
-    return f'<p class="field">{label}{star}{words}{_input(field, attributes, text)}{wrong}</p>'
+        checked = " checked" if text else ""
+        return f'<div class="field"><input type="checkbox" value="1"{attributes}{checked}> {label}{words}{wrong}</div>\n'
+    return f'<div class="field">{label}{words}\n{_input(field, attributes, text)}{wrong}</div>\n'
 
 
 def _input(field: FormField, attributes: str, text: str) -> str:

@@ -219,3 +219,12 @@ async def test_a_browser_may_send_json_from_pages_that_show_the_form_and_from_no
         assert (told.status, told.headers["Access-Control-Allow-Origin"], told.headers["Vary"]) == (204, origin, "Origin")
         assert told.headers["Access-Control-Allow-Headers"] == "Content-Type, Idempotency-Key"
     assert await preflight(gateway, make_mocked_request("OPTIONS", path, headers={"Origin": origin})) is None
+
+
+def test_help_and_complaints_stand_in_lines_of_their_own() -> None:
+    field = msgspec.structs.replace(asked(form(), SCHEMA)[2], help="Boxes of <ten>.")
+    for kind in ("number", "flag"):
+        lines = shown([msgspec.structs.replace(field, kind=kind)], {}, {"data.amount": "is wrong"}).splitlines()
+        assert '<div class="of" id="f.amount-help">Boxes of &lt;ten&gt;.</div>' in lines
+        assert any('<div class="bad" id="f.amount-wrong">is wrong</div>' in line for line in lines)
+        assert 'aria-describedby="f.amount-help f.amount-wrong"' in "".join(lines)

@@ -28,7 +28,7 @@ main { border-top: 4px solid var(--at); border-radius: 6px; overflow-wrap: anywh
 h1 { font-size: 1.5rem; margin: .25rem 0 1rem; color: var(--at) }
 .of { color: var(--of); font-size: .875rem; margin: .75rem 0 0 }
 .do { border-left: 3px solid var(--at); padding-left: .75rem }
-.field label { font-weight: 600 } .field .of, .bad { display: block; margin: 0 } .field label + .of { display: inline }
+.field { margin: 1em 0 } .field label { font-weight: 600 } .field .of, .bad { margin: 0 }
 .bad { color: #dc2626 } .bad::before { content: "\\2716  " }
 input, select, textarea { font: inherit; padding: .3rem .5rem; max-width: 100%; box-sizing: border-box }
 textarea, input[type=text], input[type=email], input[type=url], select { width: 100% }
