@@ -175,7 +175,7 @@ async def alert_asked(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tupl
             fields |= {"prompt": message.prompt, "to": message.to, "until": message.until, "number": message.number}
             type_ = "ask.escalated" if message.escalated else "ask.reminded"
         case RunAnswered():
-            told = ("name", "approved", "data", "comment", "answered_by", "via")
+            told = ("name", "prompt", "to", "until", "approved", "data", "comment", "answered_by", "via")
             fields |= {name: getattr(message, name) for name in told}
             type_ = "ask.answered"
     for topic in topics:

@@ -259,7 +259,10 @@ class RunReminded(Message, frozen=True, kw_only=True):
 
 @message("run.answered", key="run", by="executor")
 class RunAnswered(Message, frozen=True, kw_only=True):
-    """Somebody has answered a question of the run, for good. `via`: `link`, `session` or `key`; `remote` is the address."""
+    """Somebody has answered a question of the run, for good. `via`: `link`, `session` or `key`; `remote` is the address.
+
+    `prompt`, `to` and `until` are those of the question; answers of an earlier version lack them.
+    """
 
     run: str
     approval: str
@@ -272,6 +275,9 @@ class RunAnswered(Message, frozen=True, kw_only=True):
     comment: str = ""
     remote: str | None = None
     user_agent: str = ""
+    prompt: str = ""
+    to: list[str] = msgspec.field(default_factory=list)
+    until: str | None = None
 
 
 @message("run.cancel_requested", key="run", by=REQUESTERS)

@@ -227,6 +227,16 @@ async def test_those_who_are_asked_answer_at_the_command_line_and_are_reminded(c
     run = await client.run(approval["run"], "succeeded")
     assert (run["result"]["by"], run["result"]["via"], run["result"]["comment"]) == ("platform-key", "key", "ok")
 
+    async def told_of_the_answer() -> dict[str, Any] | None:
+        found = await client.available("/api/v1/runs?workflow=tell&status=succeeded") or {"items": []}
+        of_it = (one["result"] for one in found["items"] if one["result"].get("approval") == approval["id"])
+        return next((one for one in of_it if "answered_by" in one), None)
+
+    answered = await eventually(told_of_the_answer)
+    shared = ("run", "workflow", "name", "prompt", "to", "until")
+    assert [answered[name] for name in shared] == [opened[name] for name in shared]
+    assert (answered["approved"], answered["comment"], answered["via"]) == (True, "ok", "key")
+
     waiting = (await client.call("POST", "/api/v1/workflows/waits/runs", body={}))["id"]
     await client.call("POST", "/api/v1/workflows/goes/runs", body={"input": {"run": waiting}})
     assert (await client.run(waiting, "succeeded"))["result"] == "signalled"

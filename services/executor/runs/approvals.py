@@ -144,6 +144,9 @@ async def _append(command: AnswerApproval, run: str, deps: ApprovalDeps) -> None
             comment=command.comment,
             remote=command.remote,
             user_agent=command.user_agent,
+            prompt=ask.question.prompt,
+            to=ask.question.to,
+            until=ask.until,
         )
         return deps.bus.seal(message, org=command.org, correlation=state.correlation_id, id=id_)
 
