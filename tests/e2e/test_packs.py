@@ -180,6 +180,9 @@ async def test_an_example_is_applied_worked_off_run_upgraded_and_removed(up: Up,
     assert "github-triage: 1.0.0 -> 1.1.0" in text
     assert re.search(r'^  -.*"needs-triage"', text, re.MULTILINE)
     assert re.search(r'^  \+.*"untriaged"', text, re.MULTILINE)
+    # Of what is new all is shown: whoever applies it has read it.
+    assert "  --- nothing\n  +++ github_triage/words.py (pack)\n  @@ -0,0 +1 @@\n  +KNOWN = True\n" in text
+    assert re.search(r'create subscription github-issues-new\n(  .*\n)*?  workflow: "', text)
     # Without the value, which the source keeps.
     upgraded = await packs("apply", "github-triage")
     assert {f"{one['change']} {one['kind']}" for one in upgraded["outcomes"]} == {

@@ -17,8 +17,8 @@ from millrace.cli.packs.checklist import Check
 from millrace.cli.packs.deciding import ABSENT, MOST, UNKNOWN, bases, decide
 from millrace.cli.packs.fetching import fetched
 from millrace.cli.packs.manifest import Manifest, manifest_of, why_not
-from millrace.cli.packs.planning import digest_of
-from millrace.cli.packs.telling import tell_checks
+from millrace.cli.packs.planning import FILES, Item, Plan, digest_of
+from millrace.cli.packs.telling import tell_checks, tell_plan
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PACKS = sorted(path.parent for path in EXAMPLES.glob("*/millrace.yaml"))
@@ -287,3 +287,19 @@ def test_the_examples_are_packs(folder: Path) -> None:
     assert {name for one in found for name in one.unset} == set(made.needs["values"])
     assert made.description
     assert f"packs apply examples/{made.name}" in (folder / "README.md").read_text()
+
+
+def test_all_of_what_is_new_is_shown_before_it_is_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = tmp_path / "a.py"
+    code.write_text("\n".join(f"line_{number} = '\x1b[2K'" for number in range(1000)))
+    found = Plan("p", "1", None, local={"p/a.py": code})
+    fields = {"workflow": (None, "a"), "event": (None, "*")}
+    found.items = [Item("subscription", "s", "create", "v", fields=fields), Item(FILES, "p/a.py", "create", "v")]
+    nothing: Any = None
+    tell_plan(nothing, found, lines=True)
+    told = capsys.readouterr().out.splitlines()
+    assert told[1:5] == ["create subscription s", '  workflow: "a"', '  event: "*"', "create file p/a.py"]
+    assert told[5:7] == ["  --- nothing", "  +++ p/a.py (pack)"]
+    assert told[8:] == [f"  +line_{number} = '\\x1b[2K'" for number in range(1000)]
+    tell_plan(nothing, found, lines=False)
+    assert capsys.readouterr().out.splitlines()[1:] == ["create subscription s", "create file p/a.py"]

@@ -168,7 +168,7 @@ def _compare_resources(session: Session, found: Plan, *, force: bool) -> None:
         if now is not None:
             # The record may be of an earlier time than the resource: what bears its name is the pack's.
             base = base or []
-        fields = {} if now is None else _differing(document, now, would)
+        fields = _differing(document, now, would)
         present = ABSENT if now is None else digest_of(place[0], now)
         item = _item(*place, base, present, wanted, force=force, fields=fields)
         if item.action == "none" and effects.get(place) == "changed":
@@ -223,13 +223,17 @@ def _item(
     return Item(kind, name, action, wanted, said, fields or {}, tuple(bases(base, present, wanted)))
 
 
-def _differing(document: Document, now: dict[str, Any], would: dict[str, Any] | None) -> dict[str, tuple[Any, Any]]:
-    """Return the fields in which a resource differs from what the pack has, as far as its owner has said how that is."""
+def _differing(document: Document, now: dict[str, Any] | None, would: dict[str, Any] | None) -> dict[str, tuple[Any, Any]]:
+    """Return the fields in which a resource differs from what the pack has, as far as its owner has said how that is.
+
+    Of one that is not there they are those of the document: what nobody gives is as it is by itself.
+    """
     kind = document.kind
-    one = kind.body_of(now)
+    one = {} if now is None else kind.body_of(now)
     secret = {field.name for field in kind.fields if field.is_secret or field.has_secrets}
     other = {name: value for name, value in document.fields.items() if name not in secret} if would is None else kind.body_of(would)
-    return {name: (one.get(name), value) for name, value in other.items() if value != one.get(name)}
+    given = other if now is not None else {name: value for name, value in other.items() if name in document.fields}
+    return {name: (one.get(name), value) for name, value in given.items() if value != one.get(name)}
 
 
 def digest_of(noun: str, shown: Mapping[str, Any]) -> str:

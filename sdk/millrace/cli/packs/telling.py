@@ -12,8 +12,6 @@ from millrace.cli.packs.checklist import Check
 from millrace.cli.packs.planning import FILES, Item, Plan
 from millrace.cli.session import Session
 
-# Lines of one file's difference that are shown.
-MOST_LINES = 400
 _LEVELS = {"conflict": "error", "keep": "warning", "missing": "error", "todo": "warning"}
 
 
@@ -31,15 +29,15 @@ def document(found: Plan, checks: Iterable[Check] = (), **more: Any) -> dict[str
 
 
 def tell_plan(session: Session, found: Plan, *, lines: bool) -> None:
-    """Print what a plan changes, keeps, and cannot do; with `lines` the lines of files that differ."""
+    """Print what a plan changes, keeps, and cannot do; with `lines` the lines of files that differ, and what is new, as a whole."""
     before = "not applied" if found.record is None else found.record["release"]
     if found.record is not None and found.record["status"] != "applied":
         before += f" ({found.record['status']}, not completed)"
     show.said(_line(f"{found.name}: {before} -> {found.version or 'removed'}"))
     told = [one for one in found.items if one.action != "none"]
     for one in told:
-        _tell_item(one)
-        if lines and one.kind == FILES and one.name in found.local and one.name in found.remote:
+        _tell_item(one, new=lines)
+        if lines and one.kind == FILES and one.name in found.local:
             _tell_lines(session, found, one.name)
     if not told and not found.faults:
         show.said("no difference")
@@ -67,24 +65,24 @@ def tell_checks(checks: Iterable[Check]) -> None:
             show.said(_line(f"      {command}"))
 
 
-def _tell_item(one: Item) -> None:
+def _tell_item(one: Item, *, new: bool) -> None:
     said = f"{one.action} {one.kind} {one.name}" + (f": {one.why}" if one.why else "")
     show.said(_line(said), _LEVELS.get(one.action, "info"))
-    for name, (now, then) in one.fields.items():
-        show.said(_line(f"  {name}: {show.compact(now)} -> {show.compact(then)}"))
+    is_there = one.action != "create"
+    for name, (now, then) in one.fields.items() if is_there or new else ():
+        show.said(_line(f"  {name}: {f'{show.compact(now)} -> ' if is_there else ''}{show.compact(then)}"))
     if one.action == "change" and one.kind != FILES and not one.fields:
         show.said("  what is not shown: a secret, or what a name means")
 
 
 def _tell_lines(session: Session, found: Plan, path: str) -> None:
+    """Print every line that differs, of a new file each: whoever applies a pack has read what it runs."""
+    is_there = path in found.remote
     try:
-        here = session.api.read_file(path).decode().splitlines()
+        here = session.api.read_file(path).decode().splitlines() if is_there else []
         there = found.local[path].read_bytes().decode().splitlines()
     except UnicodeDecodeError:
         show.said("  is no text")
         return
-    told = list(difflib.unified_diff(here, there, f"{path} (here)", f"{path} (pack)", lineterm=""))
-    for line in told[:MOST_LINES]:
+    for line in difflib.unified_diff(here, there, f"{path} (here)" if is_there else "nothing", f"{path} (pack)", lineterm=""):
         show.said(_line(f"  {line}"))
-    if len(told) > MOST_LINES:
-        show.said(f"  … and {len(told) - MOST_LINES} lines more")
