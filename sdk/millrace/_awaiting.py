@@ -7,7 +7,8 @@ In a workflow:
     @workflow
     async def sell(invoice: str) -> None:
         await step("send", send, invoice)
-        paid = await wait_for_event("invoice.paid", source="stripe", where="event.data.id == invoice", timeout=86400)
+        where = "event.data.data.object.id == invoice"
+        paid = await wait_for_event("invoice.paid", source="stripe", where=where, timeout=86400)
 """
 
 import json
@@ -42,7 +43,7 @@ class WaitForEvent:
 
         `type` is an event's type, a prefix such as "invoice.*", or "*". `where` is a CEL expression that is true of the event: over
         `event`, the `values`, and the fields of the run's own input that it names. An equality such as
-        `event.data.id == invoice` lets very many runs wait beside each other.
+        `event.data.order == order` lets very many runs wait beside each other.
 
         An event answers every run that waits for it, and one wait of each. One that came up to ten minutes before the wait counts,
         unless an earlier wait of this run has had it. `data` of more than 256 KiB is answered as `{"$ref", "bytes"}`.
