@@ -118,7 +118,7 @@ def _request(webhook: WebhookReceived) -> DeliveryRequest:
             body["body"] = storable(raw.decode())
         except UnicodeDecodeError:
             body["body_base64"] = webhook.body_base64
-    names = ("method", "query", "headers", "remote", "adapter", "sender_delivery", "body_size")
+    names = ("method", "query", "headers", "remote", "adapter", "sender_delivery", "body_size", "checked")
     kept: dict[str, Any] = {name: getattr(webhook, name) for name in names}
     return DeliveryRequest(**kept | body)
 

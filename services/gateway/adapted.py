@@ -22,10 +22,11 @@ FAILED = 10.0
 
 
 class Adapted(msgspec.Struct, frozen=True):
-    """A request as code has judged it: an answer to a handshake, or a genuine webhook with the sender's id."""
+    """A request as it was judged: an answer to a handshake, or a genuine webhook with the sender's id, and what was `checked`."""
 
     reply: HandshakeAnswer | None = None
     delivery: str | None = None
+    checked: list[str] = []
 
 
 class AdapterFailed(Unavailable):
@@ -66,7 +67,7 @@ async def judged(
         return answer
     if hook.reads_document:
         await aside(received.read, size=len(received.body))
-    return Adapted(delivery=scheme.delivery(received))
+    return Adapted(delivery=scheme.delivery(received), checked=scheme.checked(received, now))
 
 
 async def shown(
@@ -86,7 +87,8 @@ async def shown(
     answer = await adapters.ask(code.adapter, code.source, act, request)
     if answer.outcome == "genuine":
         named = answer.delivery
-        return Adapted(delivery=named if named and len(named) <= SENDER_ID else None)
+        checked = ["the adapter's own code found it genuine"]
+        return Adapted(delivery=named if named and len(named) <= SENDER_ID else None, checked=checked)
     if answer.outcome == "refused":
         raise Unauthenticated(answer.reason or "the adapter refuses it")
     if answer.outcome == "nothing" and act == "handshake":

@@ -92,6 +92,13 @@ class MessageScheme:
         """Return the sender's own id of the delivery, None where there is none that can be one. Raises `Unauthenticated`."""
         return self._delivery.read(received)
 
+    def checked(self, _received: Received, _now: float) -> list[str]:
+        """Return what `verify` has found of a genuine request, for people."""
+        covered = ", ".join(self.declared.components)
+        return [
+            f"the Signature header is {self.declared.algorithm} of at least {covered}, made within {self.declared.tolerance:g} s"
+        ]
+
     def _check(self, described: InnerList, now: float) -> None:
         declared, parameters = self.declared, described.parameters
         for name, wanted in (("alg", declared.algorithm), ("keyid", declared.key_id), ("tag", declared.tag)):

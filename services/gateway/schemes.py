@@ -83,6 +83,7 @@ class Scheme:
         self._each = None if declared.each is None else declared.each.split(".")
         self._delivery = DeliveryId(declared.delivery, declared.delivery_with)
         self._size = size_of(declared)
+        self._proof = _proof(declared)
         self._elsewhere = declared.signature is None or declared.signature.in_body
         readers = (self._signature, self._timestamp, self._digest, *(reader for _, reader in self._body_values))
         self.reads_document = self._each is not None or any(
@@ -127,6 +128,10 @@ class Scheme:
     def delivery(self, received: Received) -> str | None:
         """Return the sender's own id of the delivery, None where there is none that can be one. Raises `Unauthenticated`."""
         return self._delivery.read(received)
+
+    def checked(self, received: Received, now: float) -> list[str]:
+        """Return what `verify` has found of a genuine request, for people."""
+        return [*self._proof, *(() if (stated := self.stated_time(received)) is None else (self._age(now - stated),))]
 
     async def load(self, _claim: ClaimedSignature, received: Received) -> None:
         """Have the certificate known that a request names; of one that is meant for this scheme. Raises as `Verifier` says."""
@@ -245,8 +250,21 @@ class Scheme:
         except ValueError as error:
             raise Unauthenticated(f"the timestamp is {error}") from error
         if abs(now - seconds) > self.declared.tolerance:
-            raise Unauthenticated(f"the timestamp is more than {self.declared.tolerance:g} s from now")
+            raise Unauthenticated(self._age(now - seconds))
         return given
+
+    def _age(self, seconds: float) -> str:
+        side = "old" if seconds >= 0 else "ahead"
+        return f"the timestamp is {abs(seconds):.0f} s {side}, and {self.declared.tolerance:g} s are allowed"
+
+
+def _proof(declared: SignatureScheme) -> tuple[str, ...]:
+    if declared.signature is None:
+        return ("nothing was verified: whoever knows the address may send",)
+    if declared.algorithm == "token":
+        return (f"the {declared.signature} is the source's secret",)
+    digest = () if declared.body_digest is None else (f"the {declared.body_digest} is the body's SHA-256",)
+    return (*digest, f"the {declared.signature} is the {declared.algorithm} of {declared.template}")
 
 
 def _there(reader: Reader, received: Received, item: Any) -> str:

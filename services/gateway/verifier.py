@@ -33,6 +33,9 @@ class AnyScheme(Protocol):
     def delivery(self, received: Received) -> str | None:
         """Return the sender's own id of the delivery, None where there is none that can be one. Raises `Unauthenticated`."""
 
+    def checked(self, received: Received, now: float) -> list[str]:
+        """Return what `verify` has found of a genuine request, for people: no secret and no signature is in it."""
+
 
 # A scheme, and what it claims of a head.
 Claim = tuple[AnyScheme, Any]

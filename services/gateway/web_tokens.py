@@ -68,6 +68,14 @@ class TokenScheme:
         """Return the sender's own id of the delivery, None where there is none that can be one. Raises `Unauthenticated`."""
         return self._delivery.read(received)
 
+    def checked(self, _received: Received, _now: float) -> list[str]:
+        """Return what `verify` has found of a genuine request, for people."""
+        declared = self.declared
+        names = [name for name in ("issuer", "audience") if getattr(declared, name)] + [*declared.claims]
+        claims = f", and {', '.join(names)} are as the source wants them" if names else ""
+        body = [] if declared.body_claim is None else [f"the token's {declared.body_claim} is the body's SHA-256"]
+        return [f"the {declared.token} is a token that a key of the source's signed, not expired{claims}", *body]
+
     def _check_claims(self, payload: dict[str, Any]) -> None:
         declared = self.declared
         if declared.issuer is not None and payload.get("iss") != declared.issuer:

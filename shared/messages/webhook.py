@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from shared.messages.declaration import Message, message
 
 
@@ -11,7 +13,7 @@ class WebhookReceived(Message, frozen=True, kw_only=True):
 
     The body is exact: `body_base64`, or above 256 KiB `body_ref`, the SHA-256 under which the bucket `bodies` holds it.
     Header names are lower case; credentials and signatures are redacted. `delivery` is the id in the answer. `lane` is the bulk
-    lane in which it waits (`shared.streams.BULK_LANES`), None for the prompt one.
+    lane in which it waits (`shared.streams.BULK_LANES`), None for the prompt one. `checked` says what was verified, for people.
     """
 
     source: str
@@ -27,6 +29,7 @@ class WebhookReceived(Message, frozen=True, kw_only=True):
     sender_delivery: str | None = None
     remote: str | None = None
     lane: str | None = None
+    checked: list[str] = msgspec.field(default_factory=list)
 
 
 @message("webhook.refused", key="source", by="gateway")

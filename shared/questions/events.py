@@ -60,6 +60,8 @@ class DeliveryEvent(msgspec.Struct, frozen=True, kw_only=True):
 class DeliveryRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery's webhook as it is kept: credentials and signatures are redacted. `sender_delivery` is the sender's id of it.
 
+    `checked` says what was verified of it when it came, nothing of one that came before Millrace kept that.
+
     `query` and `headers` are pairs of name and value; a schema of pairs is more than most readers of the API's document take.
     `body` is its text, `body_base64` its bytes where they are none; neither where it is larger than 64 KiB.
     """
@@ -73,6 +75,7 @@ class DeliveryRequest(msgspec.Struct, frozen=True, kw_only=True):
     body_size: int
     body: str | None
     body_base64: str | None
+    checked: list[str] = []
 
 
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):

@@ -128,6 +128,30 @@ def test_a_published_body_with_one_byte_changed_is_refused(vector: dict[str, Any
 
 
 @pytest.mark.parametrize("vector", GENUINE, ids=lambda vector: vector["id"])
+def test_what_was_verified_is_told_and_tells_no_secret(vector: dict[str, Any]) -> None:
+    made, received, now = (
+        endpoint(verification_of(vector), **settings_of(vector)).verifier,
+        received_of(vector),
+        vector.get("now", NOW),
+    )
+    told = " ".join(made.verify(made.claims(received, now), received, now).checked(received, now))
+    assert told
+    shown = [*settings_of(vector).values(), *(value for _, value in received.headers.items() if len(value) > 20)]
+    assert not [one for one in shown if one in told]
+
+
+def test_a_time_too_far_off_is_told_by_its_seconds() -> None:
+    signed = SignatureScheme(
+        signature=Place(header="x-sign"), template="{timestamp}.{body}", timestamp=Place(header="x-time"), tolerance=300
+    )
+    for away, said in ((412, "the timestamp is 412 s old, and 300 s are allowed"), (-412, "412 s ahead"), (2, None)):
+        stamp = str(int(NOW) - away)
+        headers = CIMultiDict({"X-Time": stamp, "X-Sign": mac(f"{stamp}.".encode() + BODY).hex()})
+        why = one(signed, Received("POST", headers, "http://localhost", "/hooks/a", BODY))
+        assert why is None if said is None else said in str(why)
+
+
+@pytest.mark.parametrize("vector", GENUINE, ids=lambda vector: vector["id"])
 def test_while_a_secret_is_rotated_both_verify_and_no_third(vector: dict[str, Any]) -> None:
     declared, now, received = verification_of(vector), vector.get("now", NOW), received_of(vector)
     published = settings_of(vector)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.adapted import AdapterFailed, judged
+from services.gateway.adapted import Adapted, AdapterFailed, judged
 from services.gateway.admission import WebhookEndpoint, read_methods, redacted_of
 from services.gateway.api.access import address, remote
 from services.gateway.api.endpoint import Reply, endpoint
@@ -39,6 +39,8 @@ from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
 from shared.values import aside, storable
 
+# What was checked of a request whose source says which networks send, or does not.
+_OF_NETWORKS: dict[bool, tuple[str, ...]] = {True: ("the address that sent it is in one of the source's networks",), False: ()}
 # Seconds: AWS SNS waits 15 for the answer.
 VISIT = 8.0
 
@@ -118,7 +120,6 @@ async def receive(request: web.Request) -> web.Response:
             raise
         if adapted.reply is not None:
             return _answered(adapted.reply)
-        sender_id = adapted.delivery
         if (answer := handshakes.after_verification(received)) is not None:
             if answer.visit is not None:
                 await gateway.fetcher.get(hook.org, answer.visit, timeout=VISIT)
@@ -129,7 +130,7 @@ async def receive(request: web.Request) -> web.Response:
         if limits:
             _hold_to(gateway.limits.take, gateway, request, hook, limits)
         with gateway.backlog.admitted(hook.source, hook.org, len(body)):
-            delivery, ack = await _keep(gateway, request, hook, sender_id, body)
+            delivery, ack = await _keep(gateway, request, hook, adapted, body)
     body = b'{"id":"%b"}' % delivery.encode()
     wanted = hook.acknowledgement
     if wanted is None:
@@ -152,10 +153,8 @@ def _answered(answer: HandshakeAnswer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, content_type=answer.content_type, headers=answer.headers)
 
 
-async def _keep(
-    gateway: Gateway, request: web.Request, hook: WebhookEndpoint, sender_id: str | None, body: bytes
-) -> tuple[str, Ack]:
-    sender_id = None if sender_id is None else storable(sender_id)
+async def _keep(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, adapted: Adapted, body: bytes) -> tuple[str, Ack]:
+    sender_id = None if adapted.delivery is None else storable(adapted.delivery)
     delivery = new_id() if sender_id is None else delivery_id(hook.source, sender_id)
     inline = len(body) <= INLINE_BYTES
     body_ref = None if inline else (await gateway.bodies.put(_once(body))).sha256
@@ -174,6 +173,7 @@ async def _keep(
             sender_delivery=sender_id,
             remote=remote(gateway, request),
             lane=entry.lane,
+            checked=[*_OF_NETWORKS[hook.networks is not None], *adapted.checked],
         )
         ack = await gateway.bus.journal.publish(gateway.bus.seal(message, org=hook.org, id=delivery))
         entry.sequence = ack.sequence
