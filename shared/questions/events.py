@@ -408,6 +408,21 @@ class NextFirings(Question[list[PlannedTime]], frozen=True, kw_only=True):
     n: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
 
 
+class PlannedSchedule(msgspec.Struct, frozen=True):
+    """The first times of a schedule within a stretch of time; `more`: it has others there."""
+
+    schedule: str
+    times: list[Moment]
+    more: bool
+
+
+@question("events.all_firings", by="gateway")
+class AllFirings(Question[list[PlannedSchedule]], frozen=True, kw_only=True):
+    """The times of all schedules that are switched on, within the next `hours`: of each up to 100, of many fewer, but some."""
+
+    hours: Annotated[int, msgspec.Meta(ge=1, le=744)] = 24
+
+
 @command("events.run_schedule", by="gateway")
 class RunSchedule(Command[ScheduleRun], frozen=True, kw_only=True):
     """Fire a schedule now, switched on or not. Raises NotFound; Conflict where it skips, and its last run goes on; Invalid."""

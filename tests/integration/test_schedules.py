@@ -17,7 +17,7 @@ from shared import aggregate
 from shared.envelope import derived_id, new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import RunRequested, TimerSet
-from shared.questions.events import ListDeliveries, NextFirings, RunSchedule
+from shared.questions.events import AllFirings, ListDeliveries, NextFirings, RunSchedule
 from tests.support.inside import bus_of, eventually, running
 from tests.support.programs import started_service
 from tests.support.resources import got, putting, removing, ring, told
@@ -349,6 +349,9 @@ async def test_the_schedules_of_an_organization_come_so_often_at_most(place: Pla
         await told(bus, putting("schedule", "each-0", input={"x": 1}, **often))
         await told(bus, putting("schedule", "each-1", **(often | {"every": 2})))
         await told(bus, putting("schedule", "more", **(often | {"every": 2})))
+        planned = {one.schedule: one for one in await bus.ask(AllFirings(org="default", hours=1))}
+        assert planned.keys() == {"more", *(f"each-{number}" for number in range(20))}
+        assert all(one.more and len(one.times) > 50 for one in planned.values())
 
 
 async def seen(place: Place, id_: str) -> bool:

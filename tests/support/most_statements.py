@@ -30,7 +30,7 @@ MOST = {
             patch_level patch_organization patch_repository patch_retention patch_source patch_variable poll_login
             put_integration put_level put_organization put_retention put_variable read_archived_rows read_invitation
             search_audit search_logs serve_mcp show_login signal_run stream_environments test_source list_approvals
-            answer_approval get_approval make_approval_link delete_form get_form list_forms make_form_link
+            list_firings answer_approval get_approval make_approval_link delete_form get_form list_forms make_form_link
             patch_form delete_pack get_pack list_packs patch_pack put_pack
         """,
         2: """

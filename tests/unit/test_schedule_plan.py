@@ -175,3 +175,22 @@ def test_times_that_are_not_made_up_for_are_named_from_the_first_to_the_last() -
     _, state = looked(often, None, BEGIN)
     [due] = plan.planned(often, state, BEGIN + 3 * HOUR)
     assert due.missed == (BEGIN + MINUTE, BEGIN + (180 - MOST_CAUGHT_UP) * MINUTE)
+
+
+def test_all_schedules_are_looked_ahead_at_each_with_its_share() -> None:
+    named = {
+        "daily": Schedule(cron="0 9 * * *"),
+        "often": Schedule(every=60),
+        "off": Schedule(every=60, enabled=False),
+        "yearly": Schedule(cron="0 0 1 1 *"),
+    }
+    schedules = [msgspec.structs.replace(entry(spec), name=name) for name, spec in named.items()]
+    found = {name: (times, more) for name, times, more in plan.within(schedules, BEGIN, BEGIN + 48 * HOUR)}
+    assert found["daily"] == ([BEGIN + 21 * HOUR, BEGIN + 45 * HOUR], False)
+    assert found["yearly"] == ([], False)
+    assert "off" not in found
+    often, more = found["often"]
+    assert (len(often), more) == (plan.MOST_SHOWN, True)
+    assert all(BEGIN < one <= BEGIN + 48 * HOUR for one in often)
+    many = plan.within(schedules * 500, BEGIN, BEGIN + 48 * HOUR)
+    assert max(len(times) for _, times, _ in many) == plan.LEAST_SHOWN

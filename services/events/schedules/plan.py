@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 
 import msgspec
 
@@ -18,6 +18,8 @@ MOST_CAUGHT_UP = 100
 # Of a schedule of which nothing is known, as in a new database, times longer ago are left alone.
 KNOWN = timedelta(days=1)
 MOMENT = timedelta(microseconds=1)
+# Times that are shown of all schedules together, of which each has so many at least and at most.
+ALL_SHOWN, LEAST_SHOWN, MOST_SHOWN = 2000, 4, 100
 
 
 class ScheduleState(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +101,17 @@ def following(spec: Schedule, after: datetime, number: int) -> list[datetime]:
     """Return the next times after a moment, also of a schedule that is switched off."""
     times: Iterator[datetime] = calendar(spec).after(after)
     return list(islice(times, number))
+
+
+def within(schedules: Sequence[ScheduleEntry], after: datetime, until: datetime) -> list[tuple[str, list[datetime], bool]]:
+    """Return by name the times of those that are switched on, and whether one has more: of many schedules fewer of each."""
+    most = max(LEAST_SHOWN, min(MOST_SHOWN, ALL_SHOWN // max(1, len(schedules))))
+    found = []
+    for one in schedules:
+        if one.spec.enabled:
+            times = list(islice(takewhile(lambda at: at <= until, calendar(one.spec).after(after)), most + 1))
+            found.append((one.name, times[:most], len(times) > most))
+    return found
 
 
 def next_of(spec: Schedule, after: datetime) -> datetime | None:

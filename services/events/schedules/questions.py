@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -11,8 +13,12 @@ from shared.asking import Questions
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound
 from shared.owners.rows import ResourceRows
-from shared.questions.events import NextFirings, PlannedTime, RunSchedule, ScheduleRun
+from shared.questions.events import AllFirings, NextFirings, PlannedSchedule, PlannedTime, RunSchedule, ScheduleRun
+from shared.resources import KINDS
 from shared.resources.schedule import ScheduleEntry
+
+# As many as an organization may have.
+MOST = KINDS["schedule"].most or 1000
 
 
 class ScheduleDeps(Protocol):
@@ -28,6 +34,14 @@ async def next_firings(asked: NextFirings, deps: ScheduleDeps) -> list[PlannedTi
     zone = ZoneInfo(spec.timezone)
     times = plan.following(spec, utc_now(), asked.n)
     return [PlannedTime(at=rfc3339(one), local=one.astimezone(zone).isoformat()) for one in times]
+
+
+async def all_firings(asked: AllFirings, deps: ScheduleDeps) -> list[PlannedSchedule]:
+    """Return the times of all schedules that are switched on, within a stretch of time."""
+    now = utc_now()
+    found = await deps.resources.page("schedule", asked.org, "", MOST)
+    planned = await asyncio.to_thread(plan.within, found, now, now + timedelta(hours=asked.hours))
+    return [PlannedSchedule(name, [rfc3339(one) for one in times], more) for name, times, more in planned]
 
 
 async def run_schedule(command: RunSchedule, deps: ScheduleDeps) -> ScheduleRun:
@@ -48,4 +62,4 @@ async def _named(org: str, name: str, deps: ScheduleDeps) -> ScheduleEntry:
     return found
 
 
-QUESTIONS: Questions = {NextFirings: next_firings, RunSchedule: run_schedule}
+QUESTIONS: Questions = {NextFirings: next_firings, AllFirings: all_firings, RunSchedule: run_schedule}

@@ -1,4 +1,4 @@
-"""/api/v1/schedules/{name}/next and …/run: when a schedule fires next, and firing it now."""
+"""/api/v1/schedules/{name}/next and …/run, /api/v1/firings: when schedules fire next, and firing one now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from services.gateway.api.endpoint import IDEMPOTENCY_KEY, Audit, Call, Endpoint
 from services.gateway.api.lists import idempotency_key_of
 from shared.envelope import derived_id, new_id
 from shared.errors import Conflict, NotFound
-from shared.questions.events import NextFirings, PlannedTime, RunSchedule, ScheduleRun
+from shared.questions.events import AllFirings, NextFirings, PlannedSchedule, PlannedTime, RunSchedule, ScheduleRun
 
 
 class NextQuery(msgspec.Struct, frozen=True):
@@ -48,4 +48,23 @@ async def run_schedule(call: Call[None, None]) -> ScheduleRun:
     return await call.ask(RunSchedule(id=id_, org=org, actor=call.caller.actor, name=call.path["name"]))
 
 
-ENDPOINTS: tuple[Endpoint, ...] = (next_firings, run_schedule)
+class FiringsQuery(msgspec.Struct, frozen=True):
+    """How far ahead."""
+
+    hours: Annotated[int, msgspec.Meta(ge=1, le=744, description="From now on.")] = 24
+
+
+class PlannedSchedules(msgspec.Struct, frozen=True):
+    """The schedules that are switched on, by name, with their times."""
+
+    items: list[PlannedSchedule]
+    next_cursor: None = None
+
+
+@endpoint("GET", "/api/v1/firings", role="viewer")
+async def list_firings(call: Call[FiringsQuery, None]) -> PlannedSchedules:
+    """List the next times of all schedules that are switched on: up to 100 of each, and of more than 20 schedules fewer."""
+    return PlannedSchedules(await call.ask(AllFirings(org=call.caller.org, hours=call.query.hours)))
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (next_firings, run_schedule, list_firings)
