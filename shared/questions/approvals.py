@@ -72,13 +72,14 @@ class GetApproval(Question[ApprovalView], frozen=True, kw_only=True):
 
 @question("executor.approvals", by="gateway")
 class ListApprovals(Question[ApprovalList], frozen=True, kw_only=True):
-    """The questions of an organization's runs, newest first; `to`: those that are asked of this role or name.
+    """The questions of an organization's runs, newest first; `to`: those that are asked of this role or name, `run`: those of one.
 
     Raises Malformed for a foreign cursor.
     """
 
     status: StatusOfApproval | None = None
     to: Name | None = None
+    run: Key | None = None
     page: Page = Page()
 
 

@@ -24,6 +24,7 @@ _PAGE = Filtered(
     .limit(parameter("limit", BigInteger)),
     status=approval.c.status == parameter("status"),
     to=func.strpos(approval.c.addressed, parameter("to", Text)) > 0,
+    run=approval.c.id == parameter("run"),
     before=tuple_(*_NEWEST) < tuple_(parameter("before", Moment), parameter("before_id", Text)),
 )
 _PUT = Compiled(
@@ -57,6 +58,7 @@ async def page(engine: AsyncEngine, question: ListApprovals, limit: int) -> list
     wanted = {
         "status": question.status,
         "to": None if question.to is None else f"\n{question.to}\n",
+        "run": question.run,
         "before": moment,
     }
     return list(await _PAGE(wanted, org=question.org, limit=limit, before_id=id_).read(engine))

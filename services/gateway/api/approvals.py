@@ -25,7 +25,7 @@ from shared.questions.approvals import (
     link_until,
 )
 from shared.resources.declaration import Role
-from shared.values import Name, Words, moment_of, storable
+from shared.values import Key, Name, Words, moment_of, storable
 
 LONGEST_AGENT = 300
 # How an answerer is named who is meant personally: as audits name them.
@@ -39,6 +39,7 @@ class ApprovalsQuery(Paged, frozen=True, kw_only=True):
 
     status: StatusOfApproval | None = None
     to: Annotated[Name, msgspec.Meta(description="Those asked of this role, user or name.")] | None = None
+    run: Annotated[Key, msgspec.Meta(description="Those of this run.")] | None = None
 
 
 class ApprovalAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,7 +60,7 @@ class LinkBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def list_approvals(call: Call[ApprovalsQuery, None]) -> ApprovalList:
     """List what runs have asked people, newest first."""
     query = call.query
-    return await call.ask(ListApprovals(org=call.caller.org, status=query.status, to=query.to, page=query.page))
+    return await call.ask(ListApprovals(org=call.caller.org, status=query.status, to=query.to, run=query.run, page=query.page))
 
 
 @endpoint("GET", "/api/v1/approvals/{id}", role="viewer", errors=(NotFound,), example=Example(status=404))
