@@ -37,7 +37,18 @@ from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
 from shared.questions.adapters import AdapterFound, AskAdapter, FindAdapter
 from shared.questions.environments import BuildEnvironments, EnvironmentList, ListEnvironments
 from shared.questions.erasing import EraseInExecutor
-from shared.questions.files import CommitFiles, FileList, FileView, GetFile, ListFiles, MoveFiles, PutFile, RemoveFile, RestoreFiles
+from shared.questions.files import (
+    CommitFiles,
+    FileList,
+    FileView,
+    GetFile,
+    ListFiles,
+    ListProblems,
+    MoveFiles,
+    PutFile,
+    RemoveFile,
+    RestoreFiles,
+)
 from shared.questions.runs import (
     AnswerWait,
     AttemptList,
@@ -296,6 +307,7 @@ QUESTIONS: Questions = {
     FindAdapter: find_adapter,
     ListEnvironments: list_environments,
     BuildEnvironments: commits.build_environments,
+    ListProblems: commits.list_problems,
     FindWorkflow: find_workflow,
     ListWorkflows: list_workflows,
     PutFile: commits.put_file,

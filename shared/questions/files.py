@@ -92,6 +92,11 @@ class CommitFiles(Command[Committed], frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+@question("executor.problems", by="gateway", timeout=60.0)
+class ListProblems(Question[list[FileProblem]], frozen=True, kw_only=True):
+    """Why newer content of the workspace does not serve, and warnings. Its code is read anew for that, unless all of it serves."""
+
+
 @command("executor.remove_file", by="gateway", timeout=60.0)
 class RemoveFile(Command[FileView], frozen=True, kw_only=True):
     """Delete a file; workflows that it alone defined are removed. Raises NotFound, PreconditionFailed."""

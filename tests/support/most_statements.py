@@ -46,7 +46,10 @@ MOST = {
             begin_login create_key create_schedule create_search create_subscription create_user delete_key get_quotas
             put_search put_subscription test_connection send_form
         """,
-        4: "authorize_connection delete_integration delete_source get_mapping restore_files rotate_keys send_submission",
+        4: """
+            authorize_connection delete_integration delete_source get_mapping list_problems restore_files rotate_keys
+            send_submission
+        """,
         5: """
             create_connection create_identity_provider create_provider create_secret delete_user preview_subscription
             put_connection put_identity_provider put_provider put_secret run_schedule

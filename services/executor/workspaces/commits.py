@@ -22,7 +22,17 @@ from shared.messages.declaration import hashed_key
 from shared.questions import fitting
 from shared.questions.adapters import AdapterEntry
 from shared.questions.environments import BuildEnvironments
-from shared.questions.files import CommitFiles, Committed, FileChange, FileView, MoveFiles, PutFile, RemoveFile, RestoreFiles
+from shared.questions.files import (
+    CommitFiles,
+    Committed,
+    FileChange,
+    FileView,
+    ListProblems,
+    MoveFiles,
+    PutFile,
+    RemoveFile,
+    RestoreFiles,
+)
 from shared.questions.workflows import WorkflowEntry
 
 # Bytes of problems in the answer to a commit, twice, beside its files.
@@ -89,6 +99,13 @@ async def build_environments(command: BuildEnvironments, deps: RegistrationDeps)
     if registered.is_building and await deps.builds.settled(command.org, PATIENCE):
         registered = await register(command.org, deps, refreshes=True)
     return Committed(files=[], removed=[], problems=fitting(registered.problems, PROBLEMS), building=registered.is_building)
+
+
+async def list_problems(asked: ListProblems, deps: RegistrationDeps) -> list[FileProblem]:
+    """Return what keeps a workspace, as it is, from serving; nothing is recorded."""
+    files, sizes = await deps.store.tree(asked.org)
+    found = await registration(asked.org, files, sizes, files, deps, is_anew=True)
+    return fitting(found.problems, PROBLEMS)
 
 
 async def put_file(command: PutFile, deps: RegistrationDeps) -> FileView:

@@ -20,7 +20,7 @@ from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem, TooLarge, UnsupportedMediaType
 from shared.http import body_of
 from shared.messages.catalog import FileProblem
-from shared.questions.files import MOST_CHANGES, CommitFiles, Committed, FileChange, FileView
+from shared.questions.files import MOST_CHANGES, CommitFiles, Committed, FileChange, FileView, ListProblems
 from shared.values import LONGEST_PATH, Path, Words, aside, decode
 
 # Of a commit as JSON, which is whole in memory; a larger one comes as a tar.
@@ -42,6 +42,13 @@ class CommitQuery(MessageQuery, frozen=True, kw_only=True):
     """How a commit is meant."""
 
     dry_run: Annotated[bool, msgspec.Meta(description="Check everything, change nothing, and answer the problems.")] = False
+
+
+class ProblemList(msgspec.Struct, frozen=True):
+    """The problems of a workspace."""
+
+    items: list[FileProblem]
+    next_cursor: None = None
 
 
 class CommitView(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +86,12 @@ async def commit_files(call: Call[CommitQuery, Streamed]) -> CommitView:
     else:
         raise UnsupportedMediaType(f"a commit is application/json or {TAR}")
     return await _recorded(call, changes, note)
+
+
+@endpoint("GET", "/api/v1/workspace/problems", role="developer")
+async def list_problems(call: Call[None, None]) -> ProblemList:
+    """List why newer content of the workspace does not serve, and warnings: its code is read anew, unless all of it serves."""
+    return ProblemList(await call.ask(ListProblems(org=call.caller.org)))
 
 
 async def commit_whole(call: Call[CommitQuery, Commit]) -> CommitView:
@@ -168,4 +181,4 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-ENDPOINTS = (commit_files,)
+ENDPOINTS = (commit_files, list_problems)
