@@ -39,8 +39,7 @@ from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
 from shared.values import aside, storable
 
-# What was checked of a request whose source says which networks send, or does not.
-_OF_NETWORKS: dict[bool, tuple[str, ...]] = {True: ("the address that sent it is in one of the source's networks",), False: ()}
+_OF_NETWORKS = "the address that sent it is in one of the source's networks"
 # Seconds: AWS SNS waits 15 for the answer.
 VISIT = 8.0
 
@@ -173,7 +172,7 @@ async def _keep(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, a
             sender_delivery=sender_id,
             remote=remote(gateway, request),
             lane=entry.lane,
-            checked=[*_OF_NETWORKS[hook.networks is not None], *adapted.checked],
+            checked=adapted.checked if hook.networks is None else [_OF_NETWORKS, *adapted.checked],
         )
         ack = await gateway.bus.journal.publish(gateway.bus.seal(message, org=hook.org, id=delivery))
         entry.sequence = ack.sequence
