@@ -22,7 +22,7 @@ from tests.support.stack import Up
 CONSOLE = Path(__file__).parents[2] / "console"
 HOSTILE = "<script>window.harmed = true</script><img src=x onerror='window.harmed = true'>"
 WORKFLOWS = b"""
-from millrace import ask, log, wait_for, workflow
+from millrace import ask, log, runs, wait_for, workflow
 
 
 @workflow
@@ -32,6 +32,14 @@ async def greet(event: dict) -> dict:
     said = await wait_for("go")
     log.info("going on", said=said.data)
     return {"greeted": event["data"]["who"]}
+
+
+@workflow
+async def careless(order: str = "7") -> None:
+    child = await runs.astart("chatter", {"lines": 1})
+    await runs.wait(child)
+    prices = {"8": 3}
+    prices[order]  # the line to blame
 
 
 @workflow
@@ -108,13 +116,25 @@ async def test_a_person_follows_a_webhook_from_its_arrival_to_the_last_line(page
     await press(page, "Create")
     await page.until("location.pathname === '/console/sources/hub'")
     url = str(await page.until("document.querySelector('.address')?.innerText"))
-    await client.call("PUT", "/api/v1/subscriptions/pushes", body={"source": "hub", "event": "push", "workflow": "greet"})
+    for name, event in (("pushes", "push"), ("issues", "issues.*")):
+        await client.call("PUT", f"/api/v1/subscriptions/{name}", body={"source": "hub", "event": event, "workflow": "greet"})
+    # One that is refused is no delivery; why it is stands at its source.
+    headers = {"X-GitHub-Event": "push", "X-Hub-Signature-256": "sha256=" + "0" * 64}
+    async with aiohttp.ClientSession() as sender, sender.post(url, json={}, headers=headers) as response:
+        assert response.status == 401
+    await shows(page, "the x-hub-signature-256 header does not match")
+    await press(page, "Test a request")
+    await press(page, "Test", "dialog")
+    await page.until("document.querySelector('dialog .steps')?.innerText.includes('there is no x-hub-signature-256 header')")
+    await page.press("dialog [aria-label=Close]")
     # It is seen as it comes.
     await press(page, "Deliveries", "nav")
     await page.until("document.querySelector('.live')?.innerText.includes('Live')")
     delivery = await send(url, HOSTILE)
     await shows(page, "hub")
     await page.press(f"main a[href='/console/deliveries/{delivery}']")
+    await shows(page, "the x-hub-signature-256 header is the hmac-sha256 of {body}")
+    await shows(page, "it takes issues.*, and this is push")
     await page.press("main a[href^='/console/runs/']")
     # Its lines are seen while it waits, and so is what it waits for.
     await shows(page, "hello <script>")
@@ -155,6 +175,59 @@ async def test_somebody_without_an_account_answers_by_a_link_and_the_page_shows_
     await page.until("document.querySelector('.head .status')?.innerText === 'approved'")
     await page.press(f"main a[href='/console/runs/{run['id']}']")
     await page.until("document.querySelector('.head .status')?.innerText === 'succeeded'")
+
+
+async def test_a_failure_is_shown_with_its_code_and_its_children_and_a_question_is_answered_there(
+    page: Page, client: Client
+) -> None:
+    await client.put_file("greeting.py", WORKFLOWS)
+    await sign_in(page, client, "gus", "developer")
+    here = await page.value("location.origin")
+    failed = await client.call("POST", "/api/v1/workflows/careless/runs?wait=30", body={"input": {}})
+    await page.open(f"{here}/console/runs/{failed['id']}")
+    await page.until("document.querySelector('.frame .l.at')?.innerText.includes('the line to blame')")
+    child = "document.querySelector('.timeline .child a')"
+    assert await page.until(f"{child}?.innerText") == "chatter"
+    await page.until(
+        "!![...document.querySelectorAll('.tree a')].find(one => one.getAttribute('href') === " + f"{child}.getAttribute('href'))"
+    )
+    # The code is that of the run, whatever the file has since.
+    await client.put_file("greeting.py", WORKFLOWS.replace(b"  # the line to blame", b"\n    return"))
+    await page.open(f"{here}/console/runs/{failed['id']}")
+    await shows(page, "It was changed since")
+    assert await page.value("document.querySelector('.frame .l.at').innerText.includes('the line to blame')")
+    asking = await client.call("POST", "/api/v1/workflows/refund/runs", body={"input": {"order": "43"}})
+    await page.open(f"{here}/console/runs/{asking['id']}")
+    await press(page, "Approve")
+    await page.until("document.querySelector('.head .status')?.innerText === 'succeeded'")
+    await client.put_file("broken.py", b"from millrace import workflow\n\n\n@workflow\ndef (:\n")
+    await page.open(f"{here}/console/workflows")
+    await page.press("main a[href^='/console/files/broken.py']")
+    await page.until("!!document.querySelector('.source .l[data-n=\"5\"].noted')")
+    await client.call("DELETE", "/api/v1/workspace/files/broken.py")
+
+
+async def test_what_is_typed_stays_while_a_schedule_is_paused(page: Page, client: Client) -> None:
+    await client.put_file("greeting.py", WORKFLOWS)
+    await client.call("PUT", "/api/v1/schedules/nightly", body={"cron": "0 3 * * *", "workflow": "chatter"})
+    await sign_in(page, client, "ines", "developer")
+    await press(page, "Schedules", "nav")
+    await page.until("document.querySelectorAll('.calendar .mark').length === 1")
+    await press(page, "Pause")
+    await press(page, "Resume")
+    await page.until("document.querySelectorAll('.calendar .mark').length === 1")
+    await press(page, "nightly")
+    zone = (
+        "[...document.querySelectorAll('main .field')].find(one => one.textContent.startsWith('timezone'))?.querySelector('input')"
+    )
+    await page.until(
+        f"(one => one && (one.value = 'Europe/Vienna', one.dispatchEvent(new Event('input', {{bubbles: true}}))))({zone})"
+    )
+    await press(page, "Pause")
+    await press(page, "Switch on")
+    await press(page, "Save")
+    await page.until("[...document.querySelectorAll('main button')].some(one => one.innerText === 'Save' && one.disabled)")
+    assert (await client.call("GET", "/api/v1/schedules/nightly"))["timezone"] == "Europe/Vienna"
 
 
 async def test_a_stretch_of_the_histogram_is_searched(page: Page, client: Client) -> None:
@@ -198,11 +271,26 @@ async def test_a_viewer_is_offered_nothing_that_would_be_refused(page: Page, cli
     await client.call("PUT", "/api/v1/sources/quiet", body={"adapter": "none", "settings": {}})
     run = await client.call("POST", "/api/v1/workflows/chatter/runs?wait=30", body={"input": {"lines": 3}})
     await sign_in(page, client, "vic", "viewer")
-    for path in (f"/console/runs/{run['id']}", "/console/workflows/chatter", "/console/sources/quiet", "/console/sources"):
+    asking = await client.call("POST", "/api/v1/workflows/refund/runs", body={"input": {"order": "44"}})
+    await page.open(f"{await page.value('location.origin')}/console/runs/{asking['id']}")
+    await shows(page, "This is asked of finance")
+    await client.call("PUT", "/api/v1/schedules/nightly", body={"cron": "0 3 * * *", "workflow": "chatter"})
+    paths = (f"/console/runs/{run['id']}", "/console/workflows/chatter", "/console/sources/quiet", "/console/sources")
+    for path in (*paths, "/console/schedules", "/console/schedules/nightly", "/console/operations"):
         await page.open(await page.value("location.origin") + path)
         await page.until(SETTLED)
         offered = set(str(await page.value(BUTTONS)).split("|"))
-        assert not offered & {"Run again", "Run now", "Resume with the latest code", "Remove", "Save", "Send a test", "New source"}
+        refused = {
+            "Run again",
+            "Run now",
+            "Resume with the latest code",
+            "Remove",
+            "Save",
+            "Test a request",
+            "New source",
+            "Approve",
+        }
+        assert not offered & (refused | {"Pause", "Resume", "Fire now", "Resolve anew", "New schedule"}), path
     menu = str(await page.value("document.querySelector('nav').innerText"))
     assert "Runs" in menu
     assert "Keys" not in menu
@@ -240,7 +328,8 @@ async def test_pages_are_usable_by_everybody(page: Page, client: Client, up: Up)
         *(f"/console/{one}" for one in ("runs", f"runs/{run['id']}", "deliveries", f"deliveries/{delivery}", "logs", "audit")),
     )
     paths += tuple(f"/console/{one}" for one in ("approvals", "dead-letters", "workflows", "workflows/chatter", "sources"))
-    paths += ("/console/sources/busy", "/console/sources/+", "/console/subscriptions/+", "/console/keys")
+    paths += ("/console/sources/busy", "/console/sources/+", "/console/subscriptions/+", "/console/keys", "/console/schedules")
+    paths += ("/console/operations", "/console/files/greeting.py")
     for scheme in ("light", "dark"):
         await page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         for path in paths:

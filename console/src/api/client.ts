@@ -52,13 +52,16 @@ export const unreachable = signal<string | null>(null);
 
 const RANKS: Role[] = ["viewer", "operator", "developer", "admin"];
 
+/** Say whether a role may do what another may. */
+export const isAtLeast = (least: Role, held: string | undefined): boolean => held !== undefined && RANKS.indexOf(held as Role) >= RANKS.indexOf(least);
+
 /** Say whether the caller's role allows an operation in the organization that is looked at. */
 export function may(operation: Operation): boolean {
   const [, , role, platform] = OPERATIONS[operation];
   if (role === null) return true;
   const roles = me.value?.roles ?? {};
   const held = [roles.global, platform ? undefined : roles[org.value]];
-  return held.some((one) => one !== undefined && RANKS.indexOf(one as Role) >= RANKS.indexOf(role));
+  return held.some((one) => isAtLeast(role, one));
 }
 
 /** Call an operation; the decoded answer, or a `Problem`. */

@@ -29,6 +29,7 @@ export interface Schema {
 }
 
 interface Document {
+  info: { version: string };
   paths: Record<string, Record<string, { summary?: string; requestBody?: { content: Record<string, { schema: Schema; example?: unknown }> } }>>;
   components: { schemas: Record<string, Schema> };
 }
@@ -37,7 +38,7 @@ let asked: Promise<Document> | null = null;
 
 /** The document of the gateway that is there, asked once. */
 export function described(): Promise<Document> {
-  asked ??= fetch("/openapi.json").then((answer) => answer.json());
+  asked ??= fetch("/openapi.json").then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(answer.statusText))));
   asked.catch(() => {
     asked = null;
   });
@@ -50,13 +51,23 @@ export function useBody(operation: Operation | null): Schema | null {
   useEffect(() => {
     let gone = false;
     if (operation === null) return;
-    void described().then((document) => {
-      const [method, path] = OPERATIONS[operation];
-      const body = document.paths[path]?.[method.toLowerCase()]?.requestBody?.content["application/json"]?.schema;
-      if (!gone && body) setSchema(whole(body, document.components.schemas, 0));
-    });
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const ask = () =>
+      void described().then(
+        (document) => {
+          const [method, path] = OPERATIONS[operation];
+          const body = document.paths[path]?.[method.toLowerCase()]?.requestBody?.content["application/json"]?.schema;
+          if (!gone && body) setSchema(whole(body, document.components.schemas, 0));
+        },
+        // Without it there is no form: it is asked for until it comes.
+        () => {
+          if (!gone) timer = setTimeout(ask, 2000);
+        },
+      );
+    ask();
     return () => {
       gone = true;
+      clearTimeout(timer);
     };
   }, [operation]);
   return schema;

@@ -79,18 +79,51 @@ export function useStream(url: string | null, kinds: string[], heard: (kind: str
   }, [url]);
 }
 
-/** Follow what is archived and fits a query of the log search; `changed` is called at most every `every` milliseconds. */
-export function useChanges(q: string, changed: () => void, every = 700): void {
+/** Follow what is archived and fits a query of the log search; `changed` is told the types and streams that came, at most every `every` milliseconds. `null` follows nothing. */
+export function useChanges(q: string | null, changed: (types: Set<string>) => void, every = 700): void {
   const waiting = useRef<ReturnType<typeof setTimeout> | null>(null);
+  const came = useRef(new Set<string>());
   const latest = useRef(changed);
   latest.current = changed;
-  const soon = () => {
+  const soon = (kind: string, data: unknown) => {
+    // What was passed over may have been of any type.
+    const { type = EVERY, stream = EVERY } = kind === "row" ? (data as { type?: string; stream?: string }) : {};
+    came.current.add(type).add(stream);
     waiting.current ??= setTimeout(() => {
+      const types = came.current;
+      came.current = new Set();
       waiting.current = null;
-      latest.current();
+      latest.current(types);
     }, every);
   };
-  const params = new URLSearchParams({ q, ...(org.value && { org: org.value }) });
-  useStream(`/api/v1/logs/tail?${params}`, ["row", "dropped", "error"], soon);
+  const params = new URLSearchParams({ q: q ?? "", ...(org.value && { org: org.value }) });
+  useStream(q === null ? null : `/api/v1/logs/tail?${params}`, ["row", "dropped", "error"], soon);
   useEffect(() => () => clearTimeout(waiting.current ?? undefined), []);
+}
+
+/** Stands for every type, where rows were passed over. */
+export const EVERY = "*";
+
+/** Say whether one of what came is one of these, or begins as one that ends in a dot. */
+export const hasCome = (types: Set<string>, ...wanted: string[]): boolean =>
+  [...types].some((type) => type === EVERY || wanted.some((one) => (one.endsWith(".") ? type.startsWith(one) : type === one)));
+
+/** Do something every `ms` milliseconds while the page is looked at, and once when it is shown again after more than that. */
+export function usePolled(does: () => unknown, ms: number): void {
+  const latest = useRef(does);
+  latest.current = does;
+  useEffect(() => {
+    let last = Date.now();
+    const look = () => {
+      if (document.hidden || Date.now() - last < ms) return;
+      last = Date.now();
+      latest.current();
+    };
+    const timer = setInterval(look, Math.min(ms, 5000));
+    document.addEventListener("visibilitychange", look);
+    return () => {
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", look);
+    };
+  }, [ms]);
 }

@@ -57,8 +57,10 @@ export const PAGES: [string, () => Promise<Module>][] = [
   ["/dead-letters/:id", () => import("../pages/dead_letter")],
   ["/workflows", () => import("../pages/workflows")],
   ["/workflows/:name", () => import("../pages/workflow")],
+  ["/files/:path*", () => import("../pages/file")],
   ["/members", () => import("../pages/members")],
   ["/operations", () => import("../pages/operations")],
+  ["/schedules", () => import("../pages/schedules")],
   ["/:kind", () => import("../pages/resources")],
   ["/:kind/:name", () => import("../pages/resource")],
 ];

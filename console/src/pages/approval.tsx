@@ -1,35 +1,21 @@
 // One question of a workflow, and its answer.
 import { useState } from "preact/hooks";
 
-import { asProblem, useAsked } from "../api/asked";
-import { type Problem, call, may } from "../api/client";
-import type { Schema } from "../api/description";
+import { useAsked } from "../api/asked";
+import { call, may } from "../api/client";
 import { useChanges } from "../api/live";
 import { to } from "../app/router";
-import { Fields } from "../ui/form";
+import { Answer } from "../ui/answer";
 import { Json } from "../ui/json";
 import { Act, Dialog, Facts, Head, Id, Loading, Refusal, Section, Status, Taken, Time } from "../ui/parts";
 
 export default function ApprovalPage({ id = "" }: { id?: string }) {
   const asked = useAsked("get_approval", { path: { id } });
-  const [data, setData] = useState<Record<string, unknown>>({});
-  const [comment, setComment] = useState("");
-  const [problem, setProblem] = useState<Problem | null>(null);
   const [links, setLinks] = useState(false);
   useChanges(asked.data ? `run:"${asked.data.run}"` : `run:"${id}"`, () => void asked.again());
   const one = asked.data;
   if (asked.problem && !one) return <Refusal problem={asked.problem} again={asked.again} />;
   if (!one) return <Loading />;
-  const form = one.form as Schema | null;
-  const answer = async (decision: "approve" | "refuse") => {
-    setProblem(null);
-    try {
-      await call("answer_approval", { path: { id }, body: { decision, comment, ...(form && decision === "approve" && { data }) } as never });
-      await asked.again();
-    } catch (error) {
-      setProblem(asProblem(error));
-    }
-  };
   return (
     <>
       <Head title={one.prompt} of={<><a href={to("/approvals")}>Approvals</a> / <Id of={id} /></>}>
@@ -37,14 +23,7 @@ export default function ApprovalPage({ id = "" }: { id?: string }) {
         {one.status === "open" && may("make_approval_link") && <button type="button" onClick={() => setLinks(true)}>Link for somebody without an account</button>}
       </Head>
       {links && <Link id={id} close={() => setLinks(false)} />}
-      {one.status === "open" && (
-        <form class="card form" onSubmit={(event) => { event.preventDefault(); void answer("approve"); }}>
-          {form?.properties && <Fields schema={form} value={data} change={setData} faults={problem?.faults ?? []} path="data" />}
-          <div class="field"><label for="comment">comment</label><textarea id="comment" rows={2} value={comment} onInput={(event) => setComment(event.currentTarget.value)} /></div>
-          {problem && <Refusal problem={problem} />}
-          <div class="actions"><button class="main">Approve</button><button type="button" class="bad" onClick={() => void answer("refuse")}>Refuse</button></div>
-        </form>
-      )}
+      {one.status === "open" && <Answer of={one} done={asked.again} />}
       <Section title="Details">
         <Facts of={[["Run", <Id of={one.run} href={to(`/runs/${one.run}`)} />], ["Workflow", <a href={to(`/workflows/${one.workflow}`)}>{one.workflow}</a>], ["Asked", one.to.join(", ")], ["Opened", <Time at={one.opened_at} />], ["Until", one.until && <Time at={one.until} />], ["Reminders", one.reminders || null], ["Answered by", one.answered_by], ["Answered", one.answered_at && <Time at={one.answered_at} />], ["By way of", one.via], ["From", one.remote], ["Comment", one.comment]]} />
         {one.data !== null && one.data !== undefined && <Json of={one.data} />}

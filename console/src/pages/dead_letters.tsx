@@ -1,5 +1,6 @@
 // Dead letters: messages that a service could not deal with.
 import type { Schemas } from "../api/client";
+import { useChanges } from "../api/live";
 import { here, search, to } from "../app/router";
 import { Head, Status, Time } from "../ui/parts";
 import { type Column, Table, useRows } from "../ui/table";
@@ -17,6 +18,7 @@ const COLUMNS: Column<Letter>[] = [
 export default function DeadLetters() {
   const status = here.value.searchParams.get("status") ?? undefined;
   const rows = useRows("list_dead_letters", { query: { status } as never }, (one) => one.id);
+  useChanges("stream:DEAD OR type:letter.*", rows.refresh);
   return (
     <>
       <Head title="Dead letters" />

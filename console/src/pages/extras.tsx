@@ -2,15 +2,17 @@
 import type { ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
 
-import { useAsked } from "../api/asked";
-import { call, may } from "../api/client";
+import { asProblem, useAsked } from "../api/asked";
+import { type Problem, type Schemas, call, may, org } from "../api/client";
 import type { Schema } from "../api/description";
+import { hasCome, useChanges } from "../api/live";
 import { to } from "../app/router";
 import { inFull } from "../ui/formats";
-import { Act, Copy, Empty, Refusal, Section, Status, Taken, Time } from "../ui/parts";
+import { Act, Copy, Dialog, Empty, Refusal, Section, Status, Taken, Time } from "../ui/parts";
 import { Fields } from "../ui/form";
 import { Json } from "../ui/json";
-import { Quotas } from "./operations";
+import { Emit, Trial } from "../ui/trial";
+import { Quotas } from "../ui/services";
 
 type Entity = Record<string, unknown>;
 interface ExtraProps {
@@ -45,27 +47,55 @@ export function useSchemaOf(kind: string, body: Schema | null, value: Entity): S
 }
 
 function Source({ entity, name, again }: ExtraProps) {
+  const id = String(entity.id);
   const recent = useAsked("list_deliveries", { query: { source: name, limit: 10 } as never });
+  const refused = useAsked("search_logs", { query: { q: `(type:audit.refused data.category:webhook data.target:"${id}") OR (type:webhook.refused key:"${id}")`, from: "now-7d", limit: 10 } });
+  const adapters = useAsked("list_adapters", may("test_source") ? {} : null);
+  useChanges(`(stream:WEBHOOKS key:"${id}") OR (type:audit.refused data.target:"${id}")`, (types) => {
+    if (hasCome(types, "WEBHOOKS")) void recent.again();
+    if (hasCome(types, "audit.refused", "webhook.refused")) void refused.again();
+  });
   const url = typeof entity.url === "string" ? entity.url : null;
-  const [test, setTest] = useState<unknown>(null);
+  const [tests, setTests] = useState(false);
+  const registration = entity.registration as { status: string; error?: string | null; expires_at?: string | null } | null;
+  const close = () => { setTests(false); void again(); };
   return (
     <>
-      {url && (
-        <Section title="Address">
-          <p>The sender is given this address; each request to it is a delivery.</p>
-          <div class="actions"><code class="address">{url}</code><Copy text={url} /></div>
-          <div class="actions">
-            {may("test_source") && <Act does={async () => { setTest(await call("test_source", { path: { name } })); await Promise.all([again(), recent.again()]); }}>Send a test</Act>}
-          </div>
-          {test !== null && <Json of={test} />}
-        </Section>
-      )}
+      <Section title={url ? "Address" : "Events"}>
+        {url && (
+          <>
+            <p>The sender is given this address; each request to it is a delivery.</p>
+            <div class="actions"><code class="address">{url}</code><Copy text={url} /></div>
+          </>
+        )}
+        {registration && <p><Status of={registration.status} /> It is registered with its sender{registration.expires_at && <>, until <Time at={registration.expires_at} /></>}. {registration.error && <span class="wrong">{registration.error}</span>}</p>}
+        <div class="actions">
+          {url && may("test_source") && <button type="button" onClick={() => setTests(true)}>Test a request</button>}
+          {entity.adapter === "topic" && may("emit_event") && <button type="button" onClick={() => setTests(true)}>Send an event</button>}
+        </div>
+        {tests && (url ? <Trial source={name} example={adapters.data?.items.find((one) => one.name === entity.adapter)?.example} close={close} /> : <Emit source={name} close={close} />)}
+      </Section>
       <Section title="Last requests" aside={<a href={to("/deliveries", { source: name })}>All of them</a>}>
+        <Refusal problem={recent.problem} again={recent.again} />
         {recent.data?.items.length === 0 && <Empty>None has come.</Empty>}
         <ul class="lines">{(recent.data?.items ?? []).map((one) => <li key={one.id}><a href={to(`/deliveries/${one.id}`)}>{one.type ?? one.id}</a><Status of={one.status} /><span class="minor">{one.reason}</span><Time at={one.received_at} /></li>)}</ul>
       </Section>
+      {(refused.data?.items.length ?? 0) > 0 && (
+        <Section title="Refused requests" aside={<span>at most one a second is told, of a week</span>}>
+          <ul class="lines">{refused.data?.items.map((one) => <Refused key={`${one.stream} ${one.seq}`} of={one} />)}</ul>
+        </Section>
+      )}
     </>
   );
+}
+
+const REASONS: Record<string, string> = { rate: "more came than the source's rate allows", room: "too many bodies were on their way", backlog: "too many webhooks wait" };
+
+/** A request that was refused: it is no delivery, and nothing of it is kept but why. */
+function Refused({ of }: { of: Schemas["LogItem"] }) {
+  const data = of.data as { outcome?: string; reason?: string; remote?: string | null; count?: number; detail?: { reason?: string; count?: number } };
+  const count = data.detail?.count ?? data.count ?? 1;
+  return <li><span>{data.detail?.reason ?? REASONS[data.reason ?? ""] ?? data.reason}</span>{count > 1 && <span>{count} times</span>}<span class="minor">from {data.remote ?? "unknown"}</span><Time at={of.time} /></li>;
 }
 
 function Schedule({ entity, name, again }: ExtraProps) {
@@ -136,9 +166,64 @@ function Subscription({ draft, name }: ExtraProps) {
       {seen.data?.warnings.map((one) => <p key={one.message} class="wrong">{one.path && <code>{one.path}</code>} {one.message}</p>)}
       {seen.data?.events.length === 0 && <Empty>No event of this source has come yet.</Empty>}
       <ul class="lines">
-        {(seen.data?.events ?? []).slice(0, 20).map((one, n) => <li key={n}><Json of={one} open={0} /></li>)}
+        {(seen.data?.events ?? []).map((one) => (
+          <li key={`${one.delivery} ${one.received_at} ${one.type}`}>
+            <span><a href={to(`/deliveries/${one.delivery}`)}>{one.type}</a></span>
+            <Status of={one.outcome?.outcome ?? "another type"} />
+            <span>{one.outcome?.reason}</span>
+            <Time at={one.received_at} />
+            {one.outcome?.input && <details class="whole"><summary>Input</summary><Json of={one.outcome.input} open={1} /></details>}
+          </li>
+        ))}
       </ul>
     </Section>
+  );
+}
+
+function Integration({ entity, name }: ExtraProps) {
+  const asked = useAsked("list_mappings", may("list_mappings") ? { path: { name } } : null);
+  const [edits, setEdits] = useState<string | null>(null);
+  const items = asked.data?.items ?? [];
+  const edited = items.find((one) => one.org === edits);
+  return (
+    <Section title="Mappings" aside={may("put_mapping") && !items.some((one) => one.org === org.value) && <button type="button" onClick={() => setEdits(org.value)}>Map {org.value}</button>}>
+      <Refusal problem={asked.problem} again={asked.again} />
+      {asked.data && items.length === 0 && <Empty>No organization has values for it.</Empty>}
+      <ul class="lines">
+        {items.map((one) => (
+          <li key={one.id}>
+            <span>{one.org}{one.entity_id && <> is <code>{one.entity_id}</code></>}</span>
+            {one.connection && <a href={to(`/connections/${one.connection}`)}>{one.connection}</a>}
+            {one.problems.length > 0 && <span class="wrong">{one.problems.map((each) => `${each.path} ${each.message}`).join("; ")}</span>}
+            {may("put_mapping") && <button type="button" class="small" onClick={() => setEdits(one.org)}>Change</button>}
+          </li>
+        ))}
+      </ul>
+      {edits !== null && <Mapping name={name} of={edits} was={edited} schema={entity.config_schema as Schema} close={() => { setEdits(null); void asked.again(); }} />}
+    </Section>
+  );
+}
+
+/** The form of a mapping: its config by the schema of the integration. */
+function Mapping({ name, of, was, schema, close }: { name: string; of: string; was?: Schemas["MappingView"]; schema: Schema; close: () => void }) {
+  const [value, setValue] = useState<Entity>({ entity_id: was?.entity_id ?? undefined, connection: was?.connection ?? undefined, config: was?.config ?? {} });
+  const [problem, setProblem] = useState<Problem | null>(null);
+  const save = async () => {
+    try {
+      await call("put_mapping", { path: { name, org: of }, body: value as never });
+      close();
+    } catch (error) {
+      setProblem(asProblem(error));
+    }
+  };
+  return (
+    <Dialog title={`${name} for ${of}`} close={close} wide>
+      <form class="form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
+        <Fields schema={{ properties: { entity_id: { type: "string", description: "Who the organization is in the external system." }, connection: { type: "string", "x-refers-to": "connection" }, config: { ...schema, type: "object" } } }} value={value} change={setValue} faults={problem?.faults ?? []} />
+        {problem && <Refusal problem={problem} />}
+        <div class="actions"><button class="main">Save</button></div>
+      </form>
+    </Dialog>
   );
 }
 
@@ -221,6 +306,7 @@ export const EXTRAS: Record<string, ComponentType<ExtraProps>> = {
   schedules: Schedule,
   connections: Connection,
   subscriptions: Subscription,
+  integrations: Integration,
   keys: Key,
   orgs: Organization,
   users: User,

@@ -1,8 +1,8 @@
 // Members of an organization: their roles, and who is invited.
 import { useState } from "preact/hooks";
 
-import { useAsked } from "../api/asked";
-import { type Role, call, may, org } from "../api/client";
+import { asProblem, useAsked } from "../api/asked";
+import { type Problem, type Role, call, may, org } from "../api/client";
 import { Act, Dialog, Empty, Head, Refusal, Section, Taken, Time } from "../ui/parts";
 
 const ROLES: Role[] = ["viewer", "operator", "developer", "admin"];
@@ -12,10 +12,17 @@ export default function Members() {
   const members = useAsked("list_members", { path });
   const invitations = useAsked("list_invitations", { path });
   const [invites, setInvites] = useState(false);
+  const [refused, setRefused] = useState<Problem | null>(null);
+  const change = async (name: string, role: Role) => {
+    setRefused(null);
+    await call("patch_member", { path: { ...path, name }, body: { role } }).catch((error) => setRefused(asProblem(error)));
+    await members.again();
+  };
   return (
     <>
       <Head title={`Members of ${org.value}`}>{may("create_invitation") && <button type="button" class="main" onClick={() => setInvites(true)}>Invite somebody</button>}</Head>
       <Refusal problem={members.problem} again={members.again} />
+      <Refusal problem={refused} />
       <Section title="Members">
         {members.data?.items.length === 0 && <Empty>Nobody has a role in it alone.</Empty>}
         <ul class="lines">
@@ -23,7 +30,7 @@ export default function Members() {
             <li key={one.name}>
               <span>{one.display_name || one.name} <small>{one.name}</small></span>
               {may("patch_member") ? (
-                <select aria-label={`Role of ${one.name}`} value={one.role} onChange={async (event) => { await call("patch_member", { path: { ...path, name: one.name }, body: { role: event.currentTarget.value as Role } }); await members.again(); }}>
+                <select aria-label={`Role of ${one.name}`} value={one.role} onChange={(event) => void change(one.name, event.currentTarget.value as Role)}>
                   {ROLES.map((role) => <option key={role}>{role}</option>)}
                 </select>
               ) : <span>{one.role}</span>}

@@ -1,29 +1,46 @@
 // How it is right now: what failed, what waits, what comes next.
-import { useAsked } from "../api/asked";
+import { type Asked, useAsked } from "../api/asked";
 import { may } from "../api/client";
-import { useChanges } from "../api/live";
+import { hasCome, useChanges, usePolled } from "../api/live";
+import { useReadiness } from "../api/readiness";
 import { to } from "../app/router";
 import { Bars } from "../ui/bars";
 import { duration } from "../ui/formats";
-import { Empty, Head, Loading, Refusal, Section, Status, Time } from "../ui/parts";
+import { Empty, Facts, Head, Loading, Refusal, Section, Status, Time } from "../ui/parts";
+import { Unserved } from "../ui/services";
 
 const DAY = "now-24h";
+const FAILURES = ["run.failed", "run.timed_out", "run.crashed"];
+// Milliseconds. Lists are asked for again as something comes that they show; what is counted over a day, and what few look at, seldom.
+const LISTS = 3000;
+const COUNTS = 30_000;
+const SELDOM = 60_000;
 
 export default function Overview() {
-  const ready = useAsked("ready", {});
+  const ready = useReadiness(COUNTS);
   const failed = useAsked("list_runs", { query: { status: "failed", limit: 8 } });
   const newest = useAsked("list_runs", { query: { limit: 8 } });
   const came = useAsked("count_logs_by_time", { query: { q: "type:webhook.received", from: DAY, bars: 48 } });
   const ended = useAsked("count_logs_by_time", { query: { q: "type:run.succeeded", from: DAY, bars: 48 } });
-  const wrong = useAsked("count_logs_by_time", { query: { q: "type:run.failed OR type:run.timed_out OR type:run.crashed", from: DAY, bars: 48 } });
-  const schedules = useAsked("list_schedules", may("list_schedules") ? { query: { limit: 100 } } : null);
-  const approvals = useAsked("list_approvals", may("list_approvals") ? { query: { status: "open", limit: 5 } as never } : null);
-  const dead = useAsked("list_dead_letters", may("list_dead_letters") ? { query: { status: "open", limit: 5 } } : null);
-  useChanges("type:run.* OR type:webhook.*", () => [failed, newest, came, ended, wrong, approvals, dead].forEach((one) => void one.again()), 3000);
-  const next = (schedules.data?.items ?? []).filter((one) => one.enabled && one.next_at).sort((a, b) => (a.next_at ?? "").localeCompare(b.next_at ?? "")).slice(0, 6);
+  const wrong = useAsked("count_logs_by_time", { query: { q: FAILURES.map((one) => `type:${one}`).join(" OR "), from: DAY, bars: 48 } });
+  const firings = useAsked("list_firings", { query: { hours: 168 } });
+  const approvals = useAsked("list_approvals", { query: { status: "open", limit: 5 } });
+  const dead = useAsked("list_dead_letters", { query: { status: "open", limit: 5 } });
+  useChanges("type:run.* OR type:webhook.received OR stream:DEAD", (types) => {
+    if (hasCome(types, "run.")) void newest.again();
+    if (hasCome(types, ...FAILURES)) void failed.again();
+    if (hasCome(types, ...FAILURES, "run.waiting", "run.resumed", "run.cancelled")) void approvals.again();
+    if (hasCome(types, "DEAD")) void dead.again();
+  }, LISTS);
+  usePolled(() => [came, ended, wrong].forEach((one) => void one.again()), COUNTS);
+  usePolled(() => [firings, dead].forEach((one) => void one.again()), SELDOM);
+  const next = (firings.data?.items ?? []).flatMap((one) => one.times.slice(0, 1).map((at) => ({ name: one.schedule, at }))).sort((a, b) => a.at.localeCompare(b.at)).slice(0, 6);
+  const questions = [...(approvals.data?.items ?? []).map((one) => ({ id: one.id, href: to(`/approvals/${one.id}`), says: one.prompt, at: one.opened_at })),
+    ...(dead.data?.items ?? []).map((one) => ({ id: one.id, href: to(`/dead-letters/${one.id}`), says: `Dead letter: ${one.reason}`, at: one.received_at }))];
   return (
     <>
-      <Head title="Overview" />
+      <Head title="Overview">{ready.now && <Status of={ready.now.status} />}</Head>
+      <Unserved of={ready.now} />
       <div class="figures">
         <Figure name="Webhooks, 24 h" asked={came} href={to("/deliveries")} />
         <Figure name="Runs that succeeded, 24 h" asked={ended} href={to("/runs", { status: "succeeded" })} tone="good" />
@@ -37,20 +54,26 @@ export default function Overview() {
           <RunLines asked={failed} empty="None has failed." />
         </Section>
         <Section title="Waiting for somebody" aside={<a href={to("/approvals")}>Approvals</a>}>
-          {(approvals.data?.items ?? []).length === 0 && (dead.data?.items ?? []).length === 0 && <Empty>Nobody has to do anything.</Empty>}
+          <Refusal problem={approvals.problem ?? dead.problem} />
+          {approvals.data && dead.data && questions.length === 0 && <Empty>Nobody has to do anything.</Empty>}
+          <ul class="lines">{questions.map((one) => <li key={one.id}><a href={one.href}>{one.says}</a><Time at={one.at} /></li>)}</ul>
+        </Section>
+        <Section title="Next schedules" aside={<a href={to("/schedules")}>The calendar</a>}>
+          <Refusal problem={firings.problem} again={firings.again} />
+          {firings.data && next.length === 0 && <Empty>No schedule is ahead.</Empty>}
           <ul class="lines">
-            {(approvals.data?.items ?? []).map((one) => <li key={one.id}><a href={to(`/approvals/${one.id}`)}>{one.prompt}</a><Time at={one.opened_at} /></li>)}
-            {(dead.data?.items ?? []).map((one) => <li key={one.id}><a href={to(`/dead-letters/${one.id}`)}>Dead letter: {one.reason}</a><Time at={one.received_at} /></li>)}
+            {next.map((one) => <li key={one.name}><a href={to(`/schedules/${one.name}`)}>{one.name}</a><Time at={one.at} /></li>)}
           </ul>
         </Section>
-        <Section title="Next schedules">
-          {next.length === 0 && <Empty>No schedule is ahead.</Empty>}
-          <ul class="lines">
-            {next.map((one) => <li key={one.id}><a href={to(`/schedules/${one.name}`)}>{one.name}</a><Time at={one.next_at} /></li>)}
-          </ul>
-        </Section>
-        <Section title="Services">
-          <Services of={ready.data as never} problem={ready.problem} />
+        <Section title="Services" aside={may("list_environments") && <a href={to("/operations")}>Health and quotas</a>}>
+          {ready.problem ? <Refusal problem={ready.problem} again={ready.again} /> : !ready.now ? <Loading /> : (
+            <>
+              <ul class="lines">
+                {Object.entries(ready.now.services ?? {}).map(([name, one]) => <li key={name}><span>{name}</span><Status of={one.ready ? "ready" : "unready"} /></li>)}
+              </ul>
+              <Facts of={[["Backlog", `${(ready.now.backlog?.messages ?? 0).toLocaleString("en")} webhooks and events wait`], ["The oldest waits", ready.now.backlog?.age_s ? duration(ready.now.backlog.age_s * 1000) : null]]} />
+            </>
+          )}
         </Section>
       </div>
     </>
@@ -67,7 +90,7 @@ function Figure({ name, asked, href, tone }: { name: string; asked: { data?: { c
   );
 }
 
-function RunLines({ asked, empty }: { asked: ReturnType<typeof useAsked<"list_runs">>; empty: string }) {
+function RunLines({ asked, empty }: { asked: Asked<{ items: { id: string; workflow: string; status: string; duration_ms?: number | null; requested_at: string }[] }>; empty: string }) {
   if (asked.problem) return <Refusal problem={asked.problem} again={asked.again} />;
   if (!asked.data) return <Loading />;
   if (asked.data.items.length === 0) return <Empty>{empty}</Empty>;
@@ -81,16 +104,6 @@ function RunLines({ asked, empty }: { asked: ReturnType<typeof useAsked<"list_ru
           <Time at={run.requested_at} />
         </li>
       ))}
-    </ul>
-  );
-}
-
-function Services({ of, problem }: { of: { status?: string; services?: Record<string, { status?: string; ready?: boolean }> } | undefined; problem: unknown }) {
-  if (problem) return <Refusal problem={problem as never} />;
-  if (!of) return <Loading />;
-  return (
-    <ul class="lines">
-      {Object.entries(of.services ?? {}).map(([name, one]) => <li key={name}><span>{name}</span><Status of={one.status ?? (one.ready ? "ready" : "down")} /></li>)}
     </ul>
   );
 }

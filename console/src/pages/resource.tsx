@@ -76,13 +76,14 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
   const [problem, setProblem] = useState<Problem | null>(null);
   const [changes, setChanges] = useState<Entity>({});
   const [refused, setRefused] = useState<Problem | null>(null);
+  // Fields that have a text of their own are made anew with it.
+  const [round, setRound] = useState(0);
   const body = useBody(patch && may(patch) ? (operationOf("PUT", `/api/v1/${kind}/{name}`) as Operation) : null);
   const load = async () => {
     try {
       const { data, etag: tag } = await called(get as "get_source", { path: { name } });
       setEntity(data as unknown as Entity);
       setEtag(tag);
-      setChanges({});
     } catch (error) {
       setProblem(asProblem(error));
     }
@@ -96,6 +97,8 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
     try {
       await called(patch as "patch_source", { path: { name }, body: changes as never, ...(etag && { headers: { "If-Match": etag } }) });
       await load();
+      // What was typed while it was on its way stays.
+      setChanges((now) => Object.fromEntries(Object.entries(now).filter(([field, one]) => JSON.stringify(one) !== JSON.stringify(changes[field]))));
     } catch (error) {
       setRefused(asProblem(error));
     }
@@ -110,10 +113,10 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
       </Head>
       {Extra && <Extra entity={entity} draft={{ ...entity, ...changes }} name={name} again={load} />}
       {schema ? (
-        <form class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
+        <form key={round} class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
           <Fields schema={optional(schema)} value={{ ...shown(entity, schema), ...changes }} change={(value) => setChanges(changed(shown(entity, schema), value))} faults={faultsOf(refused)} />
           {refused && <Refusal problem={refused} />}
-          <div class="actions"><button class="main" disabled={Object.keys(changes).length === 0}>Save</button>{Object.keys(changes).length > 0 && <button type="button" onClick={() => void load()}>Take it back</button>}</div>
+          <div class="actions"><button class="main" disabled={Object.keys(changes).length === 0}>Save</button>{Object.keys(changes).length > 0 && <button type="button" onClick={() => { setChanges({}); setRound(round + 1); void load(); }}>Take it back</button>}</div>
         </form>
       ) : (
         <Section title="Fields"><Facts of={Object.entries(entity).filter(([, value]) => typeof value !== "object" || value === null).map(([field, value]) => [field.replace(/_/g, " "), <Value of={value} name={field} />])} /></Section>

@@ -1,4 +1,6 @@
 // A list of resources of one kind.
+import type { ComponentChildren } from "preact";
+
 import { may } from "../api/client";
 import { operationOf } from "../api/description";
 import { KINDS } from "../app/kinds";
@@ -7,24 +9,35 @@ import { Value } from "../ui/value";
 import { Empty, Head, Time } from "../ui/parts";
 import { type Column, Table, useRows } from "../ui/table";
 
-type Row = Record<string, unknown> & { name: string; updated_at?: string };
+export type Row = Record<string, unknown> & { name: string; updated_at?: string };
 
 export default function Resources({ kind = "" }: { kind?: string }) {
-  const known = KINDS[kind];
   const list = operationOf("GET", `/api/v1/${kind}`);
-  if (!list || !known) return <Empty>There is no such kind of resource.</Empty>;
+  if (!list || !KINDS[kind]) return <Empty>There is no such kind of resource.</Empty>;
   return <Listed kind={kind} list={list} />;
 }
 
-function Listed({ kind, list }: { kind: string; list: NonNullable<ReturnType<typeof operationOf>> }) {
+interface ListedProps {
+  kind: string;
+  list: NonNullable<ReturnType<typeof operationOf>>;
+  /** What stands between the head and the list, and a column more. */
+  children?: ComponentChildren;
+  column?: Column<Row>;
+  /** Is given what asks for the list anew. */
+  listens?: (refresh: () => void) => void;
+}
+
+export function Listed({ kind, list, children, column, listens }: ListedProps) {
   const known = KINDS[kind]!;
   const rows = useRows(list as "list_sources", {}, (one) => one.name) as unknown as ReturnType<typeof useRows<"list_sources">> & { rows: Row[] };
+  listens?.(rows.refresh);
   const words = here.value.searchParams.get("q")?.toLowerCase() ?? "";
   const shown = { ...rows, rows: (rows.rows as unknown as Row[]).filter((one) => !words || JSON.stringify(one).toLowerCase().includes(words)) };
   const columns: Column<Row>[] = [
     { name: "Name", width: "minmax(8rem, 2fr)", show: (one) => one.name },
     ...known.shows.map((field, n): Column<Row> => ({ name: field.replace(/_/g, " "), width: "minmax(5rem, 1.500fr)", minor: n > 0, show: (one) => <Value of={one[field]} name={field} /> })),
-    { name: "Changed", width: "6.500rem", show: (one) => <Time at={one.updated_at} /> },
+    { name: "Changed", width: "6.500rem", minor: column !== undefined, show: (one) => <Time at={one.updated_at} /> },
+    ...(column ? [column] : []),
   ];
   const put = operationOf("PUT", `/api/v1/${kind}/{name}`);
   return (
@@ -33,6 +46,7 @@ function Listed({ kind, list }: { kind: string; list: NonNullable<ReturnType<typ
         {put && may(put) && <a class="button main" href={to(`/${kind}/+`)}>New {known.one}</a>}
       </Head>
       <p class="lead">{known.says}</p>
+      {children}
       <form class="filters" onSubmit={(event) => event.preventDefault()}>
         <label>Find <input type="search" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label>
       </form>

@@ -3,8 +3,10 @@ import { useEffect, useRef, useState } from "preact/hooks";
 
 import { useAsked } from "../api/asked";
 import { type Schemas, address, call, may } from "../api/client";
-import { useStream } from "../api/live";
+import { usePolled, useStream } from "../api/live";
 import { go, to } from "../app/router";
+import { Answer } from "../ui/answer";
+import { Failure } from "../ui/failure";
 import { Timeline } from "../ui/timeline";
 import { bytes, clock, duration } from "../ui/formats";
 import { Json } from "../ui/json";
@@ -19,6 +21,8 @@ const ENDED = new Set(["succeeded", "failed", "timed_out", "cancelled", "crashed
 const MOST = 20_000;
 // Milliseconds for which lines are gathered before they are shown.
 const TOGETHER = 50;
+// Milliseconds between two looks at the steps of a run that goes on.
+const STEPS = 4000;
 
 export default function RunPage({ id = "" }: { id?: string }) {
   const first = useAsked("get_run", { path: { id } });
@@ -51,6 +55,15 @@ export default function RunPage({ id = "" }: { id?: string }) {
     void steps.again();
     void why.again();
   }, [status, shown?.attempt, shown?.waits.length]);
+  // Of steps and of child runs the stream says nothing.
+  const goesOn = shown !== null && !ENDED.has(shown.status);
+  const hasChildren = steps.data?.items.some((one) => one.kind === "start");
+  usePolled(() => {
+    if (!goesOn) return;
+    void steps.again();
+    if (hasChildren) void why.again();
+  }, STEPS);
+  const known = new Map(why.data ? runsOf(why.data.items).map((one) => [one.id, one]) : []);
   if (first.problem && !shown) return <Refusal problem={first.problem} again={first.again} />;
   if (!shown) return <Loading />;
   return (
@@ -59,9 +72,10 @@ export default function RunPage({ id = "" }: { id?: string }) {
         <Status of={shown.status} />
         <Actions run={shown} />
       </Head>
-      <Blocked run={shown} />
-      <Section title="How it went"><Timeline run={shown} attempts={attempts.data?.items ?? []} steps={steps.data?.items ?? []} /></Section>
-      {shown.error && <Failure run={shown} />}
+      <Blocked run={shown} known={known} />
+      {goesOn && shown.waits.some((one) => one.kind === "ask") && <Questions run={id} waits={shown.waits.length} />}
+      <Section title="How it went"><Timeline run={shown} attempts={attempts.data?.items ?? []} steps={steps.data?.items ?? []} known={known} /></Section>
+      {shown.error && <Failure of={shown.error} at={attempts.data?.items.at(-1)?.started_at ?? shown.started_at} />}
       <div class="columns wide">
         <Section title="Input">{shown.erased ? <Empty>It was erased.</Empty> : <Json of={shown.input} />}</Section>
         <Section title="Result">{shown.result_ref ? <a href={address("get_result", { path: { id } })} download>Download {bytes(shown.result_bytes)}</a> : shown.status === "succeeded" ? <Json of={shown.result} /> : <Empty>{ENDED.has(shown.status) ? "It has none." : "Not yet."}</Empty>}</Section>
@@ -91,23 +105,34 @@ export default function RunPage({ id = "" }: { id?: string }) {
   );
 }
 
-function Blocked({ run }: { run: Run }) {
+/** All runs of a chain. */
+const runsOf = (of: Schemas["Cause"][]): Schemas["Cause"][] => of.flatMap((one) => [...(one.type === "run" ? [one] : []), ...runsOf(one.led_to)]);
+
+function Blocked({ run, known }: { run: Run; known: Map<string, Schemas["Cause"]> }) {
   if (ENDED.has(run.status) || (!run.blocked_on && run.waits.length === 0)) return null;
   return (
     <div class="notice">
-      {run.blocked_on && <p>It waits for {run.blocked_on}.</p>}
-      <ul>{run.waits.map((one) => <li key={`${one.kind} ${one.name}`}>{one.kind} <strong>{one.name}</strong>{one.where && <> where <code>{one.where}</code></>}{one.until && <>, until <Time at={one.until} /></>}</li>)}</ul>
+      {run.blocked_on && <p>It waits for {run.blocked_on}{run.until && <>, until <Time at={run.until} /></>}.</p>}
+      <ul>{run.waits.map((one) => <li key={`${one.kind} ${one.name}`}>{one.kind} {one.kind === "run" ? <a href={to(`/runs/${one.name}`)}>{known.get(one.name)?.what ?? one.name}</a> : <strong>{one.name}</strong>}{one.where && <> where <code>{one.where}</code></>}{one.until && <>, until <Time at={one.until} /></>}</li>)}</ul>
+      {run.slot_held_by.length > 0 && <p>The slots of {run.concurrency_key} are held by {run.slot_held_by.map((one) => <Id key={one} of={one} href={to(`/runs/${one}`)} />)}.</p>}
     </div>
   );
 }
 
-function Failure({ run }: { run: Run }) {
-  if (!run.error) return null;
+/** What the run asks people, to be answered here. */
+function Questions({ run, waits }: { run: string; waits: number }) {
+  const asked = useAsked("list_approvals", { query: { run, status: "open" } });
+  useEffect(() => void asked.again(), [waits]);
   return (
-    <Section title={run.error.type}>
-      <p class="error-message">{run.error.message}</p>
-      {run.error.traceback && <pre class="traceback">{run.error.traceback}</pre>}
-    </Section>
+    <>
+      <Refusal problem={asked.problem} again={asked.again} />
+      {(asked.data?.items ?? []).map((one) => (
+        <section key={one.id}>
+          <h2 class="question"><a href={to(`/approvals/${one.id}`)}>{one.prompt}</a></h2>
+          <Answer of={one} done={asked.again} />
+        </section>
+      ))}
+    </>
   );
 }
 
@@ -164,8 +189,8 @@ function Tree({ of, here }: { of: Schemas["Cause"][]; here: string }) {
     <ul class="tree">
       {of.map((one) => (
         <li key={one.message}>
-          <span class={one.id === here ? "here" : undefined}>
-            {one.type === "run" && one.id !== here ? <a href={to(`/runs/${one.id}`)}>{one.what}</a> : one.type === "delivery" ? <a href={to(`/deliveries/${one.id}`)}>{one.what}</a> : one.what}
+          <span class={one.type === "run" && one.id === here ? "here" : undefined}>
+            {one.id !== here && one.type in LEADS ? <a href={to(`/${LEADS[one.type]}/${one.id}`)}>{one.what}</a> : one.what}
             {one.status && <> <Status of={one.status} /></>} <small>{clock(one.time)}</small>
           </span>
           {one.led_to.length > 0 && <Tree of={one.led_to} here={here} />}
@@ -174,3 +199,6 @@ function Tree({ of, here }: { of: Schemas["Cause"][]; here: string }) {
     </ul>
   );
 }
+
+// The pages of what is in a chain, by what it is.
+const LEADS: Record<string, string> = { run: "runs", webhook: "deliveries" };

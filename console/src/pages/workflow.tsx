@@ -1,35 +1,44 @@
 // One workflow: what it takes, its code, its runs; run now.
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 
 import { asProblem, useAsked } from "../api/asked";
-import { type Problem, type Schemas, address, call, may } from "../api/client";
+import { type Problem, type Schemas, call, may } from "../api/client";
 import type { Schema } from "../api/description";
-import { useChanges } from "../api/live";
+import { hasCome, useChanges } from "../api/live";
 import { go, to } from "../app/router";
-import { Code } from "../ui/code";
-import { Changes } from "../ui/changes";
-import { duration, inFull } from "../ui/formats";
+import { duration } from "../ui/formats";
 import { Fields } from "../ui/form";
 import { Dialog, Empty, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
+import { Source } from "../ui/source";
 
 export default function WorkflowPage({ name = "" }: { name?: string }) {
   const asked = useAsked("get_workflow", { path: { name } });
   const runs = useAsked("list_runs", { query: { workflow: name, limit: 15 } as never });
+  const problems = useAsked("list_problems", may("list_problems") ? {} : null);
+  const mine = (problems.data?.items ?? []).filter((each) => each.path === asked.data?.path);
+  // Counts changes of files: newer content that does not serve makes no version.
+  const [edits, setEdits] = useState(0);
   const [starts, setStarts] = useState(false);
-  useChanges(`workflow:${JSON.stringify(name)} type:run.*`, () => void runs.again());
+  useChanges(`(workflow:${JSON.stringify(name)} type:run.*) OR type:workflow.* OR type:file.*`, (types) => {
+    if (hasCome(types, "run.")) void runs.again();
+    if (hasCome(types, "file.")) setEdits(edits + 1);
+    if (hasCome(types, "workflow.", "file.")) void Promise.all([asked.again(), problems.again()]);
+  });
   const one = asked.data;
   if (asked.problem && !one) return <Refusal problem={asked.problem} again={asked.again} />;
   if (!one) return <Loading />;
   return (
     <>
       <Head title={name} of={<a href={to("/workflows")}>Workflows</a>}>{may("create_run") && <button type="button" class="main" onClick={() => setStarts(true)}>Run now</button>}</Head>
+      {mine.some((each) => each.severity !== "warning") && <div class="notice bad" role="alert">What {one.path} has now does not serve: what runs is the version before.</div>}
       {one.doc && <p class="lead">{one.doc}</p>}
       {starts && <Start of={one} close={() => setStarts(false)} />}
       <Section title="Newest runs" aside={<a href={to("/runs", { workflow: name })}>All of them</a>}>
         {runs.data?.items.length === 0 && <Empty>It has not run yet.</Empty>}
         <ul class="lines">{(runs.data?.items ?? []).map((run) => <li key={run.id}><a href={to(`/runs/${run.id}`)}><Id of={run.id} /></a><Status of={run.status} /><span class="minor">{duration(run.duration_ms)}</span><Time at={run.requested_at} /></li>)}</ul>
       </Section>
-      <Source of={one} />
+      <Started by={one.name} />
+      <Source path={one.path} line={one.line} changes={`${one.version} ${edits}`} notes={mine} />
       <Section title="Details">
         <Facts of={[["File", <code>{one.path}</code>], ["Function", `${one.function}, line ${one.line}`], ["Version", <Id of={one.version} />], ["Time limit", duration(one.timeout * 1000)], ["Retries", one.retries || null], ["Concurrency", one.concurrency], ["Schedule", one.policy?.schedule && (one.policy.schedule.cron ?? `every ${one.policy.schedule.every} s`)], ["Group", one.policy?.group], ["Changed", <Time at={one.updated_at} />]]} />
       </Section>
@@ -37,51 +46,21 @@ export default function WorkflowPage({ name = "" }: { name?: string }) {
   );
 }
 
-function Source({ of }: { of: Schemas["WorkflowEntry"] }) {
-  const history = useAsked("list_history", may("list_history") ? { query: { path: of.path, limit: 30 } as never } : null);
-  const [against, setAgainst] = useState<string | null>(null);
-  const now = useText(of.path, null, of.version);
-  const then = useText(of.path, against, of.version);
-  const versions = history.data?.items ?? [];
+/** The schedules and subscriptions that start a workflow. */
+function Started({ by }: { by: string }) {
+  const schedules = useAsked("list_schedules", may("list_schedules") ? { query: { limit: 1000 } } : null);
+  const subscriptions = useAsked("list_subscriptions", may("list_subscriptions") ? { query: { limit: 1000 } } : null);
+  const mine = { schedules: (schedules.data?.items ?? []).filter((one) => one.workflow === by), subscriptions: (subscriptions.data?.items ?? []).filter((one) => one.workflow === by) };
   return (
-    <Section
-      title="Code"
-      aside={
-        <span class="actions">
-          <code>{of.path}</code>
-          {versions.length > 1 && (
-            <select aria-label="Compare with" value={against ?? ""} onChange={(event) => setAgainst(event.currentTarget.value || null)}>
-              <option value="">compare with…</option>
-              {versions.slice(1).filter((one) => one.sha256).map((one) => <option key={one.version} value={one.version}>{inFull(one.at)}, {one.actor}{one.message ? `: ${one.message.slice(0, 60)}` : ""}</option>)}
-            </select>
-          )}
-        </span>
-      }
-    >
-      <Refusal problem={now.problem ?? then.problem} />
-      {now.text === null ? now.problem ? null : <Loading /> : against === null ? <Code of={now.text} at={of.line} /> : then.text === null ? <Loading /> : <Changes from={then.text} to={now.text} />}
+    <Section title="What starts it">
+      <Refusal problem={schedules.problem ?? subscriptions.problem} />
+      {schedules.data && subscriptions.data && mine.schedules.length + mine.subscriptions.length === 0 && <Empty>No schedule and no subscription.</Empty>}
+      <ul class="lines">
+        {mine.schedules.map((one) => <li key={one.id}><span><a href={to(`/schedules/${one.name}`)}>{one.name}</a> {one.cron ?? `every ${one.every} s`}</span><Status of={one.enabled ? "enabled" : "off"} />{one.next_at && <Time at={one.next_at} />}</li>)}
+        {mine.subscriptions.map((one) => <li key={one.id}><span><a href={to(`/subscriptions/${one.name}`)}>{one.name}</a> <code>{one.event}</code> of {one.source_name ?? one.source}</span><Status of={one.enabled ? "enabled" : "off"} />{one.warnings.map((each) => <span key={each.message} class="wrong">{each.message}</span>)}</li>)}
+      </ul>
     </Section>
   );
-}
-
-/** The text of a file, as it is or as it was in a version. */
-function useText(path: string, version: string | null, changes: string): { text: string | null; problem: Problem | null } {
-  const [state, setState] = useState<{ text: string | null; problem: Problem | null }>({ text: null, problem: null });
-  useEffect(() => {
-    let gone = false;
-    setState({ text: null, problem: null });
-    fetch(address("get_file", { path: { path }, query: { version: version ?? undefined } as never }), { credentials: "same-origin" })
-      .then(async (answer) => {
-        if (!answer.ok) throw new Error(`The file cannot be read: the gateway answered ${answer.status}.`);
-        const text = await answer.text();
-        if (!gone) setState({ text, problem: null });
-      })
-      .catch((error) => !gone && setState({ text: null, problem: asProblem(error) }));
-    return () => {
-      gone = true;
-    };
-  }, [path, version, changes]);
-  return state;
 }
 
 function Start({ of, close }: { of: Schemas["WorkflowEntry"]; close: () => void }) {

@@ -1,8 +1,9 @@
 // Workflows: the functions that can be run.
-import type { Schemas } from "../api/client";
+import { useAsked } from "../api/asked";
+import { type Schemas, may } from "../api/client";
 import { useChanges } from "../api/live";
 import { here, search, to } from "../app/router";
-import { Head, Time } from "../ui/parts";
+import { Head, Section, Status, Time } from "../ui/parts";
 import { type Column, Table, useRows } from "../ui/table";
 
 type Entry = Schemas["WorkflowEntry"];
@@ -16,12 +17,20 @@ const COLUMNS: Column<Entry>[] = [
 export default function Workflows() {
   const words = here.value.searchParams.get("q")?.toLowerCase() ?? "";
   const rows = useRows("list_workflows", {}, (one) => one.name);
-  useChanges("type:workflow.* OR type:workspace.*", rows.refresh);
+  const problems = useAsked("list_problems", may("list_problems") ? {} : null);
+  useChanges("type:workflow.* OR type:file.*", () => { rows.refresh(); void problems.again(); });
   const shown = { ...rows, rows: rows.rows.filter((one) => !words || `${one.name} ${one.doc} ${one.path}`.toLowerCase().includes(words)) };
   return (
     <>
       <Head title="Workflows" />
       <form class="filters" onSubmit={(event) => event.preventDefault()}><label>Find <input type="search" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label></form>
+      {(problems.data?.items ?? []).length > 0 && (
+        <Section title="Problems of the workspace">
+          <ul class="lines">
+            {problems.data?.items.map((one) => <li key={`${one.path} ${one.line} ${one.message}`}><span><a href={to(`/files/${one.path}`, { line: String(one.line) })}>{one.path}, line {one.line}</a></span><Status of={one.severity ?? "error"} /><span>{one.message}</span></li>)}
+          </ul>
+        </Section>
+      )}
       <Table of={shown} columns={COLUMNS} keyOf={(one) => one.name} href={(one) => to(`/workflows/${one.name}`)} label="Workflows" empty={words ? "None is like this." : "There is none yet: `millrace dev init` makes a workspace with one, and `millrace deploy` brings it here."} />
     </>
   );

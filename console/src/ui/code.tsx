@@ -6,27 +6,53 @@ const TOKEN = new RegExp(`(?<string>[rbfuRBFU]{0,2}(?:"""[\\s\\S]*?(?:"""|$)|'''
 // Characters that are coloured: a file beyond is shown as it is.
 const LONG = 200_000;
 
-/** The text of a module; `at` is the line that is shown first. */
-export function Code({ of, at }: { of: string; at?: number }) {
+export interface Note {
+  line: number;
+  message: string;
+  severity?: string;
+}
+type Part = { kind: string; text: string };
+
+/** The text of a module; `at` is the line that is shown first, `around`: only so many lines before and after it. Notes stand below their lines. */
+export function Code({ of, at, around, notes = [] }: { of: string; at?: number; around?: number; notes?: Note[] }) {
   const box = useRef<HTMLPreElement>(null);
   useEffect(() => {
-    if (box.current && at) box.current.scrollTop = Math.max(0, (at - 3) * 20);
+    const line = box.current?.querySelector<HTMLElement>(`[data-n="${at}"]`);
+    if (box.current && line && around === undefined) box.current.scrollTop = Math.max(0, line.offsetTop - 40);
   }, [of, at]);
-  const parts: (string | { kind: string; text: string })[] = [];
-  let last = 0;
-  if (of.length <= LONG)
-    for (const found of of.matchAll(TOKEN)) {
-      parts.push(of.slice(last, found.index));
-      const kind = Object.entries(found.groups ?? {}).find(([, text]) => text !== undefined)?.[0] ?? "";
-      parts.push({ kind, text: found[0] });
-      last = found.index + found[0].length;
-    }
-  parts.push(of.slice(last));
-  const count = of.split("\n").length;
+  const lines = linesOf(of);
+  const first = around !== undefined && at ? Math.max(0, at - 1 - around) : 0;
+  const last = around !== undefined && at ? Math.min(lines.length, at + around) : lines.length;
   return (
     <pre class="code source" ref={box} tabIndex={0} aria-label="Code">
-      <span class="numbers" aria-hidden="true">{Array.from({ length: count }, (_, n) => n + 1).join("\n")}</span>
-      <code>{parts.map((one, n) => (typeof one === "string" ? one : <span key={n} class={`py-${one.kind}`}>{one.text}</span>))}</code>
+      {lines.slice(first, last).map((parts, n) => {
+        const number = first + n + 1;
+        const mine = notes.filter((one) => one.line === number || (number === lines.length && one.line > number));
+        return [
+          <span key={number} data-n={number} class={`l${around !== undefined && number === at ? " at" : ""}${mine.length ? " noted" : ""}`}>{parts.map((one, m) => (one.kind ? <span key={m} class={`py-${one.kind}`}>{one.text}</span> : one.text))}{"\n"}</span>,
+          ...mine.map((one, m) => <span key={`${number} ${m}`} class={`note ${one.severity ?? "error"}`}>{one.message}</span>),
+        ];
+      })}
     </pre>
   );
+}
+
+/** The lines of a text, each as its coloured parts. */
+function linesOf(text: string): Part[][] {
+  const lines: Part[][] = [[]];
+  const add = (kind: string, words: string) =>
+    words.split("\n").forEach((piece, n) => {
+      if (n > 0) lines.push([]);
+      if (piece) lines.at(-1)?.push({ kind, text: piece });
+    });
+  let last = 0;
+  if (text.length <= LONG)
+    for (const found of text.matchAll(TOKEN)) {
+      add("", text.slice(last, found.index));
+      add(Object.entries(found.groups ?? {}).find(([, words]) => words !== undefined)?.[0] ?? "", found[0]);
+      last = found.index + found[0].length;
+    }
+  add("", text.slice(last));
+  if (lines.length > 1 && lines.at(-1)?.length === 0) lines.pop();
+  return lines;
 }

@@ -74,7 +74,7 @@ export function Refusal({ problem, again }: { problem: Problem | null; again?: (
 }
 
 /** A button for something that takes a while and may be refused. It can be pressed once at a time, and says what was said against it. */
-export function Act({ does, children, kind, confirm, disabled }: { does: () => Promise<unknown>; children: ComponentChildren; kind?: "main" | "bad"; confirm?: string; disabled?: boolean }) {
+export function Act({ does, children, kind, confirm, disabled, small }: { does: () => Promise<unknown>; children: ComponentChildren; kind?: "main" | "bad"; confirm?: string; disabled?: boolean; small?: boolean }) {
   const [busy, setBusy] = useState(false);
   const [problem, setProblem] = useState<Problem | null>(null);
   const [asks, setAsks] = useState(false);
@@ -92,7 +92,7 @@ export function Act({ does, children, kind, confirm, disabled }: { does: () => P
   };
   return (
     <>
-      <button type="button" class={kind} disabled={busy || disabled} aria-busy={busy} onClick={() => (confirm ? setAsks(true) : void press())}>
+      <button type="button" class={small ? "small" : kind} disabled={busy || disabled} aria-busy={busy} onClick={() => (confirm ? setAsks(true) : void press())}>
         {children}
       </button>
       {asks && confirm && (
