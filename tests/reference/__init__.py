@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import adapters, api, commands, configuration, messages
+from tests.reference import adapters, api, commands, configuration, messages, sdk
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES: dict[str, Callable[[], str]] = {
@@ -14,4 +14,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands.page,
     "adapter-settings.md": adapters.page,
     "messages.md": messages.page,
+    "sdk-reference.md": sdk.page,
 }
