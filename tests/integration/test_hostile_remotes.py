@@ -274,6 +274,7 @@ async def test_what_the_policy_does_not_open_is_not_reached(tmp_path: Path) -> N
                 told = await it.refusal(url)
                 assert isinstance(told, PermissionDenied), url
                 assert "may not be reached" in told.detail
+                assert "MILLRACE_EGRESS_ALLOW" in told.detail
 
 
 def _of_folders(remote: Remote, tree: Any) -> Any:

@@ -226,7 +226,8 @@ class Remotes:
                 if refusal is None and not policy.is_opened(address, target.port) and is_own(address):
                     refusal = Refusal("own", f"{address} is an address of the machine that runs Millrace")
         if refusal is not None:
-            raise PermissionDenied(f"the repository may not be reached: {refusal.detail}")
+            allowing = "whoever runs Millrace can allow it with MILLRACE_EGRESS_ALLOW"
+            raise PermissionDenied(f"the repository may not be reached: {refusal.detail}; {allowing}")
 
 
 class _OnlyThere(EgressPolicy):
