@@ -130,7 +130,10 @@ async def _choices(
 
 
 def misfits(of: OpenForm, fields: Sequence[FormField], data: dict[str, Any], files: Mapping[str, SentFile]) -> list[Problem]:
-    """Return what does not fit of choices and files; the workflow's schema judges the rest. Paths begin with `input`."""
+    """Return what is lacking, and what does not fit of choices and files; the workflow's schema judges the rest.
+
+    Paths begin with `input`.
+    """
     found: list[Problem] = []
     most = {one.name: one.file.most_bytes for one in of.form.spec.fields if one.file is not None}
     for field in fields:
@@ -139,6 +142,8 @@ def misfits(of: OpenForm, fields: Sequence[FormField], data: dict[str, Any], fil
         value = _at(data, name)
         if field.kind == "file":
             found += [Problem(path, message) for message in _of_file(field, files.get(name), most.get(name, 0))]
+        elif value is _MISSING and field.is_required:
+            found.append(Problem(path, LACKING))
         elif value in (_MISSING, None) or field.kind not in {"option", "options"}:
             continue
         elif field.lacks:
@@ -148,6 +153,28 @@ def misfits(of: OpenForm, fields: Sequence[FormField], data: dict[str, Any], fil
             if not {json_of(one) for one in several} <= {json_of(one) for one in field.choices}:
                 found.append(Problem(path, "is none of the choices"))
     return found
+
+
+def unfit(gateway: Gateway, of: OpenForm, data: dict[str, Any], found: Sequence[Problem]) -> list[Problem]:
+    """Return what the workflow's schema says of other fields than those of `found`, but files: all is told at once.
+
+    Where nothing else is wrong there is none: what is sent is judged as a whole, with its files.
+    """
+    if not found:
+        return []
+    try:
+        gateway.workflows.check(of.workflow, data | of.form.spec.input)
+    except Invalid as error:
+        told = {one.path for one in found}
+        places = [f"input.{'.'.join(one.path)}" for one in of.fields if one.kind != "file"]
+        # The field of one that is within it, such as an item of a list; of others nobody here is asked.
+        about = ((next((place for place in places if _is_in(one.path, place)), None), one) for one in error.errors)
+        return [one for place, one in about if place is not None and place not in told]
+    return []
+
+
+def _is_in(path: str, place: str) -> bool:
+    return path == place or path.startswith((f"{place}.", f"{place}["))
 
 
 def _of_file(field: FormField, sent: SentFile | None, most: int) -> list[str]:

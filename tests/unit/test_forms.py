@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from services.events.forms import _problems, warnings
 from services.executor.domain import is_bundled, is_code
 from services.gateway.api.headers import preflight
-from services.gateway.api.pages import policy
+from services.gateway.api.pages import policy, refused_page
 from services.gateway.form_bodies import SentFile, read
 from services.gateway.form_fields import by_field, filled, initial, picked, shown
 from services.gateway.forms import Forms, asked
-from services.gateway.submissions import _path
-from shared.errors import Malformed, NotFound, Problem
+from services.gateway.submissions import OpenForm, _path, misfits, unfit
+from services.gateway.workflows import WorkflowLookup
+from shared.errors import Malformed, NotFound, Problem, TooMany
 from shared.health import Health
 from shared.registry import Entry, RegistryView
 from shared.resources.form import Form, FormEntry
@@ -49,6 +50,7 @@ FIELDS = [
     {"name": "paper", "file": {}},
     {"name": "gone"},
 ]
+DOCUMENT = {"id": "f", "org": "o", "key": "f", "name": "f", "created_at": "", "updated_at": "", "version": 1}
 
 
 def form(**fields: Any) -> Form:
@@ -208,9 +210,8 @@ async def test_a_browser_may_send_json_from_pages_that_show_the_form_and_from_no
     broker: Any = None
     view = RegistryView(broker, "forms", FormEntry, Health("gateway"))
     for id_, embed_on in (("f-1", ["https://a.example"]), ("f-2", [])):
-        document = {"id": id_, "org": "o", "key": id_, "name": id_, "created_at": "", "updated_at": "", "version": 1}
         spec = {"workflow": "w", "access": "public", "embed_on": embed_on}
-        view.learn(id_, Entry(1, msgspec.convert(document | {"spec": spec}, FormEntry)))
+        view.learn(id_, Entry(1, msgspec.convert(DOCUMENT | {"spec": spec}, FormEntry)))
     gateway: Any = SimpleNamespace(cors_origins=frozenset(), forms=Forms(view, find, broker))
     headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     told = await preflight(gateway, make_mocked_request("OPTIONS", path, headers=headers))
@@ -228,3 +229,34 @@ def test_help_and_complaints_stand_in_lines_of_their_own() -> None:
         assert '<div class="of" id="f.amount-help">Boxes of &lt;ten&gt;.</div>' in lines
         assert any('<div class="bad" id="f.amount-wrong">is wrong</div>' in line for line in lines)
         assert 'aria-describedby="f.amount-help f.amount-wrong"' in "".join(lines)
+
+
+def test_all_that_is_wrong_with_a_form_is_told_at_once() -> None:
+    form_ = msgspec.convert(DOCUMENT | {"spec": {"workflow": "w", "fields": FIELDS}}, FormEntry)
+    workflow: Any = SimpleNamespace(org="o", name="w", version="v", input_schema=SCHEMA)
+    nothing: Any = None
+    gateway: Any = SimpleNamespace(workflows=WorkflowLookup(nothing, nothing))
+    of = OpenForm(form=form_, workflow=workflow, fields=asked(form_.spec, SCHEMA))
+
+    def told(data: dict[str, Any], **files: SentFile) -> list[str]:
+        found = misfits(of, of.fields, data, files)
+        return [one.path for one in (*found, *unfit(gateway, of, data, found))]
+
+    photo = SentFile("a.pdf", "application/pdf", b"")
+    wrong = {"customer": {}, "tags": ["a", 1], "amount": "many", "secret": 5}
+    # Neither the field of a file, which comes in when the form is sent, nor what nobody is asked for is complained about.
+    code = SentFile("a.py", "text/plain", b"")
+    assert told(wrong, photo=code) == [
+        "input.customer.city",
+        "input.tags",
+        "input.photo",
+        "input.amount",
+    ]
+    assert told({"customer": {"city": "Wien"}}, photo=photo) == ["input.customer.city", "input.amount"]
+
+
+@pytest.mark.parametrize(("after", "words"), [(None, "Ask who sent"), (0.2, "in 1 second<"), (41.3, "in 42 seconds<")])
+def test_a_page_says_when_to_try_again(after: float | None, words: str) -> None:
+    page = refused_page("Wait", TooMany("this is sent too often", retry_after=after), "Ask who sent you here")
+    assert words in str(page.text)
+    assert page.headers.get("Retry-After") == (None if after is None else words.split()[1])

@@ -20,7 +20,7 @@ from services.gateway.form_bodies import SentFile
 from services.gateway.form_fields import FormField, initial, picked
 from services.gateway.links import form_token, sent_token
 from services.gateway.starts import known
-from services.gateway.submissions import FormSending, chosen, misfits, opened, sent
+from services.gateway.submissions import FormSending, chosen, misfits, opened, sent, unfit
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import (
     Conflict,
@@ -288,7 +288,9 @@ async def _submitted(call: Call[None, Streamed], entry: FormEntry) -> Submitted:
         if unknown := sorted(files.keys() - asked):
             raise Invalid(f"{unknown[0]!r} takes no file", errors=(Problem(f"files.{unknown[0]}", "takes no file"),))
         fields = await chosen(gateway, form, who.actor, data, has_role=who.has_role)
-        if problems := misfits(form, fields, data, files):
+        problems = misfits(form, fields, data, files)
+        problems += unfit(gateway, form, data, problems)
+        if problems:
             raise Invalid(f"{problems[0].path} {problems[0].message}", errors=tuple(problems))
         key = idempotency_key_of(request)
         sending = FormSending(

@@ -20,7 +20,7 @@ from services.gateway.form_bodies import MOST_TEXT, SentForm, read
 from services.gateway.form_fields import FormField, by_field, complaints, filled, initial, shown
 from services.gateway.links import SentLink, sent_link, sent_token
 from services.gateway.starts import known
-from services.gateway.submissions import FormSending, OpenForm, chosen, misfits, opened, sent
+from services.gateway.submissions import FormSending, OpenForm, chosen, misfits, opened, sent, unfit
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, PermissionDenied, Problem, TooMany, Unauthenticated
 from shared.http import body_of
@@ -178,6 +178,7 @@ async def _taken(call: Call[Any, Any], of: OpenForm, who: FormSender, given: Sen
         return _page(of, who, fields, texts, {}, sending)
     files = {".".join(one.path): given.files[one.name] for one in fields if one.kind == "file" and one.name in given.files}
     problems = [*lacking, *misfits(of, fields, data, files)]
+    problems += unfit(gateway, of, data, problems)
     # The same that is sent again, as by a second click, is one run; after going back something else is another.
     parts = [(name, hashlib.sha256(one.content).hexdigest()) for name, one in sorted(files.items())]
     digest = hashlib.sha256(msgspec.json.encode((data, parts), order="deterministic")).hexdigest()

@@ -100,11 +100,13 @@ def person_page(title: str, words: str, do: str, more: str = "", *, kind: str = 
 
 
 def refused_page(title: str, error: MillraceError, do: str) -> web.Response:
-    """Return the page of a request that could not be served."""
-    page = person_page(title, f"This could not be done: {error.detail}.", do, kind="wrong")
+    """Return the page of a request that could not be served: what is to be done is `do`, unless it is to be tried again later."""
+    seconds = None if error.retry_after is None else max(1, math.ceil(error.retry_after))
+    again = None if seconds is None else f"Try again in {seconds} second{'s' if seconds > 1 else ''}"
+    page = person_page(title, f"This could not be done: {error.detail}.", again or do, kind="wrong")
     page.set_status(error.status)
-    if error.retry_after is not None:
-        page.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if seconds is not None:
+        page.headers["Retry-After"] = str(seconds)
     return page
 
 
