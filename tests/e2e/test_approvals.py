@@ -202,6 +202,8 @@ async def test_those_who_are_asked_answer_at_the_command_line_and_are_reminded(c
     approval = await asked(client, to=["admin"], remind=3.0)
     (listed,) = (await millrace.json("approvals", "list", "--to", "admin"))["items"]
     assert listed["id"] == approval["id"]
+    lines = (await millrace("approvals", "get", approval["id"])).splitlines()
+    assert {"status": "open", "prompt": "Refund order 7?"}.items() <= dict(line.split(maxsplit=1) for line in lines).items()
     key = (await client.call("POST", "/api/v1/keys", body={"name": "op", "role": "operator"}))["key"]
     body = {"decision": "approve", "data": {"amount": 1, "method": "card"}}
     headers = {"Authorization": f"Bearer {key}"}
@@ -232,7 +234,7 @@ async def test_those_who_are_asked_answer_at_the_command_line_and_are_reminded(c
         of_it = (one["result"] for one in found["items"] if one["result"].get("approval") == approval["id"])
         return next((one for one in of_it if "answered_by" in one), None)
 
-    answered = await eventually(told_of_the_answer)
+    answered: Any = await eventually(told_of_the_answer)
     shared = ("run", "workflow", "name", "prompt", "to", "until")
     assert [answered[name] for name in shared] == [opened[name] for name in shared]
     assert (answered["approved"], answered["comment"], answered["via"]) == (True, "ok", "key")

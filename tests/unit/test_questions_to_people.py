@@ -15,6 +15,7 @@ from services.executor.runs.approvals import approval_id, check_open, checked_qu
 from services.executor.runs.asked import AskState
 from services.executor.runs.run_state import RunState, evolve
 from services.gateway import links
+from services.gateway.api.pages import when
 from services.gateway.form_fields import fields_of, filled, shown
 from shared.encryption import Keyring
 from shared.envelope import Envelope, rfc3339, seal
@@ -196,3 +197,8 @@ def test_a_link_opens_as_it_was_made_and_by_no_other_keys() -> None:
     ):
         with pytest.raises(links.UnknownLink):
             links.opened(keys, altered)
+
+
+def test_people_read_times_as_people_write_them() -> None:
+    for told in ("2026-11-03T20:14:38.267244Z", "2026-11-03T21:14:38+01:00"):
+        assert when(told) == f'<time datetime="{told}">3 November 2026, 20:14 UTC</time>'

@@ -44,7 +44,8 @@ def list_approvals(session: Session, status: str, to: str | None, limit: int) ->
 def get_approval(session: Session, id_: str) -> None:
     """Show one question, its form, and its answer once there is one."""
     found = session.api.get("/approvals", id_)
-    show.answer(found, show.compact(found), is_json=session.is_json)
+    told = found if session.is_json else {name: value for name, value in found.items() if value not in (None, "", [])}
+    show.entity(told, is_json=session.is_json)
 
 
 @approvals.command("answer")

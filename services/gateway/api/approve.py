@@ -13,7 +13,7 @@ from aiohttp import web
 from services.gateway.api.access import Caller, address, check_form, cookie_of, denied, remote
 from services.gateway.api.approvals import agent_of, check_asked
 from services.gateway.api.endpoint import Call, Endpoint, Example, Reply, Streamed, endpoint
-from services.gateway.api.pages import HEADERS, person_page, refused_page
+from services.gateway.api.pages import HEADERS, person_page, readable, refused_page, when
 from services.gateway.domain import org_of
 from services.gateway.form_fields import complaints, fields_of, filled, shown
 from services.gateway.links import PAGE, opened
@@ -201,7 +201,8 @@ async def _open(call: Call[Any, Any], who: Answerer) -> ApprovalView:
         if who.via == "session":
             check_asked(call.gateway, who.caller, found)
         if found.status != "open":
-            by = "" if found.answered_by is None else f" by {found.answered_by} at {found.answered_at}"
+            by = "" if found.answered_by is None else f" by {found.answered_by}"
+            by += "" if found.answered_at is None else f", {readable(found.answered_at)}"
             raise Conflict(f"{_ENDS.get(found.status, 'It is over').lower()}{by}")
     except (NotFound, PermissionDenied, Conflict, Invalid) as error:
         reason = "used_link" if isinstance(error, Conflict) and who.via == "link" else "approval"
@@ -234,9 +235,9 @@ def _page(who: Answerer, found: ApprovalView, given: dict[str, str] | None, prob
         '<p><button name="decision" value="approve">Approve</button> '
         '<button name="decision" value="refuse">Refuse</button></p></form>'
     )
-    until = "" if found.until is None else f" Until {found.until}."
-    do = f"The workflow {found.workflow} of {who.caller.org} asks this, and you as {who.caller.actor}.{until}"
-    return _strict(person_page("A question for you", found.prompt, do, form))
+    until = "" if found.until is None else f"<p>It can be answered until {when(found.until)}.</p>"
+    do = f"The workflow {found.workflow} of {who.caller.org} asks this, and you as {who.caller.actor}."
+    return _strict(person_page("A question for you", found.prompt, do, until + form))
 
 
 def _facts(found: ApprovalView) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
+from datetime import UTC
 from html import escape
 
 import msgspec
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from services.gateway.parts import Gateway
 from shared.errors import MillraceError
+from shared.values import moment_of
 
 # Seconds that a cookie lasts: as long as a person has at a provider's page.
 SECONDS = 600
@@ -108,6 +110,17 @@ def refused_page(title: str, error: MillraceError, do: str) -> web.Response:
     if seconds is not None:
         page.headers["Retry-After"] = str(seconds)
     return page
+
+
+def readable(moment: str) -> str:
+    """Return a time (RFC 3339) as people read it, to the minute, in UTC."""
+    at = moment_of(moment).astimezone(UTC)
+    return f"{at.day} {at:%B %Y, %H:%M} UTC"
+
+
+def when(moment: str) -> str:
+    """Return the HTML of a time (RFC 3339)."""
+    return f'<time datetime="{escape(moment)}">{readable(moment)}</time>'
 
 
 def _is_secure(gateway: Gateway) -> bool:
