@@ -48,7 +48,7 @@ HINTS = {
     "no such variable": ("def main(): variables.get('limit')", "millrace variables put limit VALUE, or give the call a default"),
     "no such secret": ("async def main(): await secrets.aget('key')", "millrace secrets put key --value-file FILE"),
     "no such mapping": ("def main(): integrations.get('halo')", "PUT /api/v1/integrations/halo/mappings/acme"),
-    "no such topic": ("def main(): events.emit('news', 'x')", "millrace sources put news --adapter topic"),
+    "no such topic": ("def main(): events.emit('news', 'x')", "millrace sources put news --adapter NAME, which is topic"),
     "a name": ("async def main(): socket.create_connection(('example.com', 443))", "takes the proxy from the environment"),
     "what is clear already": ("def main(): raise ValueError('no')", None),
     "a key that a library missed": ("def main(): return collections.ChainMap({'a': 1})['b']", None),

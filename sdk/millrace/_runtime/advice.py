@@ -116,7 +116,10 @@ _REFUSALS = (
     (re.compile(f"there is no connection {_NAME}"), "make it with: millrace connections put {0} --token-file FILE"),
     (re.compile(f"there is no variable {_NAME}"), "make it with: millrace variables put {0} VALUE, or give the call a default"),
     (re.compile(f"there is no secret {_NAME}"), "make it with: millrace secrets put {0} --value-file FILE"),
-    (re.compile(f"there is no source {_NAME}"), "make it with: millrace sources put {0} --adapter topic"),
+    (
+        re.compile(f"there is no source {_NAME}"),
+        "make it with: millrace sources put {0} --adapter NAME, which is topic for what runs emit",
+    ),
     (
         re.compile(f"there is no mapping of integration {_NAME} for organization {_NAME}"),
         "make it with: PUT /api/v1/integrations/{0}/mappings/{1}",
