@@ -148,7 +148,7 @@ async def _admitted(
     if adapted.reply is not None:
         steps.append(TestStep("handshake", passes=True, detail="it asks whether the address takes webhooks, and is answered"))
         return adapted.reply.status
-    steps += [TestStep("signature", passes=True, detail=one) for one in adapted.checked]
+    steps.append(TestStep("signature", passes=True, detail="; ".join(adapted.checked)))
     if (answer := handshakes.after_verification(received)) is not None:
         detail = "it asks whether the address takes webhooks, and is answered" + (
             "" if answer.visit is None else "; here the address that it names was not visited"
