@@ -148,7 +148,7 @@ class RunsOfDeliveries:
                     chained[at.envelope.org, at.envelope.correlationid] += 1
                 if message.delivery is not None:
                     row = {"run": message.run, "delivery": message.delivery, "workflow": message.workflow}
-                    asked.setdefault(message.run, row | {"requested_at": at.envelope.time})
+                    asked.setdefault(message.run, row | {"requested_at": at.envelope.time, "resumes": message.resumes})
                 else:
                     self._others[run] = None
             elif message is not None and run not in self._others:

@@ -77,7 +77,7 @@ async def catch_up(deps: DeliveryDeps, streams: Collection[str] | None = None) -
 
 def _left(event: EventAccepted, row: RowMapping, deps: DeliveryDeps) -> EventAccepted | None:
     """Return the event with the subscriptions that it is not routed to again; None where those are all that want it."""
-    runs = {run["id"]: run["status"] for run in row["runs"]}
+    runs = routing.statuses(row["runs"])
     matching = domain.matching(deps.subscriptions(event.source), event.type)
     # Deliveries of an earlier version do not name the subscription of a run; its id shows it.
     earlier = domain.event_id(event.delivery, event.number, row["retried_by"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -85,6 +85,16 @@ def changes(before: Routing, messages: Iterable[Said]) -> tuple[Routing, dict[in
             type=message.type, retried_by=message.retried_by, edited_by=message.edited_by, retries=before.retries + is_new
         )
     return before, events
+
+
+def statuses(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return by id the statuses of a delivery's runs, given as they were asked for; of one that another resumes, the other's."""
+    found: dict[str, str] = {}
+    for run in reversed(runs):
+        found.setdefault(run["id"], run["status"])
+        if run["resumes"]:
+            found[run["resumes"]] = found[run["id"]]
+    return found
 
 
 def done(subscriptions: dict[str, SubscriptionOutcome], number: int, runs: dict[str, str]) -> set[str]:

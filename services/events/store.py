@@ -50,7 +50,7 @@ _STATUS = case(
     (_D.deferred_for.is_not(None) & _ACCEPTED, literal_column("'deferred'")),
     else_=_D.outcome,
 )
-_SHOWN_OF_RUN = ("workflow", "status", "reason", "error", "requested_at", "ended_at")
+_SHOWN_OF_RUN = ("workflow", "status", "reason", "error", "requested_at", "ended_at", "resumes")
 _RUN = func.jsonb_build_object("id", _R.run, *(part for name in _SHOWN_OF_RUN for part in (name, _R[name])))
 _RUNS = func.coalesce(func.jsonb_agg(aggregate_order_by(_RUN, _R.requested_at, _R.run)), literal_column("'[]'"))
 _WAKING = func.jsonb_build_object("run", _W.run, "wait", _W.name, "event", _W.number, "at", _W.woken_at)

@@ -113,6 +113,7 @@ delivery_run = Table(
     Column("reason", Text),
     Column("error", Text),
     Column("ended_at", Moment),
+    Column("resumes", Text),
 )
 Index("delivery_run_delivery", delivery_run.c.delivery, delivery_run.c.requested_at, delivery_run.c.run)
 

@@ -14,7 +14,7 @@ from services.executor.runs.awaiting import answer_wait
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.erasing import erase
 from services.executor.runs.groups import WorkerGroups
-from services.executor.runs.inherited import RecordDeps, get_record
+from services.executor.runs.inherited import RecordDeps, get_record, resumed
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
 from services.executor.runs.run_state import RunState
@@ -73,6 +73,7 @@ from shared.questions.runs import (
     Used,
 )
 from shared.questions.workflows import FindWorkflow, ListWorkflows, WorkflowFound, WorkflowList
+from shared.runs import RESUMABLE
 from shared.values import moment_at
 
 # A run with more messages than this, or more bytes of them, is followed from its row: each is a look into the broker.
@@ -139,7 +140,11 @@ async def get_run(question: GetRun, deps: QuestionDeps) -> RunView:
     """Return a run: from its row once it has ended, else from the stream as it is now."""
     state = await _run(question.org, question.id, deps)
     waits_for_slot = state.status == "waiting" and state.blocked_on == "concurrency" and state.slot is not None
-    return run_view(state, deps.groups, await deps.concurrency.holders(state.slot.key) if waits_for_slot and state.slot else None)
+    view = run_view(state, deps.groups, await deps.concurrency.holders(state.slot.key) if waits_for_slot and state.slot else None)
+    if state.status not in RESUMABLE:
+        return view
+    later = resumed(state.id)
+    return view if await deps.store.run(question.org, later) is None else msgspec.structs.replace(view, resumed_by=later)
 
 
 async def list_attempts(question: ListAttempts, deps: QuestionDeps) -> AttemptList:

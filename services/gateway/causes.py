@@ -83,14 +83,11 @@ def why(run: str, links: Iterable[Link], *, cut: bool) -> Why:
         parent = made.get(link.causation_id or "")
         if node.type == "run":
             parent = subscriptions.get(node.id, parent)
-            if parent is None and link.causation_id is None:
-                parent = _request(link)
-                roots.append(parent)
-        if parent is None or _is_above(node, parent, above):
-            roots.append(node)
-        else:
-            above[id(node)] = parent
-            parent.led_to.append(node)
+            if link.fields.get("resumes") or (parent is None and link.causation_id is None):
+                asked = _request(link)
+                _put(asked, parent, above, roots)
+                parent = asked
+        _put(node, parent, above, roots)
     path: list[str] = []
     step = runs.get(run)
     while step is not None:
@@ -99,6 +96,15 @@ def why(run: str, links: Iterable[Link], *, cut: bool) -> Why:
             path.insert(0, step.id)
         step = above.get(id(step))
     return Why(run=run, path=path, items=roots, cut=cut)
+
+
+def _put(node: Cause, parent: Cause | None, above: dict[int, Cause], roots: list[Cause]) -> None:
+    """Put a node below its parent; one without begins a tree, and so does one that the parent came of."""
+    if parent is None or _is_above(node, parent, above):
+        roots.append(node)
+    else:
+        above[id(node)] = parent
+        parent.led_to.append(node)
 
 
 def _node(link: Link) -> Cause | None:

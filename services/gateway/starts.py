@@ -33,7 +33,8 @@ Priority = Literal["high", "normal", "low"]
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """A requested run. `run` derives from the idempotency key, if one was given: `repeatable`.
 
-    `input_ref` is the place of an input that is kept elsewhere, `record_ref` that of the steps of the run that it `resumes`.
+    `input_ref` is the place of an input that is kept elsewhere, `record_ref` that of the steps of the run that it `resumes`, whose
+    `chain` and `delivery` it goes on with.
     """
 
     run: str
@@ -52,6 +53,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     record_ref: str | None = None
     scheduled_for: str | None = None
     input_ref: str | None = None
+    chain: str | None = None
+    delivery: str | None = None
 
 
 class RequestedRun(msgspec.Struct, frozen=True):
@@ -85,7 +88,7 @@ async def start(gateway: Gateway, asked: Start) -> RequestedRun:
     Raises `Invalid` when the idempotency key stands for another request, `Conflict` while the first one with it is being served,
     `TooLarge`, `Unavailable`.
     """
-    tracing.begin_chain(asked.run)
+    tracing.begin_chain(asked.chain or asked.run)
     if not asked.repeatable:
         return await _start(gateway, asked, None)
     mark = fingerprint(asked)
@@ -104,6 +107,7 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedR
         timeout=asked.timeout or asked.workflow.timeout,
         priority=asked.priority,
         group=asked.workflow.policy.group,
+        delivery=asked.delivery,
         rerun_of=asked.rerun_of,
         resumes=asked.resumes,
         record_ref=asked.record_ref,
@@ -120,7 +124,7 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedR
         if earlier is not None:
             compare(mark, earlier.fingerprint)
             return RequestedRun(asked.run, None)
-    sealed = gateway.bus.seal(message, org=asked.org, id=asked.run)
+    sealed = gateway.bus.seal(message, org=asked.org, id=asked.run, correlation=asked.chain, causation=asked.resumes)
     if len(sealed.document) > MAX_INPUT:
         raise TooLarge(f"the input is larger than {MAX_INPUT} bytes")
     gateway.quotas.admit_run(asked.org)

@@ -13,7 +13,7 @@ from shared.values import Expression, Key, Name, Opaque, Sequence
 
 
 class DeliveryRun(msgspec.Struct, frozen=True):
-    """A run that a delivery led to, and how it ended."""
+    """A run that a delivery led to, and how it ended. One that `resumes` another goes on where it ended, and counts for it."""
 
     id: str
     workflow: str
@@ -22,6 +22,7 @@ class DeliveryRun(msgspec.Struct, frozen=True):
     error: str | None = None
     requested_at: str | None = None
     ended_at: str | None = None
+    resumes: str | None = None
 
 
 class SubscriptionTaken(msgspec.Struct, frozen=True, kw_only=True):

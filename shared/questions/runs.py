@@ -15,13 +15,14 @@ from shared.values import Instant, Key, Name, Sequence
 class WaitView(msgspec.Struct, frozen=True):
     """A wait of a run. `kind`: `sleep`, `signal`, `ask`, `run` (the end of the child run `name`), `event`; over at `until`.
 
-    Of an event `name` is the type and the source, and `where` the expression that is to be true of it, if any.
+    Of an event `name` is the type and the source, and `where` the expression that is to be true of it, if any, for these `values`.
     """
 
     kind: str
     name: str
     until: str | None
     where: str | None = None
+    values: dict[str, Any] = {}
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +62,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None = None
     rerun_of: str | None = None
     resumes: str | None = None
+    resumed_by: str | None = None
     run_at: str | None = None
     scheduled_for: str | None = None
     concurrency_key: str | None = None

@@ -178,3 +178,47 @@ async def test_only_a_run_of_ones_own_that_has_ended_is_resumed(outside: Outside
         assert (got.status, "has not ended" in got.json["detail"]) == (409, True)
     else:
         assert (await client("POST", f"/api/v1/runs/{run}/resume?org=other", json={})).status == 404
+
+
+PAYS = (
+    COUNT
+    + b"""
+from millrace import step, workflow
+
+
+@workflow
+async def pay(event: dict) -> int:
+    charged = await step("charge", count, event["data"]["folder"], "charged")
+    raise LookupError("there is no such customer")
+"""
+)
+
+
+async def test_what_resumes_the_run_of_a_delivery_is_of_its_chain_and_counts_in_its_place(
+    outside: Outside, client: Client, shared_folder: Path
+) -> None:
+    assert (await outside.put_file("pay.py", PAYS)).problems == []
+    source = await outside.source()
+    await outside.subscription(name="pays", workflow="pay")
+    id_ = await outside.webhook(source, {"folder": str(shared_folder)})
+    (failed,) = (await outside.delivery(id_, "routed")).runs
+    await ended(outside, failed.id)
+    mended = PAYS.replace(b'raise LookupError("there is no such customer")', b"return charged")
+    assert (await outside.put_file("pay.py", mended)).problems == []
+    got = await client("POST", f"/api/v1/runs/{failed.id}/resume", json={})
+    assert (got.status, got.json.get("repeated", False)) == (202, False)
+    again = await client("POST", f"/api/v1/runs/{failed.id}/resume", json={})
+    assert (again.json["id"], again.json["repeated"]) == (got.json["id"], True)
+    second = await ended(outside, got.json["id"])
+    assert (second.status, second.delivery) == ("succeeded", id_)
+    earlier = (await client("GET", f"/api/v1/runs/{failed.id}")).json
+    assert (earlier["resumed_by"], earlier["correlation_id"]) == (second.id, second.correlation_id)
+
+    async def told() -> Any:
+        runs = (await outside.delivery(id_, "routed")).runs
+        return [(one.id, one.status, one.resumes) for one in runs] if len(runs) == 2 and runs[1].status == "succeeded" else None
+
+    assert await eventually(told) == [(failed.id, "failed", None), (second.id, "succeeded", failed.id)]
+    refused = await client("POST", f"/api/v1/deliveries/{id_}/retry", json=None)
+    assert refused.status == 409, refused.json
+    assert done(shared_folder, "charged") == 1

@@ -86,3 +86,12 @@ def test_a_schedule_is_the_cause_of_its_run_though_its_message_comes_later() -> 
     told = why("r", chain, cut=False)
     assert [(one.type, one.id, [below.id for below in one.led_to]) for one in told.items] == [("schedule", "s", ["r"])]
     assert told.path == ["s", "r"]
+
+
+def test_a_run_that_resumes_another_is_below_it_by_who_asked() -> None:
+    chain = [*CHAIN, link("r4", "asked", "run.requested", 9, "r4", requested_by="key:ops", resumes="r1")]
+    found = why("r4", chain, cut=False)
+    assert found.path == ["d", "e", "s1", "r1", "r4"]
+    run = found.items[0].led_to[0].led_to[0].led_to[0]
+    (request,) = (one for one in run.led_to if one.type == "request")
+    assert (request.what, shape(request.led_to)) == ("key:ops asked to go on with run r1", [("run", "r4", "queued", [])])

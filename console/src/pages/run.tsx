@@ -97,6 +97,7 @@ export default function RunPage({ id = "" }: { id?: string }) {
             ["Parent", shown.parent && <Id of={shown.parent} href={to(`/runs/${shown.parent}`)} />],
             ["Again of", shown.rerun_of && <Id of={shown.rerun_of} href={to(`/runs/${shown.rerun_of}`)} />],
             ["Goes on from", shown.resumes && <Id of={shown.resumes} href={to(`/runs/${shown.resumes}`)} />],
+            ["Resumed by", shown.resumed_by && <Id of={shown.resumed_by} href={to(`/runs/${shown.resumed_by}`)} />],
             ["Sandbox", shown.sandbox && Object.entries(shown.sandbox).map(([name, how]) => `${name}: ${how}`).join(", ")],
           ]} />
         </Section>
@@ -113,7 +114,7 @@ function Blocked({ run, known }: { run: Run; known: Map<string, Schemas["Cause"]
   return (
     <div class="notice">
       {run.blocked_on && <p>It waits for {run.blocked_on}{run.until && <>, until <Time at={run.until} /></>}.</p>}
-      <ul>{run.waits.map((one) => <li key={`${one.kind} ${one.name}`}>{one.kind} {one.kind === "run" ? <a href={to(`/runs/${one.name}`)}>{known.get(one.name)?.what ?? one.name}</a> : <strong>{one.name}</strong>}{one.where && <> where <code>{one.where}</code></>}{one.until && <>, until <Time at={one.until} /></>}</li>)}</ul>
+      <ul>{run.waits.map((one) => <li key={`${one.kind} ${one.name}`}>{one.kind} {one.kind === "run" ? <a href={to(`/runs/${one.name}`)}>{known.get(one.name)?.what ?? one.name}</a> : <strong>{one.name}</strong>}{one.where && <> where <code>{one.where}</code></>}{Object.keys(one.values ?? {}).length > 0 && <> for <code>{JSON.stringify(one.values)}</code></>}{one.until && <>, until <Time at={one.until} /></>}</li>)}</ul>
       {run.slot_held_by.length > 0 && <p>The slots of {run.concurrency_key} are held by {run.slot_held_by.map((one) => <Id key={one} of={one} href={to(`/runs/${one}`)} />)}.</p>}
     </div>
   );

@@ -98,7 +98,9 @@ def _as_options(detail: str) -> str:
 
 
 def _runs(delivery: dict[str, Any]) -> str:
-    return ", ".join(f"{run['workflow']} {run['status']}" for run in delivery["runs"])
+    resumed = {run.get("resumes") for run in delivery["runs"]}
+    shown = (run for run in delivery["runs"] if run["id"] not in resumed)
+    return ", ".join(f"{run['workflow']} {run['status']}{' (resumed)' if run.get('resumes') else ''}" for run in shown)
 
 
 COMMANDS: list[click.Command] = [deliveries]

@@ -149,7 +149,8 @@ def _asked(session: Session, verb: str, run: str, given: dict[str, Any]) -> dict
             if not left:
                 return {"outcome": "failed", "run": None, "detail": str(error)}
         else:
-            return {"outcome": "asked for", "run": answer["id"], "detail": None}
+            outcome = "asked for before" if answer.get("repeated") else "asked for"
+            return {"outcome": outcome, "run": answer["id"], "detail": None}
         time.sleep(PAUSE)
     raise AssertionError(run)
 

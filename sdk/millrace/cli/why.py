@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -44,6 +45,8 @@ def why(session: Session, id_: str, *, limit: int) -> None:
         waiting = session.api.get("/runs", run)
         if waiting.get("blocked_on"):
             show.said(ending(waiting), "warning")
+            for wait in waiting.get("waits", ()):
+                show.said(show.plain(_awaited(wait)), "warning")
 
 
 def _tell_end(found: Node) -> None:
@@ -54,6 +57,13 @@ def _tell_end(found: Node) -> None:
     show.said(show.plain(f"{found['run']} {found['status']}{reason}"), _LEVELS.get(found["status"], "error"))
     if found["error"]:
         show.said(error_of(found["error"]), "error")
+
+
+def _awaited(wait: Node) -> str:
+    until = f", until {wait['until']}" if wait.get("until") else ""
+    values = f" for {json.dumps(wait['values'])}" if wait.get("values") else ""
+    where = f" where {wait['where']}{values}" if wait.get("where") else ""
+    return f"  {wait['kind']} {wait['name']}{where}{until}"
 
 
 def error_of(error: Node) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.run_state import AttemptState, RunState, queue_ms
+from shared.messages.run import Wait
 from shared.questions.runs import AttemptView, RunView, WaitView
 from shared.runs import BLOCKED
 from shared.streams import DEFAULT_GROUP
@@ -43,7 +44,7 @@ def run_view(state: RunState, groups: WorkerGroups | None = None, slot_held_by: 
         correlation_id=state.correlation_id,
         causation_id=state.causation_id,
         until=state.until if blocked else None,
-        waits=[WaitView(wait.kind, wait.name, wait.until, None if wait.awaited is None else wait.awaited.where) for wait in waits],
+        waits=[_wait_view(wait) for wait in waits],
         parent=state.parent,
         rerun_of=state.rerun_of,
         resumes=state.resumes,
@@ -59,6 +60,13 @@ def run_view(state: RunState, groups: WorkerGroups | None = None, slot_held_by: 
         erased=state.erased,
         group=state.group or DEFAULT_GROUP,
     )
+
+
+def _wait_view(wait: Wait) -> WaitView:
+    awaited = wait.awaited
+    if awaited is None:
+        return WaitView(wait.kind, wait.name, wait.until)
+    return WaitView(wait.kind, wait.name, wait.until, awaited.where, awaited.values)
 
 
 def attempt_view(attempt: AttemptState) -> AttemptView:

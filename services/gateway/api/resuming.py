@@ -30,13 +30,17 @@ class ResumeBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RunResumes(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A run that goes on where another ended, with so many of its steps and waits, and of its signals."""
+    """A run that goes on where another ended, with so many of its steps and waits, and of its signals.
+
+    `repeated` where this very request had been made before, and nothing was begun.
+    """
 
     id: str
     status: str
     resumes: str
     steps: int = 0
     signals: int = 0
+    repeated: bool = False
 
 
 @endpoint(
@@ -83,15 +87,17 @@ async def resume_run(call: Call[None, ResumeBody]) -> Answer:
         resumes=earlier.id,
         record_ref=found.record_ref,
         scheduled_for=earlier.scheduled_for,
+        chain=earlier.correlation_id,
+        delivery=earlier.delivery,
     )
     call.note(run=asked.run)
     try:
-        await start(gateway, asked)
+        requested = await start(gateway, asked)
     except Invalid as error:
         if any(problem.path == "Idempotency-Key" for problem in error.errors):
             raise Conflict(f"the run {earlier.id} was resumed already, in another way: by {asked.run}") from error
         raise
-    begun = RunResumes(asked.run, "queued", earlier.id, found.steps, found.signals)
+    begun = RunResumes(asked.run, "queued", earlier.id, found.steps, found.signals, repeated=requested.request is None)
     return Answer(body=begun, location=f"/api/v1/runs/{asked.run}")
 
 
