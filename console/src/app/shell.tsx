@@ -33,7 +33,7 @@ export function Shell({ children }: { children: ComponentChildren }) {
         <a class="brand" href={to("/")}><img src="/console/icon.svg" alt="" width="24" height="24" /> Millrace</a>
         <Orgs />
         <form class="finder" role="search" aria-label="Everything" onSubmit={(event) => { event.preventDefault(); find(finder.current?.value ?? ""); }}>
-          <input ref={finder} type="search" placeholder="Id, or words in the logs  ( / )" aria-label="Search everything" />
+          <input ref={finder} type="search" placeholder="Id, or words in the logs ( / )" aria-label="Search everything" />
         </form>
         <LiveState />
         <Account />
@@ -106,7 +106,7 @@ function LiveState() {
   const state = live.value;
   if (state === "off") return <span class="live" />;
   const missed = passedOver.value;
-  return <span class={`live ${state}`} role="status" title={missed ? `${missed} messages came faster than they were shown, and were passed over.` : undefined}>{SAYS[state]}{missed ? ", behind" : ""}</span>;
+  return <span class={`live ${state}`} role="status" title={missed ? `${missed} messages came faster than they were shown, and were passed over.` : SAYS[state]}>{SAYS[state]}{missed ? ", behind" : ""}</span>;
 }
 
 function Account() {

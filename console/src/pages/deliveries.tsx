@@ -10,12 +10,12 @@ import { type Column, Table, useRows } from "../ui/table";
 type Delivery = Schemas["DeliveryView"];
 
 const COLUMNS: Column<Delivery>[] = [
-  { name: "Source", width: "minmax(8rem, 1.500fr)", show: (one) => one.source_name ?? <Id of={one.source} /> },
-  { name: "Type", width: "minmax(7rem, 1.500fr)", minor: true, show: (one) => one.type ?? "" },
+  { name: "Source", width: "minmax(8rem, 1.500fr)", show: (one) => <>{one.source_name ?? <Id of={one.source} />}<small class="under">{one.type ?? one.reason}</small></> },
+  { name: "Type", width: "minmax(7rem, 1.500fr)", minor: true, show: (one) => one.type ?? <span class="none">none</span> },
   { name: "Status", width: "minmax(6.5rem, 1fr)", show: (one) => <Status of={one.status} /> },
   { name: "Came", width: "7rem", show: (one) => <Time at={one.received_at} /> },
-  { name: "Runs", width: "4rem", minor: true, show: (one) => one.runs.length || "" },
-  { name: "Why", width: "minmax(8rem, 2fr)", minor: true, show: (one) => one.reason ?? "" },
+  { name: "Runs", width: "3rem", minor: true, number: true, show: (one) => one.runs.length || "" },
+  { name: "Why", width: "minmax(8rem, 3fr)", minor: true, show: (one) => <span title={one.reason ?? undefined}>{one.reason}</span> },
 ];
 
 const STATUSES = ["accepted", "routed", "filtered", "unroutable", "deferred", "held", "dead"];
@@ -32,7 +32,7 @@ export default function Deliveries() {
       <Head title="Deliveries">{may("replay_deliveries") && <button type="button" onClick={() => setReplays(true)}>Deliver many again</button>}</Head>
       {replays && <Replay source={source} status={status} close={() => setReplays(false)} />}
       <form class="filters" onSubmit={(event) => event.preventDefault()}>
-        <label>Source <input type="search" value={source ?? ""} onChange={(event) => search({ source: event.currentTarget.value })} /></label>
+        <label>Source <input type="search" placeholder="any" value={source ?? ""} onChange={(event) => search({ source: event.currentTarget.value })} /></label>
         <label>Status{" "}
           <select value={status ?? ""} onChange={(event) => search({ status: event.currentTarget.value })}>
             <option value="">any</option>
@@ -41,7 +41,7 @@ export default function Deliveries() {
         </label>
         <label><input type="checkbox" checked={overdue} onChange={(event) => search({ overdue: event.currentTarget.checked ? "true" : undefined })} /> overdue alone</label>
       </form>
-      <Table of={rows} columns={COLUMNS} keyOf={(one) => one.id} href={(one) => to(`/deliveries/${one.id}`)} label="Deliveries" empty="Nothing has come. A source has the URL that a sender is given." />
+      <Table of={rows} columns={COLUMNS} keyOf={(one) => one.id} href={(one) => to(`/deliveries/${one.id}`)} label="Deliveries" empty={status || source || overdue ? "None is like this." : <>Nothing has come. <a href={to("/sources")}>A source</a> has the address that a sender is given.</>} />
     </>
   );
 }

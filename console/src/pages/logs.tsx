@@ -50,6 +50,7 @@ export default function Logs() {
       </Head>
       <Query q={q} from={from} to={to} label="Query" />
       {bars.data && <Brushed of={bars.data} choose={(a, b) => search({ from: a, to: b })} />}
+      {!bars.data && !bars.problem && <div class="histogram waits" aria-hidden="true" />}
       <div class="beside">
         <aside aria-label="Facets">
           {(facets.data?.items ?? []).map((facet) => (

@@ -24,7 +24,7 @@ export default function Members() {
       <Refusal problem={members.problem} again={members.again} />
       <Refusal problem={refused} />
       <Section title="Members">
-        {members.data?.items.length === 0 && <Empty>Nobody has a role in it alone.</Empty>}
+        {members.data?.items.length === 0 && <Empty>Nobody has a role in this organization alone. People with a role in all of them, as in `global`, are not listed here.</Empty>}
         <ul class="lines">
           {(members.data?.items ?? []).map((one) => (
             <li key={one.name}>

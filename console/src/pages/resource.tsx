@@ -111,7 +111,9 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
       <Head title={name} of={<a href={to(`/${kind}`)}>{known.title}</a>}>
         {remove && may(remove) && <Act kind="bad" confirm={`The ${known.one} ${name} is removed. Its history stays.`} does={async () => { await called(remove as "delete_source", { path: { name }, ...(etag && { headers: { "If-Match": etag } }) }); go(to(`/${kind}`)); }}>Remove</Act>}
       </Head>
-      {Extra && <Extra entity={entity} draft={{ ...entity, ...changes }} name={name} again={load} />}
+      <div class={Extra ? "resource both" : "resource"}>
+      {Extra && <div><Extra entity={entity} draft={{ ...entity, ...changes }} name={name} again={load} /></div>}
+      <div>
       {schema ? (
         <form key={round} class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
           <Fields schema={optional(schema)} value={{ ...shown(entity, schema), ...changes }} change={(value) => setChanges(changed(shown(entity, schema), value))} faults={faultsOf(refused)} />
@@ -126,6 +128,8 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
         {others.filter(([, value]) => typeof value === "object" && value !== null && Object.keys(value).length > 0).map(([field, value]) => <div key={field}><h3>{field.replace(/_/g, " ")}</h3><Json of={value} open={1} /></div>)}
         <Facts of={[["Version", String(entity.version ?? "")], ["Id", <code>{String(entity.id ?? "")}</code>], ["Applied as", entity.applied_as ? String(entity.applied_as) : null]]} />
       </Section>
+      </div>
+      </div>
     </>
   );
 }

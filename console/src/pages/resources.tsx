@@ -48,9 +48,9 @@ export function Listed({ kind, list, children, column, listens }: ListedProps) {
       <p class="lead">{known.says}</p>
       {children}
       <form class="filters" onSubmit={(event) => event.preventDefault()}>
-        <label>Find <input type="search" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label>
+        <label>Find <input type="search" placeholder="words" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label>
       </form>
-      <Table of={shown as never} columns={columns as never} keyOf={(one: Row) => one.name} href={(one: Row) => to(`/${kind}/${encodeURIComponent(one.name)}`)} label={known.title} empty={words ? "None is like this." : `There is no ${known.one} yet.`} />
+      <Table of={shown as never} columns={columns as never} keyOf={(one: Row) => one.name} href={(one: Row) => to(`/${kind}/${encodeURIComponent(one.name)}`)} label={known.title} empty={words ? "None is like this." : `There is no ${known.one} yet.${put && may(put) ? ` “New ${known.one}” makes one.` : ""}`} />
     </>
   );
 }

@@ -13,10 +13,10 @@ const kept = ({ id, workflow, status, requested_at, duration_ms, requested_by }:
 
 const STATUSES = ["requested", "queued", "running", "waiting", "succeeded", "failed", "timed_out", "cancelled", "crashed"];
 const COLUMNS: Column<Run>[] = [
-  { name: "Workflow", width: "minmax(8rem, 2fr)", show: (run) => run.workflow },
+  { name: "Workflow", width: "minmax(8rem, 2fr)", show: (run) => <>{run.workflow}<small class="under">{[duration(run.duration_ms), run.requested_by].filter(Boolean).join(", ")}</small></> },
   { name: "Status", width: "minmax(6.5rem, 1fr)", show: (run) => <Status of={run.status} /> },
   { name: "Asked for", width: "7rem", show: (run) => <Time at={run.requested_at} /> },
-  { name: "Took", width: "6rem", minor: true, show: (run) => duration(run.duration_ms) },
+  { name: "Took", width: "5rem", minor: true, number: true, show: (run) => duration(run.duration_ms) },
   { name: "By", width: "minmax(7rem, 1fr)", minor: true, show: (run) => run.requested_by },
   { name: "Run", width: "8rem", minor: true, show: (run) => <Id of={run.id} /> },
 ];
@@ -34,7 +34,7 @@ export default function Runs() {
     <>
       <Head title="Runs" />
       <form class="filters" onSubmit={(event) => event.preventDefault()}>
-        <label>Workflow <input type="search" value={workflow ?? ""} onChange={(event) => search({ workflow: event.currentTarget.value })} /></label>
+        <label>Workflow <input type="search" placeholder="any" value={workflow ?? ""} onChange={(event) => search({ workflow: event.currentTarget.value })} /></label>
         <label>Status{" "}
           <select value={status ?? ""} onChange={(event) => search({ status: event.currentTarget.value })}>
             <option value="">any</option>

@@ -8,7 +8,7 @@ import { type Column, Table, useRows } from "../ui/table";
 
 type Entry = Schemas["WorkflowEntry"];
 const COLUMNS: Column<Entry>[] = [
-  { name: "Workflow", width: "minmax(8rem, 1.500fr)", show: (one) => one.name },
+  { name: "Workflow", width: "minmax(8rem, 1.500fr)", show: (one) => <>{one.name}<small class="under">{one.doc.split("\n")[0] || one.path}</small></> },
   { name: "What it does", width: "minmax(8rem, 3fr)", minor: true, show: (one) => one.doc.split("\n")[0] },
   { name: "File", width: "minmax(6rem, 1.500fr)", minor: true, show: (one) => <code>{one.path}</code> },
   { name: "Changed", width: "7rem", show: (one) => <Time at={one.updated_at} /> },
@@ -23,7 +23,7 @@ export default function Workflows() {
   return (
     <>
       <Head title="Workflows" />
-      <form class="filters" onSubmit={(event) => event.preventDefault()}><label>Find <input type="search" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label></form>
+      <form class="filters" onSubmit={(event) => event.preventDefault()}><label>Find <input type="search" placeholder="words" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label></form>
       {(problems.data?.items ?? []).length > 0 && (
         <Section title="Problems of the workspace">
           <ul class="lines">

@@ -10,6 +10,7 @@ const RELATIVE = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "
 const FULL = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" });
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const DATE = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
 /** How long ago, or until when. */
 export function ago(at: string): string {
@@ -26,13 +27,20 @@ export const inFull = (at: string): string => FULL.format(new Date(at));
 /** A time of the day to the millisecond. */
 export const clock = (at: string): string => CLOCK.format(new Date(at));
 
+/** A time to the millisecond, with its day where that is not this one. */
+export function moment(at: string): string {
+  const then = new Date(at);
+  return then.toDateString() === new Date().toDateString() ? clock(at) : `${DATE.format(then)} ${clock(at).slice(0, 8)}`;
+}
+
 /** A duration of so many milliseconds. */
 export function duration(ms: number | null | undefined): string {
   if (ms === null || ms === undefined) return "";
   if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
   const minutes = Math.floor(ms / 60_000);
-  return minutes < 60 ? `${minutes} min ${Math.round((ms % 60_000) / 1000)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  const [large, small] = minutes < 60 ? [`${minutes} min`, [Math.floor((ms % 60_000) / 1000), "s"]] : [`${Math.floor(minutes / 60)} h`, [minutes % 60, "min"]];
+  return small[0] ? `${large} ${small.join(" ")}` : large;
 }
 
 /** So many bytes. */

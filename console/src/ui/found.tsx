@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 
 import type { Schemas } from "../api/client";
 import { to } from "../app/router";
-import { clock, inFull } from "./formats";
+import { inFull, moment } from "./formats";
 import { Json } from "./json";
 import { Dialog, Facts, Id } from "./parts";
 
@@ -19,7 +19,7 @@ export function Found({ of }: { of: Item[] }) {
         {of.map((one) => (
           <li key={`${one.stream}/${one.seq}/${one.line ?? ""}`} class={one.level}>
             <button type="button" class="bare" onClick={() => setOpened(one)}>
-              <time dateTime={one.time} title={inFull(one.time)}>{clock(one.time)}</time>
+              <time dateTime={one.time} title={inFull(one.time)}>{moment(one.time)}</time>
               <b>{one.level}</b>
               <span class="kind">{one.workflow ?? one.service}</span>
               <span class="text">{one.message ? one.message.slice(0, LONG) : one.type}</span>

@@ -29,7 +29,7 @@ function Node({ name, of, open }: { name?: string; of: unknown; open: number }) 
   if (entries.length === 0) return <div class="json-leaf">{label}{begin}{end}</div>;
   return (
     <details open={isOpen} onToggle={(event) => setOpen(event.currentTarget.open)}>
-      <summary>{label}{begin} <span class="json-count">{entries.length}</span> {end}</summary>
+      <summary>{label}{begin} <span class="json-count">{entries.length} {Array.isArray(of) ? (entries.length === 1 ? "item" : "items") : entries.length === 1 ? "field" : "fields"}</span> {end}</summary>
       {isOpen && (
         <div class="json-in">
           {entries.slice(0, shown).map(([key, value]) => <Node key={key} name={key} of={value} open={open - 1} />)}

@@ -15,7 +15,11 @@ export interface Column<T> {
   show: (row: T) => ComponentChildren;
   /** Whether it is left out where there is little room. */
   minor?: boolean;
+  /** Whether it is a number, which stands under the others' last digits. */
+  number?: boolean;
 }
+
+const classOf = (one: { minor?: boolean; number?: boolean }): string | undefined => [one.minor && "minor", one.number && "number"].filter(Boolean).join(" ") || undefined;
 
 export interface Rows<T> {
   rows: T[];
@@ -151,8 +155,8 @@ export function Table<T>({ of, columns, keyOf, href, label, empty }: { of: Rows<
     { keys: "Enter", says: "open the row", run: () => rows[at] && href && go(href(rows[at])) },
   ]);
   if (of.problem && rows.length === 0) return <Refusal problem={of.problem} again={of.refresh} />;
-  if (of.loading && rows.length === 0) return <Loading />;
-  if (rows.length === 0) return <Empty>{empty}</Empty>;
+  if (of.loading && rows.length === 0) return <div class="table"><Loading /></div>;
+  if (rows.length === 0) return <div class="table"><Empty>{empty}</Empty></div>;
   const [first, last] = [Math.min(seen[0], rows.length), Math.min(seen[1], rows.length)];
   const tracks = { "--tracks": columns.map((one) => one.width).join(" "), "--few": columns.filter((one) => !one.minor).map((one) => one.width).join(" ") };
   return (
@@ -160,7 +164,7 @@ export function Table<T>({ of, columns, keyOf, href, label, empty }: { of: Rows<
       <div role="rowgroup">
         <div role="row" class="row heads" aria-rowindex={1}>
           {columns.map((one) => (
-            <span key={one.name} role="columnheader" class={one.minor ? "minor" : undefined}>
+            <span key={one.name} role="columnheader" class={classOf(one)}>
               {one.name}
             </span>
           ))}
@@ -172,7 +176,7 @@ export function Table<T>({ of, columns, keyOf, href, label, empty }: { of: Rows<
           return (
             <div key={keyOf(row)} role="row" aria-rowindex={index + 2} class={`row${index === at ? " at" : ""}${href ? " leads" : ""}`} style={{ top: `${index * ROW}px` }} onClick={(event) => href && !(event.target as Element).closest("a, button, input") && !getSelection()?.toString() && go(href(row))}>
               {columns.map((one, c) => (
-                <span key={one.name} role="cell" class={one.minor ? "minor" : undefined}>
+                <span key={one.name} role="cell" class={classOf(one)}>
                   {c === 0 && href ? <a href={href(row)}>{one.show(row)}</a> : one.show(row)}
                 </span>
               ))}
