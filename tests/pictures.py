@@ -1,115 +1,137 @@
-"""Takes a picture of every page of the console, wide and narrow, light and dark: `python -m tests.pictures FOLDER`.
+"""Takes a picture of every page of the console, wide and narrow, light and dark: `python -m tests.pictures [FOLDER]`.
 
 Starts a stack on a temporary folder, gives it something to show, signs somebody in and opens page after page in a real browser.
+Without a folder the pictures are those of docs/console-pictures.md, which is written as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
-from tests.support.browser import browsing, chromium
+from tests.shown import filled
+from tests.support.browser import Page, browsing, chromium
 from tests.support.client import Client
-from tests.support.inside import eventually
 from tests.support.places import open_folder
 from tests.support.signing_in import accept_in
 from tests.support.stack import running_up
 
+DOCS = Path(__file__).parent.parent / "docs"
+KEPT = DOCS / "images" / "console"
 MODES = {"wide": (1440, 900), "narrow": (390, 844)}
-SECRET = "sealed"
-FLOWS = b'''
-import time
+SCHEMES = ("light", "dark")
+QUALITY = 72
+# The pages in the order in which they are shown: their names, and their titles.
+PAGES = {
+    "overview": "Overview",
+    "deliveries": "Deliveries",
+    "delivery": "One delivery",
+    "runs": "Runs",
+    "run": "A run that succeeded",
+    "failed": "A run that failed",
+    "waiting": "A run that waits for an answer",
+    "running": "A run that goes on",
+    "parent": "A run with runs of its own",
+    "approvals": "Approvals",
+    "approval": "One question",
+    "logs": "Logs",
+    "dead-letters": "Dead letters",
+    "dead-letter": "One dead letter",
+    "audit": "Audit",
+    "searches": "Saved searches",
+    "workflows": "Workflows",
+    "workflows/sync_tickets": "One workflow",
+    "sources": "Sources",
+    "sources/github": "One source",
+    "sources/+": "A new source",
+    "subscriptions": "Subscriptions",
+    "subscriptions/pushes": "One subscription",
+    "schedules": "Schedules",
+    "schedules/nightly": "One schedule",
+    "forms": "Forms",
+    "forms/refund": "One form",
+    "packs": "Packs: there is none yet",
+    "integrations": "Integrations",
+    "connections": "Connections",
+    "connections/helpdesk": "One connection",
+    "secrets": "Secrets",
+    "variables": "Variables",
+    "members": "Members",
+    "keys": "Keys",
+    "keys/ci": "One key",
+    "users": "Users",
+    "orgs": "Organizations",
+    "operations": "Health and quotas",
+}
+# Pages that are looked at with a search.
+SEARCHED = {"logs": "logs?from=now-15m", "overview": ""}
+# What a page has to have before it is whole, besides its answers.
+HAS = dict.fromkeys(("run", "failed", "waiting", "running"), ".log .line")
+HAS |= {"logs": ".histogram svg", "subscriptions/pushes": ".json"}
+# Counts questions that are not answered, so that a page is not taken while something of it is on its way.
+COUNTED = """
+window.unanswered = 0; window.answered = 0
+const ask = window.fetch
+window.fetch = async (...given) => {
+  unanswered++
+  try { return await ask(...given) } finally { unanswered--; answered = performance.now() }
+}
+"""
+WHOLE = """
+document.querySelector('main h1') && !document.querySelector('main .loading, .live.connecting') && document.querySelector('{has}')
+&& window.unanswered === 0 && performance.now() - window.answered > 500 && document.documentElement.scrollWidth <= innerWidth
+"""
 
-from millrace import ask, log, step, wait_for, workflow
+
+async def taken(page: Page, client: Client, folder: Path, pages: dict[str, str]) -> int:
+    """Take the pictures of all pages; return how many. A page that can be scrolled sideways is never whole."""
+    await page.command("Page.enable")
+    await page.command("Page.addScriptToEvaluateOnNewDocument", source=COUNTED)
+    number = 0
+    for mode, (width, height) in MODES.items():
+        await page.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mode == "narrow"
+        )
+        for scheme in SCHEMES:
+            await page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            for name, path in pages.items():
+                await page.open(f"{client.url}/console/{path}" if path else f"{client.url}/")
+                try:
+                    await page.until(WHOLE.format(has=HAS.get(name, "main")))
+                except TimeoutError as error:
+                    raise AssertionError(f"{name} is not whole, {mode} and {scheme}") from error
+                answer = await page.command("Page.captureScreenshot", format="webp", quality=QUALITY)
+                (folder / file_of(name, mode, scheme)).write_bytes(base64.b64decode(answer["result"]["data"]))
+                number += 1
+                if folder == KEPT and name in {"overview", "failed"} and (mode, scheme) == ("wide", "light"):
+                    await page.picture(DOCS / "images" / f"console-{'run' if name == 'failed' else name}.png")
+    return number
 
 
-def fetch(page: int) -> dict:
-    time.sleep(0.15)
-    log.info("fetched a page", page=page, rows=20 + page)
-    return {"page": page, "rows": 20 + page}
+def file_of(name: str, mode: str, scheme: str) -> str:
+    """Return the name of a picture's file."""
+    return f"{name.replace('/+', '-new').replace('/', '-')}.{mode}.{scheme}.webp"
 
 
-@workflow
-async def sync_tickets(pages: int = 3, full: bool = False) -> dict:
-    """Fetch all tickets of the helpdesk and count them."""
-    log.info("syncing", pages=pages)
-    found = [await step(f"fetch-{page}", fetch, page) for page in range(pages)]
-    log.warning("a page was slow", milliseconds=1200)
-    return {"pages": pages, "rows": sum(one["rows"] for one in found)}
-
-
-@workflow
-def charge(amount: int) -> str:
-    """Charge a card."""
-    log.info("charging", amount=amount)
-    if amount > 100:
-        raise ValueError(f"{amount} is above the limit of 100")
-    return "charged"
-
-
-@workflow
-async def onboard(name: str = "Ada") -> str:
-    """Prepare everything for a new colleague, once somebody has agreed."""
-    answer = await ask(f"Give {name} an account?", to=["admin"])
-    return "given" if answer.approved else "refused"
-
-
-@workflow
-async def on_push(event: dict) -> str:
-    """Say what was pushed."""
-    log.info("pushed", ref=event["data"]["ref"])
-    return "seen"
-'''
-
-
-async def filled(client: Client) -> list[tuple[str, str]]:
-    """Give a stack something to show; return the pages by their names."""
-    await client.put_file("flows.py", FLOWS)
-    hub = await client.call("PUT", "/api/v1/sources/github", body={"adapter": "github", "settings": {"secret": SECRET}})
-    resources: dict[str, dict[str, Any]] = {
-        "subscriptions/pushes": {"source": "github", "event": "push", "workflow": "on_push", "filter": "event.data.ref != ''"},
-        "schedules/nightly": {"cron": "0 3 * * *", "workflow": "sync_tickets", "input": {"pages": 2}},
-        "schedules/often": {"every": 1800, "workflow": "sync_tickets", "input": {"pages": 1}},
-        "searches/errors": {"q": "level:>=error", "alert_above": 10},
-        "variables/region": {"value": "eu-central"},
-        "secrets/helpdesk": {"value": "sealed"},
-        "connections/helpdesk": {"grant": "token", "token": "sealed", "base_url": "https://helpdesk.example"},
-        "forms/charge": {"workflow": "charge", "title": "Charge a card", "access": "role"},
-        "keys/ci": {"role": "operator", "scopes": ["runs"]},
-    }
-    for path, body in resources.items():
-        await client.call("PUT", f"/api/v1/{path}", body=body)
-    runs = {}
-    for number in range(8):
-        start = "/api/v1/workflows/{}/runs?wait=30"
-        runs["run"] = await client.call("POST", start.format("sync_tickets"), body={"input": {"pages": 1 + number % 4}})
-        runs["failed"] = await client.call("POST", start.format("charge"), body={"input": {"amount": 30 * number}})
-    runs["waiting"] = await client.call("POST", "/api/v1/workflows/onboard/runs", body={"input": {"name": "Grace"}})
-    for number in range(5):
-        body = json.dumps({"ref": f"refs/heads/feature-{number}", "repository": {"full_name": "acme/app"}}).encode()
-        _, sent = await client.github(hub["url"], SECRET, body, event="issues" if number == 2 else "push")
-    await client.delivery(sent["id"], "routed")
-
-    async def asked() -> Any:
-        found = await client.available("/api/v1/approvals?status=open")
-        return found and found["items"]
-
-    (approval,) = await eventually(asked)
-    ids = {f"runs/{one['id']}": name for name, one in runs.items()} | {f"deliveries/{sent['id']}": "delivery"}
-    pages = [("overview", "/"), *((name, f"/console/{path}") for path, name in ids.items())]
-    pages.append(("approval", f"/console/approvals/{approval['id']}"))
-    lists = ("deliveries", "runs", "approvals", "logs", "dead-letters", "audit", "workflows", "members", "operations")
-    ones = ("workflows/sync_tickets", "sources/github", "sources/+", "forms/charge", *resources)
-    kinds = dict.fromkeys(path.partition("/")[0] for path in (*resources, "sources/", "users/", "orgs/"))
-    return pages + [
-        (path.replace("/+", "-new").replace("/", "-"), f"/console/{path}") for path in dict.fromkeys((*lists, *ones, *kinds))
+def document() -> str:
+    """Return the page that shows the pictures that are kept."""
+    lines = [
+        "# Pictures of the console",
+        "",
+        "Every page of [the console](console.md), as a screen of 1440 and one of 390 pixels show it, light and dark,",
+        "with what an invented company may have in it. `python -m tests.pictures` takes them anew from a real browser.",
     ]
+    for name, title in PAGES.items():
+        wide, narrow = (
+            " | ".join(f"![{title}, {mode}, {scheme}](images/console/{file_of(name, mode, scheme)})" for scheme in SCHEMES)
+            for mode in MODES
+        )
+        lines += ["", f"## {title}", "", "| light | dark |", "| --- | --- |", f"| {wide} |", f"| {narrow} |"]
+    return "\n".join(lines) + "\n"
 
 
 async def main(folder: Path) -> int:
@@ -117,27 +139,17 @@ async def main(folder: Path) -> int:
     program = chromium()
     assert program is not None, "the browser `chromium` is not installed"
     folder.mkdir(parents=True, exist_ok=True)
-    taken = 0
     with open_folder() as place:
         async with running_up(place / ".millrace") as up, aiohttp.ClientSession() as session, browsing(program) as page:
             client = Client(session, up.ready)
-            pages = await filled(client)
-            invitation = {"role": "admin", "name": "ada", "display_name": "Ada"}
+            ids = await filled(client, session)
+            invitation = {"role": "admin", "name": "ada", "display_name": "Ada Lovelace"}
             await accept_in(page, await client.call("POST", "/api/v1/orgs/global/invitations", body=invitation))
-            for mode, (width, height) in MODES.items():
-                await page.command(
-                    "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mode == "narrow"
-                )
-                for scheme in ("light", "dark"):
-                    await page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-                    for name, path in pages:
-                        await page.open(client.url + path)
-                        await page.until("document.querySelector('main h1') && !document.querySelector('main .loading')")
-                        answer = await page.command("Page.captureScreenshot", format="webp", quality=60)
-                        (folder / f"{name}.{mode}.{scheme}.webp").write_bytes(base64.b64decode(answer["result"]["data"]))
-                        taken += 1
-    return taken
+            return await taken(page, client, folder, {name: SEARCHED.get(name, ids.get(name, name)) for name in PAGES})
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{asyncio.run(main(Path(sys.argv[1])))} pictures\n")
+    chosen = Path(sys.argv[1]) if len(sys.argv) > 1 else KEPT
+    sys.stdout.write(f"{asyncio.run(main(chosen))} pictures\n")
+    if chosen == KEPT:
+        (DOCS / "console-pictures.md").write_text(document(), "utf-8")

@@ -342,3 +342,9 @@ async def test_pages_are_usable_by_everybody(page: Page, client: Client, up: Up)
             told = "one.nodes.map(each => each.target.join(' ') + ': ' + each.failureSummary)"
             found = await page.until(f"window.told && JSON.stringify(window.told.violations.map(one => [one.id, {told}]))")
             assert json.loads(str(found)) == [], (path, scheme)
+    # A small telephone shows all of each page without being scrolled sideways.
+    await page.command("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
+    for path in paths:
+        await page.open(up.ready["url"] + path)
+        await page.until(SETTLED)
+        assert await page.value("document.documentElement.scrollWidth") <= 360, path

@@ -11,7 +11,7 @@ type Run = Pick<Schemas["RunView"], "id" | "workflow" | "status" | "requested_at
 
 const kept = ({ id, workflow, status, requested_at, duration_ms, requested_by }: Schemas["RunView"]): Run => ({ id, workflow, status, requested_at, duration_ms, requested_by });
 
-const STATUSES = ["requested", "queued", "running", "waiting", "succeeded", "failed", "timed_out", "cancelled", "crashed"];
+const STATUSES = ["queued", "delayed", "running", "waiting", "cancelling", "succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"];
 const COLUMNS: Column<Run>[] = [
   { name: "Workflow", width: "minmax(8rem, 2fr)", show: (run) => <>{run.workflow}<small class="under">{[duration(run.duration_ms), run.requested_by].filter(Boolean).join(", ")}</small></> },
   { name: "Status", width: "minmax(6.5rem, 1fr)", show: (run) => <Status of={run.status} /> },
@@ -45,7 +45,7 @@ export default function Runs() {
         <label>To <input type="datetime-local" value={until ?? ""} onChange={(event) => search({ until: event.currentTarget.value })} /></label>
       </form>
       <Durations of={rows.rows} />
-      <Table of={rows} columns={COLUMNS} keyOf={(run) => run.id} href={(run) => to(`/runs/${run.id}`)} label="Runs" empty="No run is like this. A webhook, a schedule or “Run now” at a workflow begins one." />
+      <Table of={rows} columns={COLUMNS} keyOf={(run) => run.id} href={(run) => to(`/runs/${run.id}`)} label="Runs" empty={status || workflow || since || until ? "No run is like this." : <>Nothing has run yet. A webhook, a schedule or “Run now” at <a href={to("/workflows")}>a workflow</a> begins a run.</>} />
     </>
   );
 }

@@ -10,7 +10,7 @@ const TONES: Record<string, string> = {
   succeeded: "good", routed: "good", ok: "good", up: "good", ready: "good", active: "good", enabled: "good", answered: "good", replayed: "good", approved: "good", delivered: "good",
   failed: "bad", crashed: "bad", timed_out: "bad", error: "bad", down: "bad", unroutable: "bad", revoked: "bad", critical: "bad", expired: "bad", dead: "bad", refused: "bad", unready: "bad", broken: "bad", lost: "bad",
   running: "busy", started: "busy", processing: "busy", info: "busy", building: "busy",
-  waiting: "held", queued: "held", requested: "held", pending: "held", open: "held", warning: "held", retrying: "held", received: "held", held: "held", accepted: "held", deferred: "held",
+  waiting: "held", queued: "held", delayed: "held", cancelling: "held", requested: "held", pending: "held", open: "held", warning: "held", retrying: "held", received: "held", held: "held", accepted: "held", deferred: "held",
 };
 
 /** How something is, by a word, a shape and a colour; never by the colour alone. */
