@@ -11,7 +11,7 @@ const COLUMNS: Column<Approval>[] = [
   { name: "Status", width: "minmax(6rem, 1fr)", show: (one) => <Status of={one.status} /> },
   { name: "Workflow", width: "minmax(6rem, 1fr)", minor: true, show: (one) => one.workflow },
   { name: "Asked", width: "minmax(6rem, 1fr)", minor: true, show: (one) => one.to.join(", ") },
-  { name: "Opened", width: "7rem", show: (one) => <Time at={one.opened_at} /> },
+  { name: "Opened", width: "6rem", show: (one) => <Time at={one.opened_at} /> },
 ];
 
 export default function Approvals() {

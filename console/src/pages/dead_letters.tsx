@@ -12,7 +12,7 @@ const COLUMNS: Column<Letter>[] = [
   { name: "Service", width: "minmax(5rem, 1fr)", minor: true, show: (one) => one.service },
   { name: "Type", width: "minmax(6rem, 1fr)", minor: true, show: (one) => one.type },
   { name: "Tries", width: "3rem", minor: true, number: true, show: (one) => one.tries },
-  { name: "Came", width: "7rem", show: (one) => <Time at={one.received_at} /> },
+  { name: "Came", width: "6rem", show: (one) => <Time at={one.received_at} /> },
 ];
 
 export default function DeadLetters() {

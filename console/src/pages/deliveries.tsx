@@ -13,7 +13,7 @@ const COLUMNS: Column<Delivery>[] = [
   { name: "Source", width: "minmax(8rem, 1.500fr)", show: (one) => <>{one.source_name ?? <Id of={one.source} />}<small class="under">{one.type ?? one.reason}</small></> },
   { name: "Type", width: "minmax(7rem, 1.500fr)", minor: true, show: (one) => one.type ?? <span class="none">none</span> },
   { name: "Status", width: "minmax(6.5rem, 1fr)", show: (one) => <Status of={one.status} /> },
-  { name: "Came", width: "7rem", show: (one) => <Time at={one.received_at} /> },
+  { name: "Came", width: "6rem", show: (one) => <Time at={one.received_at} /> },
   { name: "Runs", width: "3rem", minor: true, number: true, show: (one) => one.runs.length || "" },
   { name: "Why", width: "minmax(8rem, 3fr)", minor: true, show: (one) => <span title={one.reason ?? undefined}>{one.reason}</span> },
 ];

@@ -15,7 +15,7 @@ const STATUSES = ["queued", "delayed", "running", "waiting", "cancelling", "succ
 const COLUMNS: Column<Run>[] = [
   { name: "Workflow", width: "minmax(8rem, 2fr)", show: (run) => <>{run.workflow}<small class="under">{[duration(run.duration_ms), run.requested_by].filter(Boolean).join(", ")}</small></> },
   { name: "Status", width: "minmax(6.5rem, 1fr)", show: (run) => <Status of={run.status} /> },
-  { name: "Asked for", width: "7rem", show: (run) => <Time at={run.requested_at} /> },
+  { name: "Asked for", width: "6rem", show: (run) => <Time at={run.requested_at} /> },
   { name: "Took", width: "5rem", minor: true, number: true, show: (run) => duration(run.duration_ms) },
   { name: "By", width: "minmax(7rem, 1fr)", minor: true, show: (run) => run.requested_by },
   { name: "Run", width: "8rem", minor: true, show: (run) => <Id of={run.id} /> },

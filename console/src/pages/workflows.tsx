@@ -11,7 +11,7 @@ const COLUMNS: Column<Entry>[] = [
   { name: "Workflow", width: "minmax(8rem, 1.500fr)", show: (one) => <>{one.name}<small class="under">{one.doc.split("\n")[0] || one.path}</small></> },
   { name: "What it does", width: "minmax(8rem, 3fr)", minor: true, show: (one) => one.doc.split("\n")[0] },
   { name: "File", width: "minmax(6rem, 1.500fr)", minor: true, show: (one) => <code>{one.path}</code> },
-  { name: "Changed", width: "7rem", show: (one) => <Time at={one.updated_at} /> },
+  { name: "Changed", width: "6rem", show: (one) => <Time at={one.updated_at} /> },
 ];
 
 export default function Workflows() {
