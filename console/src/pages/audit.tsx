@@ -1,21 +1,41 @@
 // The audit trail: who did what, and what was refused.
+import { useState } from "preact/hooks";
+
+import type { Schemas } from "../api/client";
 import { here } from "../app/router";
-import { Found } from "../ui/found";
-import { Empty, Head, Loading, Refusal } from "../ui/parts";
+import { inFull, moment } from "../ui/formats";
+import { Whole } from "../ui/found";
+import { Head, Status } from "../ui/parts";
 import { Query } from "../ui/query";
-import { useRows } from "../ui/table";
+import { type Column, Table, useRows } from "../ui/table";
+
+type Item = Schemas["LogItem"];
+interface Audited { category: string; verb: string; actor: string; target: string; outcome: string; remote: string | null }
+
+// What is not of this shape, a message of a later version, is shown by its line.
+const of = (one: Item): Partial<Audited> => (one.data ?? {}) as Partial<Audited>;
+const did = (one: Item): string => [of(one).category, of(one).verb?.replace(/_/g, " ")].filter(Boolean).join(" ") || one.message;
+const COLUMNS: Column<Item>[] = [
+  { name: "Who", width: "minmax(8rem, 1.500fr)", show: (one) => <>{of(one).actor || <span class="none">nobody</span>}<small class="under">{[did(one), of(one).target].filter(Boolean).join(" ")}</small></> },
+  { name: "Did", width: "minmax(7rem, 1fr)", minor: true, show: did },
+  { name: "To", width: "minmax(8rem, 2fr)", minor: true, show: (one) => <span title={of(one).target}>{of(one).target}</span> },
+  { name: "Outcome", width: "minmax(6.5rem, 1fr)", show: (one) => of(one).outcome && <Status of={of(one).outcome ?? ""} /> },
+  { name: "From", width: "minmax(6rem, 1fr)", minor: true, show: (one) => of(one).remote },
+  { name: "When", width: "8.5rem", show: (one) => <time dateTime={one.time} title={inFull(one.time)}>{moment(one.time)}</time> },
+];
 
 export default function Audit() {
   const params = here.value.searchParams;
   const [q, from] = [params.get("q") ?? "", params.get("from") ?? "now-30d"];
   const rows = useRows("search_audit", { query: { q, from } }, (one) => `${one.stream}/${one.seq}`);
+  const [opened, setOpened] = useState<Item | null>(null);
   return (
     <>
       <Head title="Audit" />
       <p class="lead">Every change and every refusal, with who it was. A look at this page is in it as well.</p>
       <Query q={q} from={from} label="Query of the audit trail" />
-      {rows.problem ? <Refusal problem={rows.problem} /> : rows.loading && rows.rows.length === 0 ? <Loading /> : rows.rows.length === 0 ? <Empty>Nothing in the last 30 days fits.</Empty> : <Found of={rows.rows} />}
-      {rows.more && <div class="actions"><button type="button" onClick={rows.next}>Older ones</button></div>}
+      <Table of={rows} columns={COLUMNS} keyOf={(one) => `${one.stream}/${one.seq}`} opens={setOpened} label="Audit" empty="Nothing in the last 30 days fits." />
+      {opened && <Whole of={opened} close={() => setOpened(null)} />}
     </>
   );
 }

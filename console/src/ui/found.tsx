@@ -27,23 +27,28 @@ export function Found({ of }: { of: Item[] }) {
           </li>
         ))}
       </ol>
-      {opened && (
-        <Dialog title={opened.type} close={() => setOpened(null)} wide>
-          {opened.message && <pre>{opened.message}</pre>}
-          <Facts of={[
-            ["Time", inFull(opened.time)],
-            ["Level", opened.level],
-            ["Service", opened.service],
-            ["Workflow", opened.workflow && <a href={to(`/workflows/${opened.workflow}`)}>{opened.workflow}</a>],
-            ["Run", opened.run && <Id of={opened.run} href={to(`/runs/${opened.run}`)} />],
-            ["Chain", <a href={to("/logs", { q: `correlation_id:"${opened.correlation_id}"`, from: "now-30d" })}>all of it</a>],
-            ["Stream", `${opened.stream} ${opened.seq}`],
-          ]} />
-          {opened.fields && Object.keys(opened.fields).length > 0 && <><h3>Fields</h3><Json of={opened.fields} /></>}
-          <h3>Data</h3>
-          <Json of={opened.data} />
-        </Dialog>
-      )}
+      {opened && <Whole of={opened} close={() => setOpened(null)} />}
     </>
+  );
+}
+
+/** One message whole, in a window. */
+export function Whole({ of, close }: { of: Item; close: () => void }) {
+  return (
+    <Dialog title={of.type} close={close} wide>
+      {of.message && <pre>{of.message}</pre>}
+      <Facts of={[
+        ["Time", inFull(of.time)],
+        ["Level", of.level],
+        ["Service", of.service],
+        ["Workflow", of.workflow && <a href={to(`/workflows/${of.workflow}`)}>{of.workflow}</a>],
+        ["Run", of.run && <Id of={of.run} href={to(`/runs/${of.run}`)} />],
+        ["Chain", <a href={to("/logs", { q: `correlation_id:"${of.correlation_id}"`, from: "now-30d" })}>all of it</a>],
+        ["Stream", `${of.stream} ${of.seq}`],
+      ]} />
+      {of.fields && Object.keys(of.fields).length > 0 && <><h3>Fields</h3><Json of={of.fields} /></>}
+      <h3>Data</h3>
+      <Json of={of.data} />
+    </Dialog>
   );
 }

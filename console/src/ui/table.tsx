@@ -117,8 +117,9 @@ function merged<T>(was: T[], got: T[], keyOf: (row: T) => string, front: boolean
 const ROW = 44;
 const SPARE = 12;
 
-/** A table of rows, each of which may lead to a page. */
-export function Table<T>({ of, columns, keyOf, href, label, empty }: { of: Rows<T>; columns: Column<T>[]; keyOf: (row: T) => string; href?: (row: T) => string; label: string; empty: ComponentChildren }) {
+/** A table of rows, each of which may lead to a page (`href`) or open something (`opens`). */
+export function Table<T>({ of, columns, keyOf, href, opens, label, empty }: { of: Rows<T>; columns: Column<T>[]; keyOf: (row: T) => string; href?: (row: T) => string; opens?: (row: T) => void; label: string; empty: ComponentChildren }) {
+  const open = opens ?? (href && ((row: T) => go(href(row))));
   const body = useRef<HTMLDivElement>(null);
   const [seen, setSeen] = useState<[number, number]>([0, 60]);
   const [at, setAt] = useState(-1);
@@ -152,7 +153,7 @@ export function Table<T>({ of, columns, keyOf, href, label, empty }: { of: Rows<
   useShortcuts([
     { keys: "j", says: "next row", run: () => move(1) },
     { keys: "k", says: "row before", run: () => move(-1) },
-    { keys: "Enter", says: "open the row", run: () => rows[at] && href && go(href(rows[at])) },
+    { keys: "Enter", says: "open the row", run: () => rows[at] && open?.(rows[at]) },
   ]);
   if (of.problem && rows.length === 0) return <Refusal problem={of.problem} again={of.refresh} />;
   if (of.loading && rows.length === 0) return <div class="table"><Loading /></div>;
@@ -174,10 +175,10 @@ export function Table<T>({ of, columns, keyOf, href, label, empty }: { of: Rows<
         {rows.slice(first, last).map((row, n) => {
           const index = first + n;
           return (
-            <div key={keyOf(row)} role="row" aria-rowindex={index + 2} class={`row${index === at ? " at" : ""}${href ? " leads" : ""}`} style={{ top: `${index * ROW}px` }} onClick={(event) => href && !(event.target as Element).closest("a, button, input") && !getSelection()?.toString() && go(href(row))}>
+            <div key={keyOf(row)} role="row" aria-rowindex={index + 2} class={`row${index === at ? " at" : ""}${open ? " leads" : ""}`} style={{ top: `${index * ROW}px` }} onClick={(event) => open && !(event.target as Element).closest("a, button, input") && !getSelection()?.toString() && open(row)}>
               {columns.map((one, c) => (
                 <span key={one.name} role="cell" class={classOf(one)}>
-                  {c === 0 && href ? <a href={href(row)}>{one.show(row)}</a> : one.show(row)}
+                  {c === 0 && href ? <a href={href(row)}>{one.show(row)}</a> : c === 0 && opens ? <button type="button" class="bare" onClick={() => opens(row)}>{one.show(row)}</button> : one.show(row)}
                 </span>
               ))}
             </div>
