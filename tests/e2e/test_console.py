@@ -225,6 +225,8 @@ async def test_what_is_typed_stays_while_a_schedule_is_paused(page: Page, client
     )
     await press(page, "Pause")
     await press(page, "Switch on")
+    # It is saved over what is there by then, no older one.
+    await page.until("[...document.querySelectorAll('main button')].some(one => one.innerText === 'Pause' && !one.disabled)")
     await press(page, "Save")
     await page.until("[...document.querySelectorAll('main button')].some(one => one.innerText === 'Save' && one.disabled)")
     assert (await client.call("GET", "/api/v1/schedules/nightly"))["timezone"] == "Europe/Vienna"
