@@ -23,11 +23,13 @@ export default function ApprovalPage({ id = "" }: { id?: string }) {
         {one.status === "open" && may("make_approval_link") && <button type="button" onClick={() => setLinks(true)}>Link for somebody without an account</button>}
       </Head>
       {links && <Link id={id} close={() => setLinks(false)} />}
-      {one.status === "open" && <Answer of={one} done={asked.again} />}
-      <Section title="Details">
-        <Facts of={[["Run", <Id of={one.run} href={to(`/runs/${one.run}`)} />], ["Workflow", <a href={to(`/workflows/${one.workflow}`)}>{one.workflow}</a>], ["Asked", one.to.join(", ")], ["Opened", <Time at={one.opened_at} />], ["Until", one.until && <Time at={one.until} />], ["Reminders", one.reminders || null], ["Answered by", one.answered_by], ["Answered", one.answered_at && <Time at={one.answered_at} />], ["By way of", one.via], ["From", one.remote], ["Comment", one.comment]]} />
-        {one.data !== null && one.data !== undefined && <Json of={one.data} />}
-      </Section>
+      <div class={one.status === "open" ? "answering" : undefined}>
+        {one.status === "open" && <Answer of={one} done={asked.again} />}
+        <Section title="Details">
+          <Facts of={[["Run", <Id of={one.run} href={to(`/runs/${one.run}`)} />], ["Workflow", <a href={to(`/workflows/${one.workflow}`)}>{one.workflow}</a>], ["Asked", one.to.join(", ")], ["Opened", <Time at={one.opened_at} />], ["Until", one.until && <Time at={one.until} />], ["Reminders", one.reminders || null], ["Answered by", one.answered_by], ["Answered", one.answered_at && <Time at={one.answered_at} />], ["By way of", one.via], ["From", one.remote], ["Comment", one.comment]]} />
+          {one.data !== null && one.data !== undefined && <Json of={one.data} />}
+        </Section>
+      </div>
     </>
   );
 }

@@ -7,11 +7,11 @@ import { type Column, Table, useRows } from "../ui/table";
 
 type Approval = Schemas["ApprovalView"];
 const COLUMNS: Column<Approval>[] = [
-  { name: "Question", width: "minmax(10rem, 3fr)", show: (one) => <>{one.prompt}<small class="under">{one.workflow}, asks {one.to.join(", ")}</small></> },
+  { name: "Question", width: "minmax(10rem, 3fr)", show: (one) => <>{one.prompt}<small class="under">{one.workflow}, <Time at={one.opened_at} /></small></> },
   { name: "Status", width: "minmax(6rem, 1fr)", show: (one) => <Status of={one.status} /> },
   { name: "Workflow", width: "minmax(6rem, 1fr)", minor: true, show: (one) => one.workflow },
   { name: "Asked", width: "minmax(6rem, 1fr)", minor: true, show: (one) => one.to.join(", ") },
-  { name: "Opened", width: "6rem", show: (one) => <Time at={one.opened_at} /> },
+  { name: "Opened", width: "6rem", minor: true, show: (one) => <Time at={one.opened_at} /> },
 ];
 
 export default function Approvals() {

@@ -12,7 +12,7 @@ export default function DeadLetterPage({ id = "" }: { id?: string }) {
   if (!one) return <Loading />;
   return (
     <>
-      <Head title={one.reason} of={<><a href={to("/dead-letters")}>Dead letters</a> / <Id of={id} /></>}>
+      <Head title={one.reason.slice(0, 1).toUpperCase() + one.reason.slice(1)} of={<><a href={to("/dead-letters")}>Dead letters</a> / <Id of={id} /></>}>
         <Status of={one.status} />
         {one.status === "open" && may("replay_dead_letter") && <Act kind="main" does={async () => { await call("replay_dead_letter", { path: { id } }); await asked.again(); }}>Try again</Act>}
         {one.status === "open" && may("discard_dead_letter") && <Act kind="bad" confirm="It is not tried again. What it was stays in the archive." does={async () => { await call("discard_dead_letter", { path: { id } }); await asked.again(); }}>Discard</Act>}

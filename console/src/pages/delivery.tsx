@@ -32,7 +32,7 @@ export default function DeliveryPage({ id = "" }: { id?: string }) {
             <li key={n}>
               <span>{each.subscription ? <a href={to(`/subscriptions/${each.name ?? each.subscription}`)}>{each.name ?? each.subscription}</a> : "no subscription"}{each.workflow && <> → {each.workflow}</>}</span>
               <Status of={each.status} />
-              <span>{each.reason}</span>
+              <span class="why">{each.reason}</span>
               {each.retry_at && <span>tried again <Time at={each.retry_at} /></span>}
               {each.run && <a href={to(`/runs/${each.run}`)}>its run</a>}
             </li>
@@ -45,7 +45,7 @@ export default function DeliveryPage({ id = "" }: { id?: string }) {
       <Section title="Runs">
         {one.runs.length === 0 && <Empty>Nothing ran.</Empty>}
         <ul class="lines">
-          {one.runs.map((run) => <li key={run.id}><a href={to(`/runs/${run.id}`)}>{run.workflow}</a><Status of={run.status} /><span>{run.error ?? run.reason}</span><Time at={run.ended_at ?? run.requested_at} /></li>)}
+          {one.runs.map((run) => <li key={run.id}><a href={to(`/runs/${run.id}`)}>{run.workflow}</a><Status of={run.status} /><span class="why">{run.error ?? run.reason}</span><Time at={run.ended_at ?? run.requested_at} /></li>)}
         </ul>
       </Section>
       {one.request && (
@@ -89,7 +89,7 @@ function Others({ of }: { of: Schemas["DeliveryView"] }) {
   const others = (all.data?.items ?? []).filter((one) => one.source === of.source && !told.has(one.id) && !told.has(one.name));
   const why = (one: (typeof others)[number]) =>
     !one.enabled ? "it is switched off" : one.created_at > of.received_at ? "it was made after this came" : <>it takes <code>{one.event}</code>, and this is <code>{types}</code>{one.updated_at > of.received_at && ", if it was so then: it was changed since"}</>;
-  return <>{others.map((one) => <li key={one.id}><span><a href={to(`/subscriptions/${one.name}`)}>{one.name}</a> → {one.workflow}</span><Status of="not matched" /><span>{why(one)}</span></li>)}</>;
+  return <>{others.map((one) => <li key={one.id}><span><a href={to(`/subscriptions/${one.name}`)}>{one.name}</a> → {one.workflow}</span><Status of="not matched" /><span class="why">{why(one)}</span></li>)}</>;
 }
 
 function Request({ of }: { of: Schemas["DeliveryRequest"] }) {

@@ -78,7 +78,7 @@ function Source({ entity, name, again }: ExtraProps) {
       <Section title="Last requests" aside={<a href={to("/deliveries", { source: name })}>All of them</a>}>
         <Refusal problem={recent.problem} again={recent.again} />
         {recent.data?.items.length === 0 && <Empty>None has come.</Empty>}
-        <ul class="lines">{(recent.data?.items ?? []).map((one) => <li key={one.id}><a href={to(`/deliveries/${one.id}`)}>{one.type ?? one.id}</a><Status of={one.status} /><span class="minor">{one.reason}</span><Time at={one.received_at} /></li>)}</ul>
+        <ul class="lines">{(recent.data?.items ?? []).map((one) => <li key={one.id}><a href={to(`/deliveries/${one.id}`)}>{one.type ?? one.id}</a><Status of={one.status} /><span class="why" title={one.reason ?? undefined}>{one.reason}</span><Time at={one.received_at} /></li>)}</ul>
       </Section>
       {(refused.data?.items.length ?? 0) > 0 && (
         <Section title="Refused requests" aside={<span>at most one a second is told, of a week</span>}>
@@ -170,7 +170,7 @@ function Subscription({ draft, name }: ExtraProps) {
           <li key={`${one.delivery} ${one.received_at} ${one.type}`}>
             <span><a href={to(`/deliveries/${one.delivery}`)}>{one.type}</a></span>
             <Status of={one.outcome?.outcome ?? "another type"} />
-            <span>{one.outcome?.reason}</span>
+            <span class="why" title={one.outcome?.reason ?? undefined}>{one.outcome?.reason}</span>
             <Time at={one.received_at} />
             {one.outcome?.input && <details class="whole"><summary>Input</summary><Json of={one.outcome.input} open={1} /></details>}
           </li>

@@ -1,4 +1,4 @@
-// Operations: whether all is served, what is behind, what is installed.
+// Health and quotas: whether all is served, what is behind, what is installed.
 import { useEffect, useState } from "preact/hooks";
 
 import { useAsked } from "../api/asked";
@@ -23,7 +23,7 @@ export default function Operations() {
   const work = Object.entries(now?.backlog?.work ?? {}).filter(([, count]) => count > 0);
   return (
     <>
-      <Head title="Operations">{now && <Status of={now.status} />}</Head>
+      <Head title="Health and quotas">{now && <Status of={now.status} />}</Head>
       {ready.problem && <Refusal problem={ready.problem} again={ready.again} />}
       {!now && !ready.problem && <Loading />}
       <Unserved of={now} />

@@ -5,9 +5,13 @@ import { may } from "../api/client";
 import { operationOf } from "../api/description";
 import { KINDS } from "../app/kinds";
 import { here, search, to } from "../app/router";
+import { Marked } from "../ui/form";
 import { Value } from "../ui/value";
 import { Empty, Head, Time } from "../ui/parts";
 import { type Column, Table, useRows } from "../ui/table";
+
+// Fields whose names say little.
+const NAMES: Record<string, string> = { q: "query", next_at: "next" };
 
 export type Row = Record<string, unknown> & { name: string; updated_at?: string };
 
@@ -35,8 +39,8 @@ export function Listed({ kind, list, children, column, listens }: ListedProps) {
   const shown = { ...rows, rows: (rows.rows as unknown as Row[]).filter((one) => !words || JSON.stringify(one).toLowerCase().includes(words)) };
   const columns: Column<Row>[] = [
     { name: "Name", width: "minmax(8rem, 2fr)", show: (one) => one.name },
-    ...known.shows.map((field, n): Column<Row> => ({ name: field.replace(/_/g, " "), width: "minmax(5rem, 1.500fr)", minor: n > 0, show: (one) => <Value of={one[field]} name={field} /> })),
-    { name: "Changed", width: "6.500rem", minor: column !== undefined, show: (one) => <Time at={one.updated_at} /> },
+    ...known.shows.map((field, n): Column<Row> => ({ name: NAMES[field] ?? field.replace(/_at$/, "").replace(/_/g, " "), width: "minmax(5rem, 1.500fr)", minor: n > 0, show: (one) => <Value of={one[`${field}_name`] ?? one[field]} name={field} /> })),
+    { name: "Changed", width: "6.500rem", minor: true, show: (one) => <Time at={one.updated_at} /> },
     ...(column ? [column] : []),
   ];
   const put = operationOf("PUT", `/api/v1/${kind}/{name}`);
@@ -45,7 +49,7 @@ export function Listed({ kind, list, children, column, listens }: ListedProps) {
       <Head title={known.title}>
         {put && may(put) && <a class="button main" href={to(`/${kind}/+`)}>New {known.one}</a>}
       </Head>
-      <p class="lead">{known.says}</p>
+      <p class="lead"><Marked of={known.says} /></p>
       {children}
       <form class="filters" onSubmit={(event) => event.preventDefault()}>
         <label>Find <input type="search" placeholder="words" value={words} onInput={(event) => search({ q: event.currentTarget.value })} /></label>

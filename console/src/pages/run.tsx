@@ -8,7 +8,7 @@ import { go, to } from "../app/router";
 import { Answer } from "../ui/answer";
 import { Failure } from "../ui/failure";
 import { Timeline } from "../ui/timeline";
-import { bytes, clock, duration } from "../ui/formats";
+import { bytes, clock, duration, short } from "../ui/formats";
 import { Json } from "../ui/json";
 import { Act, Copy, Dialog, Empty, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
 import { Lines } from "../ui/lines";
@@ -76,17 +76,17 @@ export default function RunPage({ id = "" }: { id?: string }) {
       {goesOn && shown.waits.some((one) => one.kind === "ask") && <Questions run={id} waits={shown.waits.length} />}
       <Section title="How it went"><Timeline run={shown} attempts={attempts.data?.items ?? []} steps={steps.data?.items ?? []} known={known} /></Section>
       {shown.error && <Failure of={shown.error} at={attempts.data?.items.at(-1)?.started_at ?? shown.started_at} />}
-      <div class="columns wide">
+      <div class="columns">
         <Section title="Input">{shown.erased ? <Empty>It was erased.</Empty> : <Json of={shown.input} />}</Section>
         <Section title="Result">{shown.result_ref ? <a href={address("get_result", { path: { id } })} download>Download {bytes(shown.result_bytes)}</a> : shown.status === "succeeded" ? <Json of={shown.result} /> : <Empty>{ENDED.has(shown.status) ? "It has none." : "Not yet."}</Empty>}</Section>
       </div>
       <Section title="Lines" aside={<a href={to("/logs", { q: `run:${id}` })}>In the logs</a>}><Lines of={lines} ended={over} /></Section>
-      <div class="columns wide">
+      <div class="columns">
         <Section title="Causes and effects">{why.data ? <Tree of={why.data.items} here={id} /> : why.problem ? <Refusal problem={why.problem} again={why.again} /> : <Loading />}</Section>
         <Section title="Details">
           <Facts of={[
             ["Asked for", <Time at={shown.requested_at} />],
-            ["By", shown.requested_by],
+            ["By", <span title={shown.requested_by}>{short(shown.requested_by)}</span>],
             ["Started", shown.started_at && clock(shown.started_at)],
             ["Waited for a worker", duration(shown.queue_ms)],
             ["Took", duration(shown.duration_ms)],
@@ -110,11 +110,13 @@ export default function RunPage({ id = "" }: { id?: string }) {
 const runsOf = (of: Schemas["Cause"][]): Schemas["Cause"][] => of.flatMap((one) => [...(one.type === "run" ? [one] : []), ...runsOf(one.led_to)]);
 
 function Blocked({ run, known }: { run: Run; known: Map<string, Schemas["Cause"]> }) {
-  if (ENDED.has(run.status) || (!run.blocked_on && run.waits.length === 0)) return null;
+  // What it asks people stands below, to be answered.
+  const waits = run.waits.filter((one) => one.kind !== "ask");
+  if (ENDED.has(run.status) || (waits.length === 0 && (!run.blocked_on || run.waits.length > 0))) return null;
   return (
     <div class="notice">
       {run.blocked_on && <p>It waits for {run.blocked_on}{run.until && <>, until <Time at={run.until} /></>}.</p>}
-      <ul>{run.waits.map((one) => <li key={`${one.kind} ${one.name}`}>{one.kind} {one.kind === "run" ? <a href={to(`/runs/${one.name}`)}>{known.get(one.name)?.what ?? one.name}</a> : <strong>{one.name}</strong>}{one.where && <> where <code>{one.where}</code></>}{Object.keys(one.values ?? {}).length > 0 && <> for <code>{JSON.stringify(one.values)}</code></>}{one.until && <>, until <Time at={one.until} /></>}</li>)}</ul>
+      <ul>{waits.map((one) => <li key={`${one.kind} ${one.name}`}>{one.kind} {one.kind === "run" ? <a href={to(`/runs/${one.name}`)}>{known.get(one.name)?.what ?? one.name}</a> : <strong>{one.name}</strong>}{one.where && <> where <code>{one.where}</code></>}{Object.keys(one.values ?? {}).length > 0 && <> for <code>{JSON.stringify(one.values)}</code></>}{one.until && <>, until <Time at={one.until} /></>}</li>)}</ul>
       {run.slot_held_by.length > 0 && <p>The slots of {run.concurrency_key} are held by {run.slot_held_by.map((one) => <Id key={one} of={one} href={to(`/runs/${one}`)} />)}.</p>}
     </div>
   );
@@ -191,7 +193,7 @@ function Tree({ of, here }: { of: Schemas["Cause"][]; here: string }) {
       {of.map((one) => (
         <li key={one.message}>
           <span class={one.type === "run" && one.id === here ? "here" : undefined}>
-            {one.id !== here && one.type in LEADS ? <a href={to(`/${LEADS[one.type]}/${one.id}`)}>{one.what}</a> : one.what}
+            {one.id !== here && one.type in LEADS ? <a href={to(`/${LEADS[one.type]}/${one.id}`)}>{short(one.what)}</a> : short(one.what)}
             {one.status && <> <Status of={one.status} /></>} <small>{clock(one.time)}</small>
           </span>
           {one.led_to.length > 0 && <Tree of={one.led_to} here={here} />}

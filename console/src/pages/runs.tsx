@@ -3,7 +3,7 @@ import type { Schemas } from "../api/client";
 import { useChanges } from "../api/live";
 import { here, search, to } from "../app/router";
 import { Durations } from "../ui/durations";
-import { duration } from "../ui/formats";
+import { duration, short } from "../ui/formats";
 import { Head, Id, Status, Time } from "../ui/parts";
 import { type Column, Table, useRows } from "../ui/table";
 
@@ -13,11 +13,11 @@ const kept = ({ id, workflow, status, requested_at, duration_ms, requested_by }:
 
 const STATUSES = ["queued", "delayed", "running", "waiting", "cancelling", "succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"];
 const COLUMNS: Column<Run>[] = [
-  { name: "Workflow", width: "minmax(8rem, 2fr)", show: (run) => <>{run.workflow}<small class="under">{[duration(run.duration_ms), run.requested_by].filter(Boolean).join(", ")}</small></> },
-  { name: "Status", width: "minmax(6.5rem, 1fr)", show: (run) => <Status of={run.status} /> },
+  { name: "Workflow", width: "minmax(8rem, 2fr)", show: (run) => <>{run.workflow}<small class="under">{[duration(run.duration_ms), short(run.requested_by)].filter(Boolean).join(", ")}</small></> },
+  { name: "Status", width: "minmax(7.25rem, 1fr)", show: (run) => <Status of={run.status} /> },
   { name: "Asked for", width: "6rem", show: (run) => <Time at={run.requested_at} /> },
   { name: "Took", width: "5rem", minor: true, number: true, show: (run) => duration(run.duration_ms) },
-  { name: "By", width: "minmax(7rem, 1fr)", minor: true, show: (run) => run.requested_by },
+  { name: "By", width: "minmax(7rem, 1fr)", minor: true, show: (run) => <span title={run.requested_by}>{short(run.requested_by)}</span> },
   { name: "Run", width: "8rem", minor: true, show: (run) => <Id of={run.id} /> },
 ];
 

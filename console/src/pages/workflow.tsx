@@ -56,7 +56,7 @@ function Started({ by }: { by: string }) {
       <Refusal problem={schedules.problem ?? subscriptions.problem} />
       {schedules.data && subscriptions.data && mine.schedules.length + mine.subscriptions.length === 0 && <Empty>No schedule and no subscription.</Empty>}
       <ul class="lines">
-        {mine.schedules.map((one) => <li key={one.id}><span><a href={to(`/schedules/${one.name}`)}>{one.name}</a> {one.cron ?? `every ${one.every} s`}</span><Status of={one.enabled ? "enabled" : "off"} />{one.next_at && <Time at={one.next_at} />}</li>)}
+        {mine.schedules.map((one) => <li key={one.id}><span><a href={to(`/schedules/${one.name}`)}>{one.name}</a> <small>{one.cron ?? `every ${duration((one.every ?? 0) * 1000)}`}</small></span><Status of={one.enabled ? "enabled" : "off"} />{one.next_at && <Time at={one.next_at} />}</li>)}
         {mine.subscriptions.map((one) => <li key={one.id}><span><a href={to(`/subscriptions/${one.name}`)}>{one.name}</a> <code>{one.event}</code> of {one.source_name ?? one.source}</span><Status of={one.enabled ? "enabled" : "off"} />{one.warnings.map((each) => <span key={each.message} class="wrong">{each.message}</span>)}</li>)}
       </ul>
     </Section>

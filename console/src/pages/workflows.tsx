@@ -27,7 +27,7 @@ export default function Workflows() {
       {(problems.data?.items ?? []).length > 0 && (
         <Section title="Problems of the workspace">
           <ul class="lines">
-            {problems.data?.items.map((one) => <li key={`${one.path} ${one.line} ${one.message}`}><span><a href={to(`/files/${one.path}`, { line: String(one.line) })}>{one.path}, line {one.line}</a></span><Status of={one.severity ?? "error"} /><span>{one.message}</span></li>)}
+            {problems.data?.items.map((one) => <li key={`${one.path} ${one.line} ${one.message}`}><span><a href={to(`/files/${one.path}`, { line: String(one.line) })}>{one.path}, line {one.line}</a></span><Status of={one.severity ?? "error"} /><span class="why" title={one.message}>{one.message}</span></li>)}
           </ul>
         </Section>
       )}

@@ -86,7 +86,7 @@ export function Field({ name, schema, required, value, change, faults, path }: F
       </fieldset>
     );
   if (of.type === "object" && of.properties)
-    return (
+    return Object.keys(of.properties).length === 0 ? null : (
       <fieldset>
         <legend>{label}</legend>
         {help && <p class="help"><Marked of={help} /></p>}
@@ -104,7 +104,7 @@ export function Field({ name, schema, required, value, change, faults, path }: F
 }
 
 /** A sentence whose words between backticks are code. */
-function Marked({ of }: { of: string }) {
+export function Marked({ of }: { of: string }) {
   return <>{of.split("`").map((part, n) => (n % 2 ? <code key={n}>{part}</code> : part))}</>;
 }
 

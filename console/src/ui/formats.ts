@@ -36,12 +36,15 @@ export function moment(at: string): string {
 /** A duration of so many milliseconds. */
 export function duration(ms: number | null | undefined): string {
   if (ms === null || ms === undefined) return "";
-  if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+  if (ms < 1000) return `${ms < 10 ? Number(ms.toFixed(1)) : Math.round(ms)} ms`;
   if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s`;
   const minutes = Math.floor(ms / 60_000);
   const [large, small] = minutes < 60 ? [`${minutes} min`, [Math.floor((ms % 60_000) / 1000), "s"]] : [`${Math.floor(minutes / 60)} h`, [minutes % 60, "min"]];
   return small[0] ? `${large} ${small.join(" ")}` : large;
 }
+
+/** A text in which each id is its end, as everywhere in the console. */
+export const short = (text: string): string => text.replace(/\b(?:[0-9a-f]{4,8}-){4}[0-9a-f]{4}([0-9a-f]{8})\b/g, "…$1");
 
 /** So many bytes. */
 export function bytes(count: number | null | undefined): string {

@@ -22,7 +22,7 @@ export function Found({ of }: { of: Item[] }) {
               <time dateTime={one.time} title={inFull(one.time)}>{moment(one.time)}</time>
               <b>{one.level}</b>
               <span class="kind">{one.workflow ?? one.service}</span>
-              <span class="text">{one.message ? one.message.slice(0, LONG) : one.type}</span>
+              <span class="text">{one.message ? one.message.slice(0, LONG) : one.type}{Object.entries(one.fields ?? {}).slice(0, 6).map(([name, value]) => <i key={name}> {name}={JSON.stringify(value)?.slice(0, 80)}</i>)}</span>
             </button>
           </li>
         ))}

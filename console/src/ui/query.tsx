@@ -9,7 +9,7 @@ const COUNTED = new Set(["level", "type", "service", "workflow", "stream", "key"
 const LEVELS = ["debug", "info", "warning", "error", "critical"];
 
 /** A box for a query; what is entered is in the address of the page. */
-export function Query({ q, from, to, label }: { q: string; from: string; to?: string; label: string }) {
+export function Query({ q, from, to, label, example = "level:>=warning -workflow:sync “rate limit”" }: { q: string; from: string; to?: string; label: string; example?: string }) {
   const box = useRef<HTMLInputElement>(null);
   const [typed, setTyped] = useState(q);
   const [offers, setOffers] = useState<string[]>([]);
@@ -58,7 +58,7 @@ export function Query({ q, from, to, label }: { q: string; from: string; to?: st
         aria-activedescendant={at >= 0 ? `offer-${at}` : undefined}
         autocomplete="off"
         spellcheck={false}
-        placeholder="level:>=warning -workflow:sync “rate limit”"
+        placeholder={example}
         value={typed}
         onInput={(event) => { setTyped(event.currentTarget.value); queueMicrotask(() => void offer()); }}
         onKeyDown={(event) => {

@@ -46,12 +46,14 @@ export function ServiceLine({ name, of }: { name: string; of: Service }) {
   );
 }
 
+const counted = (field: string, count: number): string => (field.endsWith("_bytes") ? bytes(count) : count.toLocaleString("en"));
+
 /** How much of each quota is used. */
 export function Quotas({ of }: { of: Record<string, { used: number; limit: number | null } | string> }): ComponentChildren {
   return (
     <ul class="lines">
       {Object.entries(of).map(([field, one]) => typeof one === "object" && (
-        <li key={field}><span>{field.replace(/_/g, " ")}</span><span>{one.used.toLocaleString("en")} of {one.limit === null ? "any number" : one.limit.toLocaleString("en")}</span>{one.limit ? <meter min={0} max={one.limit} value={one.used} aria-label={field} /> : null}</li>
+        <li key={field}><span class="named">{field.replace(/_/g, " ")}</span><span>{counted(field, one.used)}{one.limit === null ? <small>, no limit</small> : ` of ${counted(field, one.limit)}`}</span>{one.limit ? <meter min={0} max={one.limit} value={one.used} aria-label={field} /> : null}</li>
       ))}
     </ul>
   );
