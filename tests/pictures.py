@@ -24,7 +24,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 KEPT = DOCS / "images" / "console"
 MODES = {"wide": (1440, 900), "narrow": (390, 844)}
 SCHEMES = ("light", "dark")
-QUALITY = 72
+QUALITY = 82
 # The pages in the order in which they are shown: their names, and their titles.
 PAGES = {
     "overview": "Overview",
@@ -45,6 +45,7 @@ PAGES = {
     "searches": "Saved searches",
     "workflows": "Workflows",
     "workflows/sync_tickets": "One workflow",
+    "files/exports.py": "A file that does not serve",
     "sources": "Sources",
     "sources/github": "One source",
     "sources/+": "A new source",
@@ -56,6 +57,7 @@ PAGES = {
     "forms/refund": "One form",
     "packs": "Packs: there is none yet",
     "integrations": "Integrations",
+    "integrations/helpdesk": "One integration",
     "connections": "Connections",
     "connections/helpdesk": "One connection",
     "secrets": "Secrets",
@@ -71,10 +73,11 @@ PAGES = {
 SEARCHED = {"logs": "logs?from=now-15m", "overview": ""}
 # What a page has to have before it is whole, besides its answers.
 HAS = dict.fromkeys(("run", "failed", "waiting", "running"), ".log .line")
-HAS |= {"logs": ".histogram svg", "subscriptions/pushes": ".json"}
+HAS |= {"failed": ".frame .l.at", "files/exports.py": ".noted", "logs": ".histogram svg", "subscriptions/pushes": ".json"}
 # Counts questions that are not answered, so that a page is not taken while something of it is on its way.
 COUNTED = """
 window.unanswered = 0; window.answered = 0
+addEventListener("DOMContentLoaded", () => { document.documentElement.style.scrollbarGutter = "auto" })
 const ask = window.fetch
 window.fetch = async (...given) => {
   unanswered++
@@ -90,6 +93,7 @@ document.querySelector('main h1') && !document.querySelector('main .loading, .li
 async def taken(page: Page, client: Client, folder: Path, pages: dict[str, str]) -> int:
     """Take the pictures of all pages; return how many. A page that can be scrolled sideways is never whole."""
     await page.command("Page.enable")
+    await page.command("Emulation.setScrollbarsHidden", hidden=True)
     await page.command("Page.addScriptToEvaluateOnNewDocument", source=COUNTED)
     number = 0
     for mode, (width, height) in MODES.items():

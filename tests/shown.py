@@ -164,7 +164,7 @@ def rebuild_index(seconds: int = 900) -> None:
     """Read all documents once more."""
     for number in range(seconds):
         log.info("read", documents=250 * number)
-        time.sleep(1)
+        time.sleep(20)
 ''',
     "exports.py": b'''"""Exports for the accountant."""
 
@@ -186,7 +186,7 @@ RESOURCES: dict[str, dict[str, Any]] = {
         "workflow": "on_push",
         "filter": "event.data.ref == 'refs/heads/main'",
     },
-    "subscriptions/issues": {"source": "github", "event": "issues", "workflow": "triage"},
+    "subscriptions/issues": {"source": "github", "event": "issues.*", "workflow": "triage"},
     "schedules/nightly": {
         "cron": "0 3 * * *",
         "timezone": "Europe/Vienna",
@@ -211,6 +211,7 @@ RESOURCES: dict[str, dict[str, Any]] = {
     "forms/refund": {"workflow": "refund", "title": "Give money back", "access": "role"},
     "forms/onboard": {"workflow": "onboard", "title": "A new colleague", "access": "link"},
     "keys/ci": {"role": "operator", "scopes": ["runs"]},
+    "orgs/warehouse": {"display_name": "Warehouse", "runs_a_day": 10_000},
     "keys/grafana": {"role": "viewer"},
 }
 PEOPLE = {"grace": ("Grace Hopper", "developer"), "alan": ("Alan Turing", "operator")}
@@ -261,7 +262,7 @@ async def started(client: Client) -> dict[str, str]:
         return found and len(found["items"]) == 3 and found["items"]
 
     questions: Any = await eventually(asked)
-    approval = next(one for one in questions if one["run"] == waiting[0]["id"])
+    approval = next(one for one in questions if one["run"] == waiting[1]["id"])
     runs = {"run": good, "failed": failed, "waiting": waiting[0], "running": going, "parent": parent}
     return {name: f"runs/{one['id']}" for name, one in runs.items()} | {"approval": f"approvals/{approval['id']}"}
 
