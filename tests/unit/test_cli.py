@@ -17,6 +17,7 @@ import pytest
 from millrace import Request
 from millrace.cli import codes, login, show
 from millrace.cli.api import Api, Refused, address
+from millrace.cli.deliveries import runs_of
 from millrace.cli.deployment import Deployed
 from millrace.cli.folder import files_of, plan
 from millrace.cli.hooks import header
@@ -498,3 +499,10 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+def test_a_delivery_is_listed_with_what_its_runs_came_to_and_whom_it_woke() -> None:
+    failed = {"id": "a", "workflow": "pay", "status": "failed", "resumes": None}
+    mended = {"id": "b", "workflow": "pay", "status": "succeeded", "resumes": "a"}
+    other = {"id": "c", "workflow": "tell", "status": "running"}
+    assert runs_of({"runs": [failed, mended, other], "woken": [{"run": "d"}]}) == ("pay succeeded (resumed), tell running, woke d")

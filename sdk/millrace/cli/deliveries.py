@@ -44,7 +44,7 @@ def list_deliveries(session: Session, *, limit: int, overdue: bool, **narrowed: 
         show.field("type"),
         show.field("status"),
         show.moment("received_at"),
-        ("runs", _runs),
+        ("runs", runs_of),
         show.field("reason"),
     ]
     query = narrowed | ({"overdue": "true"} if overdue else {})
@@ -97,10 +97,12 @@ def _as_options(detail: str) -> str:
     return detail.replace("all=true", "--all").replace("the edit needs a `type` beside its `data`", "--data needs --type")
 
 
-def _runs(delivery: dict[str, Any]) -> str:
+def runs_of(delivery: dict[str, Any]) -> str:
+    """Return what the runs of a delivery came to, one that was resumed by what resumed it; and the waiting runs that it woke."""
     resumed = {run.get("resumes") for run in delivery["runs"]}
     shown = (run for run in delivery["runs"] if run["id"] not in resumed)
-    return ", ".join(f"{run['workflow']} {run['status']}{' (resumed)' if run.get('resumes') else ''}" for run in shown)
+    said = [f"{run['workflow']} {run['status']}{' (resumed)' if run.get('resumes') else ''}" for run in shown]
+    return ", ".join([*said, *(f"woke {one['run']}" for one in delivery.get("woken", ()))])
 
 
 COMMANDS: list[click.Command] = [deliveries]
