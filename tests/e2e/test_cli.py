@@ -242,7 +242,7 @@ async def test_many_runs_are_resumed_with_mended_code_by_one_command(naps: Path,
     results = [json.loads(await millrace("runs", "result", await _succeeded(millrace, row["run"]))) for row in asked]
     assert results == [0, 2, 4, 6, 8]
     again = await millrace.json("runs", "resume", *many)
-    assert again["items"] == asked, "a command that is given again starts nothing twice"
+    assert again["items"] == [row | {"outcome": "asked for before"} for row in asked], "it starts nothing twice"
     key = ("--key", "once", "--query", f"id:{asked[0]['id']}")
     assert await millrace("runs", "rerun", *key) == await millrace("runs", "rerun", *key)
     skipped = await millrace.json("runs", "cancel", *many)
