@@ -145,7 +145,7 @@ class RunStepCompleted(Message, frozen=True, kw_only=True):
 
     `position` counts all steps and waits in the order in which an attempt calls them. `kind` is `step`, or `start` for a child run
     that was requested, whose id is the result, or that of a wait that was over at once, or that the workflow has `given_up`: no
-    attempt learns how that would have ended.
+    attempt learns how that would have ended. An `inherited` one was done in the run that this one resumes.
     """
 
     run: str
@@ -157,6 +157,7 @@ class RunStepCompleted(Message, frozen=True, kw_only=True):
     position: int | None = None
     timed_out: bool = False
     given_up: bool = False
+    inherited: bool = False
 
 
 @message("run.waiting", key="run", by="executor")

@@ -125,7 +125,8 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
 
     `kind`: `step`, `start` (a child run, whose id is the result), `sleep`, `signal`, `run`. `ordinal` counts those of its kind and
     name from 0; `position` counts all in the order in which the attempt called them. `bytes` is the size of the result as JSON.
-    A wait without a result ended by the clock (`timed_out`), or the workflow itself ended it (`given_up`).
+    A wait without a result ended by the clock (`timed_out`), or the workflow itself ended it (`given_up`). The
+    `attempt` is 0 of what was taken over, at `completed_at`, from the run that this one resumes.
     """
 
     kind: str

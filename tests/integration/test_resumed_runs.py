@@ -111,6 +111,7 @@ async def test_mended_code_goes_on_where_a_run_failed(outside: Outside, client: 
     assert (done(shared_folder, "fetch"), done(shared_folder, "store")) == (1, 1)
     steps = (await client("GET", f"/api/v1/runs/{second}/steps")).json["items"]
     assert [(one["kind"], one["name"]) for one in steps][:3] == [("step", "fetch"), ("signal", "go"), ("start", "child")]
+    assert [one["attempt"] > 0 for one in steps] == [False] * 3 + [True] * (len(steps) - 3)
     other = await client("POST", f"/api/v1/runs/{run}/resume", json={"version": "same"})
     assert (other.status, second in other.json["detail"]) == (409, True)
     assert (await client("POST", f"/api/v1/runs/{second}/resume", json={})).status == 409, "it succeeded"

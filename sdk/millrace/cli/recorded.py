@@ -23,7 +23,7 @@ STEPS = [
     show.field("kind"),
     show.field("name"),
     show.field("ordinal"),
-    show.field("attempt"),
+    ("attempt", lambda step: step["attempt"] or "taken over"),
     show.moment("completed_at"),
     show.field("bytes"),
     ("result", lambda step: _how(step) or show.compact(step["result"])[:200]),

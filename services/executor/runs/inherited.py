@@ -102,7 +102,7 @@ async def inherit(claim: Claim, steps: dict[StepId, RecordedCall], deps: Inherit
     for one in record.steps:
         step = (one.kind, one.name, one.ordinal)
         if step not in steps:
-            await claim.step(msgspec.structs.replace(one, run=claim.run, attempt=claim.attempt))
+            await claim.step(msgspec.structs.replace(one, run=claim.run, attempt=claim.attempt, inherited=True))
             at = rfc3339(utc_now())
             steps[step] = RecordedCall(one.result, one.position, one.timed_out, one.given_up, at, claim.attempt)
 

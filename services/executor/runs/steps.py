@@ -11,7 +11,7 @@ from services.executor.runs import run_state
 from services.executor.runs.run_state import RunState
 from shared.envelope import Envelope, rfc3339
 from shared.errors import Malformed, Problem
-from shared.messages import Message
+from shared.messages import Message, RunStepCompleted
 from shared.questions import MOST_ITEMS, PAGE_BYTES, Page
 from shared.questions.runs import StepList, StepView
 
@@ -40,7 +40,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def steps_of(state: RunState, envelope: Envelope, message: Message, sequence: int) -> Iterable[Step]:
-    """Return the steps that a message of a run records; `state` is the run's after that message."""
+    """Return the steps that a message of a run records; `state` is the run's after it. Inherited ones are of no attempt."""
+    attempt = 0 if isinstance(message, RunStepCompleted) and message.inherited else state.attempt
     for part, ((kind, name, ordinal), done) in enumerate(run_state.recorded(message)):
         yield Step(
             run=state.id,
@@ -49,7 +50,7 @@ def steps_of(state: RunState, envelope: Envelope, message: Message, sequence: in
             name=name,
             ordinal=ordinal,
             position=done.position,
-            attempt=state.attempt,
+            attempt=attempt,
             at=rfc3339(envelope.time),
             timed_out=done.timed_out,
             given_up=done.given_up,
