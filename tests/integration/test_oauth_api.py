@@ -132,7 +132,7 @@ async def test_what_cannot_be_done_now_is_a_page_as_well(place: Place) -> None:
         session.get("/oauth/authorize?state=a-state") as answer,
     ):
         page = await answer.text()
-        assert (answer.status, int(answer.headers["Retry-After"]) > 0, "Wait a minute" in page) == (503, True, True)
+        assert (answer.status, int(answer.headers["Retry-After"]) > 0, "Try again in" in page) == (503, True, True)
         looks_the_same(page, answer.headers)
 
 

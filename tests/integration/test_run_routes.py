@@ -136,7 +136,7 @@ async def test_a_run_says_what_it_is_blocked_on_and_nothing_once_it_goes_on(home
     folder = str(shared_folder)
     signal = await home.run("approval", "waiting", input={"timeout": 600})
     assert signal["blocked_on"] == "signal"
-    assert signal["waits"] == [{"kind": "signal", "name": "approval", "until": signal["until"], "where": None}]
+    assert signal["waits"] == [{"kind": "signal", "name": "approval", "until": signal["until"], "where": None, "values": {}}]
     assert signal["until"] > signal["requested_at"]
 
     retry = await home.run("again-tomorrow", "waiting")
