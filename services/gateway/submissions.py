@@ -65,13 +65,13 @@ class FormSending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def opened(gateway: Gateway, id_: str) -> OpenForm:
-    """Return a form to be shown. Raises `NotFound`, `Unavailable` where it could start nothing."""
+    """Return a form to be shown. Raises `NotFound`, `Conflict` where it could start nothing."""
     form = await gateway.forms.form(id_)
     gateway.removing.check(form.org)
     try:
         workflow = await gateway.workflows.find(form.org, form.spec.workflow)
     except NotFound as error:
-        raise Unavailable("this form cannot be sent now: what it starts is not there", retry_after=60) from error
+        raise Conflict("this form cannot be sent now: what it starts is not there") from error
     return OpenForm(form=form, workflow=workflow, fields=asked(form.spec, workflow.input_schema))
 
 
@@ -268,7 +268,7 @@ async def _is_known_soon(gateway: Gateway, request: Start, *, once: bool) -> boo
 
 
 def _check_input(gateway: Gateway, of: OpenForm, sending: FormSending, given: dict[str, Any]) -> None:
-    """Raise `Invalid` for what does not fit the workflow; `Unavailable` where nobody was asked for it, and so is told of it."""
+    """Raise `Invalid` for what does not fit the workflow; `Conflict` where nobody was asked for it, and so is told of it."""
     try:
         gateway.workflows.check(of.workflow, given)
     except Invalid as error:
@@ -277,7 +277,7 @@ def _check_input(gateway: Gateway, of: OpenForm, sending: FormSending, given: di
         if sending.is_checked or not others:
             raise
         _log.warning("form.does_not_fit", form=of.form.id, org=of.form.org, paths=others[:5])
-        raise Unavailable("this form cannot be sent now: what it gives besides does not fit", retry_after=60) from error
+        raise Conflict("this form cannot be sent now: what it gives besides does not fit") from error
 
 
 def _used(error: Invalid, *, once: bool) -> MillraceError:

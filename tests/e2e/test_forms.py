@@ -380,7 +380,7 @@ async def test_a_front_end_of_ones_own_asks_for_fields_and_sends_json_from_anoth
     async def is_unfit() -> bool:
         status, text, _ = await at(url, SENT)
         assert "secret" not in text
-        return status == 503
+        return status == 409
 
     await eventually(is_unfit)
     paths = [one["path"] for one in (await client.call("GET", "/api/v1/workspace/files?prefix=artifacts/"))["items"]]

@@ -71,10 +71,13 @@ class GivenKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NotGranted(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a device has no key: a problem document with the `error` of RFC 8628. After `interval` seconds it asks again."""
+    """Why a device has no key: a problem document with the `error` of RFC 8628. After `interval` seconds it asks again.
+
+    A request that cannot be read has no `error`.
+    """
 
     detail: str
-    error: Literal["authorization_pending", "slow_down", "access_denied", "expired_token", "invalid_grant"]
+    error: Literal["authorization_pending", "slow_down", "access_denied", "expired_token", "invalid_grant"] | None = None
     interval: int | None = None
     type: str = "about:blank"
     title: str = "Not granted"
