@@ -14,7 +14,7 @@ from services.executor.runs.awaiting import answer_wait
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.erasing import erase
 from services.executor.runs.groups import WorkerGroups
-from services.executor.runs.inherited import RecordDeps, get_record, resumed
+from services.executor.runs.inherited import RecordDeps, get_record
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
 from services.executor.runs.run_state import RunState
@@ -71,6 +71,7 @@ from shared.questions.runs import (
     SignalRun,
     StepList,
     Used,
+    resumed,
 )
 from shared.questions.workflows import FindWorkflow, ListWorkflows, WorkflowFound, WorkflowList
 from shared.runs import RESUMABLE

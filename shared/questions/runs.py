@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from shared.envelope import derived_id
 from shared.messages.line import Lines
 from shared.messages.run import RunError, RunUsage
 from shared.questions.declaration import Command, Page, Question, command, question
@@ -216,6 +217,11 @@ class GetRecord(Question[RunRecord], frozen=True, kw_only=True):
 
     id: Key
     forget: list[Name] = msgspec.field(default_factory=list)
+
+
+def resumed(run: str) -> str:
+    """Return the id of the run that resumes a run: there is at most one."""
+    return derived_id(run, "resumed")
 
 
 class Signalled(msgspec.Struct, frozen=True):

@@ -62,7 +62,7 @@ async def test_the_inspector_lists_calls_waits_for_a_yes_and_is_refused_what_its
         return [one for one in (await home.get("/approvals"))["items"] if one["status"] == "open"]
 
     refund = asyncio.create_task(asked("tools/call", "--tool-name", "refund", "--tool-arg", "order=A-7"))
-    ((approval,),) = (await eventually(opened),)
+    (approval,) = await eventually(opened)
     assert (await home.client("POST", f"/api/v1/approvals/{approval['id']}", json={"decision": "approve"})).status == 200
     assert "refunded, as " in json.dumps(await refund)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -61,7 +60,7 @@ def _tell_end(found: Node) -> None:
 
 def _awaited(wait: Node) -> str:
     until = f", until {wait['until']}" if wait.get("until") else ""
-    values = f" for {json.dumps(wait['values'])}" if wait.get("values") else ""
+    values = f" for {show.compact(wait['values'])}" if wait.get("values") else ""
     where = f" where {wait['where']}{values}" if wait.get("where") else ""
     return f"  {wait['kind']} {wait['name']}{where}{until}"
 

@@ -15,7 +15,7 @@ from services.executor.runs.views import run_view
 from services.executor.store import ExecutorStore
 from shared.blobs import Blobs
 from shared.bus import Bus
-from shared.envelope import derived_id, rfc3339, utc_now
+from shared.envelope import rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Problem
 from shared.messages import RunSignalled, RunStepCompleted
 from shared.questions import MOST_ITEMS, PAGE_BYTES
@@ -105,11 +105,6 @@ async def inherit(claim: Claim, steps: dict[StepId, RecordedCall], deps: Inherit
             await claim.step(msgspec.structs.replace(one, run=claim.run, attempt=claim.attempt, inherited=True))
             at = rfc3339(utc_now())
             steps[step] = RecordedCall(one.result, one.position, one.timed_out, one.given_up, at, claim.attempt)
-
-
-def resumed(run: str) -> str:
-    """Return the id of the run that resumes a run: there is at most one."""
-    return derived_id(run, "resumed")
 
 
 async def read(state: RunState, results: Blobs) -> RecordedRun:

@@ -23,7 +23,6 @@ from services.executor.runs import approvals, decide, run_state, traced
 from services.executor.runs.claim import Read, children_outcomes, read_now, sound
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.dispatch import expired
-from services.executor.runs.inherited import resumed
 from services.executor.runs.looks import Looks
 from services.executor.runs.poison import TRIES as POISONED_AFTER
 from services.executor.runs.poison import Poison
@@ -51,6 +50,7 @@ from shared.messages.timer import fired_for, is_foreign
 from shared.projected import Projected, Recorded, in_batches, in_shards
 from shared.projection import Shards
 from shared.pull import StreamError
+from shared.questions.runs import resumed
 from shared.runs import END_SUBJECTS, RESUMABLE, RUNS, RunEnd
 from shared.statements import Statement
 from shared.values import moment_of, storable

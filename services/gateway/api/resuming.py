@@ -10,9 +10,8 @@ import msgspec
 from services.gateway.api.endpoint import LOCATION, Answer, Audit, Call, Example, Reply, endpoint
 from services.gateway.api.runs import kept_input
 from services.gateway.starts import Priority, Start, start
-from shared.envelope import derived_id
 from shared.errors import Conflict, Invalid, NotFound
-from shared.questions.runs import GetRecord
+from shared.questions.runs import GetRecord, resumed
 from shared.streams import INLINE_BYTES
 
 MOST_NAME = 200
@@ -74,7 +73,7 @@ async def resume_run(call: Call[None, ResumeBody]) -> Answer:
     else:
         workflow = msgspec.structs.replace(workflow, version=earlier.version, org=found.workflow_org or caller.org)
     asked = Start(
-        run=derived_id(earlier.id, "resumed"),
+        run=resumed(earlier.id),
         org=caller.org,
         workflow=workflow,
         input=given,
