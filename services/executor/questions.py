@@ -145,7 +145,7 @@ async def get_run(question: GetRun, deps: QuestionDeps) -> RunView:
     if state.status not in RESUMABLE:
         return view
     later = resumed(state.id)
-    return view if await deps.store.run(question.org, later) is None else msgspec.structs.replace(view, resumed_by=later)
+    return msgspec.structs.replace(view, resumed_by=later) if await deps.store.has_run(question.org, later) else view
 
 
 async def list_attempts(question: ListAttempts, deps: QuestionDeps) -> AttemptList:

@@ -47,6 +47,7 @@ _ORG, _IDS = parameter("org"), parameter("ids", ARRAY(Text))
 # As text, which is read into its struct at once.
 _STATE = cast(tables.run.c.state, Text).label("state")
 _RUN_OF = Compiled(select(tables.run.c.org, _STATE).where(tables.run.c.id == parameter("id")))
+_OWNER_OF = Compiled(select(tables.run.c.org).where(tables.run.c.id == parameter("id")))
 _REQUESTED = (tables.run.c.requested_at, tables.run.c.id)
 _RUNS = Filtered(
     select(_STATE)
@@ -146,6 +147,10 @@ class ExecutorStore:
         """Return a run as the projection knows it; of any organization for None."""
         rows = await self._all(_RUN_OF(id=id_))
         return _state(rows[0]["state"]) if rows and org in {None, rows[0]["org"]} else None
+
+    async def has_run(self, org: str, id_: str) -> bool:
+        """Return whether the projection knows this run, without reading its state."""
+        return [row["org"] for row in await self._all(_OWNER_OF(id=id_))] == [org]
 
     async def runs(
         self,

@@ -91,8 +91,10 @@ async def test_an_end_of_a_moment_ago_is_told_without_asking_anybody_and_to_its_
 ) -> None:
     async with river(place, data) as outside:
         await outside.put_file("flows.py", WORKFLOWS)
-        run = await outside.request("fails")
-        shown = await outside.run(run, "failed")
+        run = await outside.request("adds", input={"a": 1, "b": 2})
+        shown = await outside.run(run, "succeeded")
+        failed = await outside.request("fails")
+        shown_of_failed = await outside.run(failed, "failed")
 
         async def asked(*_: Any) -> None:
             raise AssertionError("nobody need be asked")
@@ -102,6 +104,8 @@ async def test_an_end_of_a_moment_ago_is_told_without_asking_anybody_and_to_its_
             patched.setattr(ExecutorStore, "run", asked)
             assert await outside.bus.ask(GetRun(org="default", id=run)) == shown
             assert len((await outside.bus.ask(ListAttempts(org="default", id=run))).items) == 1
+            # Whether another run resumed it is not kept with it: that is looked up, its state is not.
+            assert await outside.bus.ask(GetRun(org="default", id=failed)) == shown_of_failed
         with pytest.raises(NotFound):
             await outside.bus.ask(GetRun(org="other", id=run))
 

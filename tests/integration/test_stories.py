@@ -59,7 +59,7 @@ async def test_the_story_of_a_delivery_is_one_answer(place: Place, data: Path) -
         story = (await client("GET", f"/api/v1/deliveries/{id_}")).json
         assert story["request"] | {"headers": None} == {
             "method": "POST", "query": [], "headers": None, "remote": None, "adapter": "github", "sender_delivery": "sent-1",
-            "body_size": 0, "body": '{"ref":"bad"}', "body_base64": None,
+            "body_size": 0, "body": '{"ref":"bad"}', "body_base64": None, "checked": [],
         }  # fmt: skip
         assert ["x-github-event", "push"] in story["request"]["headers"]
         [event] = story["events"]
