@@ -13,6 +13,8 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+# The exit code of a program whose supervisor was gone before it began.
+ORPHANED = 128 + signal.SIGKILL
 
 
 def main() -> int:
@@ -36,19 +38,26 @@ def main() -> int:
         for path in arguments.reach:
             print(first_blocking(path) or "", flush=True)
         return 0
-    if arguments.pdeathsig is not None and sys.platform == "linux":
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-        if prctl(PR_SET_PDEATHSIG, arguments.pdeathsig, 0, 0, 0) != 0:
-            print(f"launch: prctl: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
-            return 127
+    try:
+        if arguments.pdeathsig is not None and sys.platform == "linux":
+            control(PR_SET_PDEATHSIG, arguments.pdeathsig)
+    except OSError as error:
+        print(f"launch: prctl: {error.strerror}", file=sys.stderr)
+        return 127
     # The parent may have died before the signal was asked for; then it would never come.
     if arguments.parent is not None and os.getppid() != arguments.parent:
-        return 128 + signal.SIGKILL
+        return ORPHANED
     try:
         os.execv(arguments.command[0], arguments.command)  # noqa: S606 (no shell is what is wanted)
     except OSError as error:
         print(f"launch: {arguments.command[0]}: {error.strerror}", file=sys.stderr)
     return 127
+
+
+def control(option: int, value: int) -> None:
+    """Set an attribute of this process (prctl); OSError where the kernel refuses it. Linux only."""
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def give_way(niceness: int) -> None:

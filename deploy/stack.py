@@ -18,6 +18,7 @@ from deploy.concurrency import together
 from deploy.credentials import SERVICES, Credentials
 from deploy.files import bound
 from deploy.folder import DataFolder
+from deploy.forking import Forking, is_possible
 from deploy.given import check_users, doubts_of_broker, doubts_of_database
 from deploy.liveness import Liveness
 from deploy.prepare import prepare
@@ -143,6 +144,8 @@ class Stack:
             cluster=options.cluster,
         )
         self._services: dict[str, Supervised] = {}
+        self._forking: Forking | None = None
+        self._forkserver: Supervised | None = None
         self._bounding: asyncio.Task[None] | None = None
         # After the start: how many copies of each stream there are, and what given servers should be and are not.
         self.copies = 0
@@ -156,10 +159,13 @@ class Stack:
     @property
     def states(self) -> dict[str, State]:
         """Every process of this installation as it is now, by name."""
-        return self.stores.states | {name: supervised.state for name, supervised in self._services.items()}
+        server = {} if self._forkserver is None else {"forkserver": self._forkserver.state}
+        return self.stores.states | server | {name: supervised.state for name, supervised in self._services.items()}
 
     async def start(self) -> dict[str, dict[str, Any]]:
         """Start everything; return the answer of each service's /readyz when all are ready. StartError when one is not in time."""
+        # It imports while the stores start.
+        await self._start_forkserver()
         await self.stores.start()
         await self._prepare()
         await self.stores.prepared()
@@ -179,11 +185,15 @@ class Stack:
     async def stop(self) -> None:
         """End everything that was started, in order, within 15 s; returns when no process is left."""
         began = time.monotonic()
+        if self._forkserver is not None:
+            await self._forkserver.stop(0.1)  # first, so that no start waits for it
         for service in SERVICES:
             numbers = range(1, self._options.replicas + 1)
             replicas = [self._services[name] for number in numbers if (name := named(service, number)) in self._services]
             grace = max(0.1, began + GONE_AFTER[service] - time.monotonic())
             await together(*(supervised.stop(grace) for supervised in replicas))
+        if self._forking is not None:
+            self._forking.close()
         await self.stores.stop(began)
         if self._bounding is not None:
             self._bounding.cancel()
@@ -200,6 +210,28 @@ class Stack:
             *(await doubts_of_broker(options.nats, self._credentials) if options.nats else []),
             *(await doubts_of_database(options.postgres) if options.postgres else []),
         ]
+
+    async def _start_forkserver(self) -> None:
+        if not is_possible():
+            return
+        self._forking = forking = Forking()
+
+        def changed() -> None:
+            forking.is_now(server.state.pid)
+            self._changed()
+
+        program = Program(
+            name="forkserver",
+            command=(sys.executable, "-P", "-m", "deploy.forkserver", str(forking.descriptor)),
+            # Other variables may be secrets, as the headers of an exporter are.
+            environment={name: value for name, value in _passed_on().items() if name in PASSED_ON},
+            directory=self._folder.path,
+            log=self._folder.logs / "forkserver.log",
+            pidfile=self._folder.pidfiles / "forkserver.pid",
+            descriptors=(forking.descriptor,),
+        )
+        self._forkserver = server = Supervised(program, changed=changed)
+        await server.start()
 
     def _service(self, service: str, number: int, health: Path) -> Supervised:
         name = named(service, number)
@@ -219,7 +251,8 @@ class Stack:
             liveness=Liveness(socket=health),
             niceness=NICENESS.get(service, 0),
         )
-        return Supervised(program, before=unlink_health_socket, changed=self._changed)
+        fork = {} if self._forking is None else {"fork": self._forking.fork}
+        return Supervised(program, before=unlink_health_socket, changed=self._changed, **fork)
 
     def _environment(self, name: str, number: int, health: Path, place: Path) -> dict[str, str]:
         given = {

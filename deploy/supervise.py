@@ -13,6 +13,7 @@ import msgspec
 
 from deploy import launch, processes
 from deploy.errors import StartError
+from deploy.forking import Forked
 from deploy.liveness import Liveness, until_hung
 
 # A program that cannot be killed is stuck in the kernel; nothing is gained by waiting for it longer.
@@ -21,6 +22,9 @@ KILL_GRACE = 2.0
 HUNG_GRACE = 5.0
 # Ends in a row, each soon after a start, from which on the next is to be expected: once may be the operator, twice a coincidence.
 AGAIN_AND_AGAIN = 3
+
+
+Process = asyncio.subprocess.Process | Forked
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,10 +100,16 @@ async def _nothing() -> None:
     return
 
 
+async def _not_forked(_program: Program, _log: int) -> Forked | None:
+    return None
+
+
 class Supervised:
     """Keeps one program running from `start` to `stop`, in a session of its own.
 
-    `before` is awaited before each start; `changed` is called whenever the state has changed.
+    `before` is awaited before each start; `changed` is called whenever the state has changed. `fork` is given the program and the
+    descriptor of its log, and may have started it in its own way: as a child of this process that leads a session and has the death
+    signal and the niceness that the program asks for. It returns None where the command has to be executed.
     """
 
     def __init__(
@@ -108,13 +118,15 @@ class Supervised:
         *,
         before: Callable[[], Awaitable[None]] = _nothing,
         changed: Callable[[], None] = lambda: None,
+        fork: Callable[[Program, int], Awaitable[Forked | None]] = _not_forked,
     ) -> None:
         """Start nothing yet."""
         self.program = program
+        self._fork = fork
         self._before = before
         self._changed = changed
         self._state = State(pid=None, restarts=0, last_exit=None, since=datetime.now(UTC))
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._watching: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -149,7 +161,7 @@ class Supervised:
             await self._watching
         self.program.pidfile.unlink(missing_ok=True)
 
-    async def _end(self, process: asyncio.subprocess.Process, grace: float) -> None:
+    async def _end(self, process: Process, grace: float) -> None:
         signals = self.program.stop_signals
         for number in signals:
             with suppress(ProcessLookupError):
@@ -169,17 +181,7 @@ class Supervised:
             program = self.program
             log = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *launcher(program.account, program.stop_signals[0], niceness=program.niceness),
-                    *program.command,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=program.environment,
-                    cwd=program.directory,
-                    pass_fds=program.descriptors,
-                    start_new_session=True,
-                )
+                self._process = await self._fork(program, log) or await _executed(program, log)
             finally:
                 os.close(log)
             pid = self._process.pid
@@ -208,7 +210,7 @@ class Supervised:
             if self._stopping.is_set():
                 return
 
-    async def _ended(self, process: asyncio.subprocess.Process) -> Exit:
+    async def _ended(self, process: Process) -> Exit:
         """Wait for the program's end, and bring it about when it hangs."""
         self._hung, self._answers = False, self.program.liveness is None
         hanging = asyncio.create_task(self._end_when_hung(process), name=f"liveness of {self.program.name}")
@@ -218,7 +220,7 @@ class Supervised:
             hanging.cancel()
             await asyncio.gather(hanging, return_exceptions=True)
 
-    async def _settled_and_ended(self, process: asyncio.subprocess.Process) -> int:
+    async def _settled_and_ended(self, process: Process) -> int:
         """Wait for the program's end; once it has run for long enough, and answers, earlier failures are forgiven."""
         while self._state.failures:
             with suppress(TimeoutError):
@@ -227,7 +229,7 @@ class Supervised:
                 self._change(failures=0, failing_since=None)
         return await process.wait()
 
-    async def _end_when_hung(self, process: asyncio.subprocess.Process) -> None:
+    async def _end_when_hung(self, process: Process) -> None:
         if self.program.liveness is not None:
             await until_hung(self.program.liveness, self._hear)
             self._hung = True
@@ -278,6 +280,20 @@ class Supervised:
     def _change(self, **changes: object) -> None:
         self._state = msgspec.structs.replace(self._state, **changes)
         self._tell()
+
+
+async def _executed(program: Program, log: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *launcher(program.account, program.stop_signals[0], niceness=program.niceness),
+        *program.command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=program.environment,
+        cwd=program.directory,
+        pass_fds=program.descriptors,
+        start_new_session=True,
+    )
 
 
 def launcher(account: tuple[int, int] | None, death_signal: signal.Signals, *, niceness: int = 0) -> list[str]:

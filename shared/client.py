@@ -14,6 +14,7 @@ import functools
 import importlib.metadata
 import itertools
 import json
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -43,6 +44,8 @@ LAST_MESSAGES = 2.0
 
 _log = structlog.get_logger()
 _nuid = NUID()
+# Services are forks of a process that has imported this, and each has names of its own.
+os.register_at_fork(after_in_child=_nuid.randomize_prefix)
 
 
 async def connect(servers: str | list[str], **options: Any) -> Client:

@@ -6,12 +6,14 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy import processes
 from deploy.credentials import SERVICES
+from deploy.stack import NICENESS
 from tests.support.stack import Up, running_up
 
 # What API.md promises for a stop.
@@ -57,6 +59,60 @@ async def test_no_secret_stands_in_a_command_line(up: Up) -> None:
     assert len(secrets) > 2 * len(SERVICES)
     lines = [" ".join(processes.command_of(member.pid)) for member in up.family()]
     assert not [line for line in lines for secret in secrets if secret in line]
+
+
+def fork_server(up: Up) -> int:
+    """Return the pid of the process that services are forked from."""
+    recalled = processes.recall(up.data / "run" / "forkserver.pid")
+    return 0 if recalled is None else recalled.pid
+
+
+def variables(pid: int) -> set[str]:
+    """Return what the system shows as the environment of a process."""
+    return set(Path(f"/proc/{pid}/environ").read_text().split("\0")) - {""}
+
+
+def written_memory(pid: int) -> Iterator[tuple[str, bytes]]:
+    """Yield each part of what a process can write, and its contents."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, rights, *_ = line.split()
+            if rights.startswith("rw"):
+                start, end = (int(part, 16) for part in span.split("-"))
+                memory.seek(start)
+                yield line, memory.read(end - start)
+
+
+@on_linux
+async def test_services_are_forked_as_processes_of_their_own_from_one_that_knows_no_secret(up: Up) -> None:
+    server, ready = fork_server(up), up.read()
+    for name, pid in ready["services"].items():
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        parent, group, session = map(int, status[1:4])
+        assert (parent, group, session) == (ready["pid"], pid, pid)
+        assert processes.command_of(pid)[-3:] == ("-m", "services", name)
+        assert Path(f"/proc/{pid}/fd/1").readlink() == (up.data / "logs" / f"{name}.log").absolute()
+        assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + NICENESS.get(name, 0)
+        # Forked: a program that was executed shows its own settings there.
+        assert variables(pid) == variables(server)
+    assert not [one for one in variables(server) if one.startswith(("MILLRACE_", "OTEL_", "AWS_"))]
+    secrets = [part.encode() for part in (up.data / "credentials.json").read_text().split('"') if len(part) >= 40]
+    assert len(secrets) > 2 * len(SERVICES)
+    assert [place for place, content in written_memory(server) if b"services.oauth.app" in content]
+    assert not [place for place, content in written_memory(server) for secret in secrets if secret in content]
+
+
+@on_linux
+async def test_a_killed_fork_server_ends_no_service_and_another_forks_the_next(up: Up) -> None:
+    server, before = fork_server(up), up.read()["services"]
+    os.kill(server, signal.SIGKILL)
+    await up.until(lambda: fork_server(up) not in {0, server})
+    assert (await up.until_ready_again())["services"] == before
+    os.kill(before["oauth"], signal.SIGKILL)
+    await up.until(lambda: up.read()["services"]["oauth"] not in {None, before["oauth"]})
+    after = (await up.until_ready_again())["services"]
+    assert variables(after["oauth"]) == variables(fork_server(up))
+    assert {name for name in SERVICES if after[name] != before[name]} == {"oauth"}
 
 
 @pytest.mark.parametrize("service", SERVICES)
