@@ -124,9 +124,13 @@ def options(quick: str) -> Callable[[Command], Command]:
 
 
 def settling(default: float) -> Callable[[Command], Command]:
-    """Return the decorator for how long everything may take to end, at last."""
+    """Return the decorator for how long nothing may be stored, at last, before what has not ended counts as stuck."""
     return click.option(
-        "--settle", type=click.FloatRange(1), default=default, show_default=True, help="Seconds to end in, at last."
+        "--settle",
+        type=click.FloatRange(1),
+        default=default,
+        show_default=True,
+        help="Seconds without anything new, at last, until what has not ended is called stuck.",
     )
 
 

@@ -18,6 +18,8 @@ from tests.chaos.installation import READS_WITHIN
 from tests.chaos.verdict import Mark, marks_of
 
 ASKED_EVERY = 1.0
+# Seconds until a drill is judged in any case.
+LONGEST = 1800.0
 ARCHIVED = "SELECT stream, count(DISTINCT (incarnation, seq)) AS n FROM logs.message WHERE stream = ANY($1) GROUP BY stream"
 
 
@@ -46,13 +48,15 @@ class Streams:
         self._evidence = evidence
         self._read = dict.fromkeys(evidence.streams, 0)
 
-    async def catch_up(self) -> None:
-        """Note what has come since the last time. Raises `Unavailable`."""
+    async def catch_up(self) -> bool:
+        """Note what has come since the last time; return whether anything has. Raises `Unavailable`."""
+        before = dict(self._read)
         for stream in self._read:
             info = await api_request(self._client, f"$JS.API.STREAM.INFO.{stream}", None)
             last = int(info["state"]["last_seq"])
             if last > self._read[stream]:
                 await self._read_until(stream, last)
+        return self._read != before
 
     async def _read_until(self, stream: str, last: int) -> None:
         reader = OrderedReader(self._client, stream, after=self._read[stream]).batches()
@@ -68,17 +72,22 @@ class Streams:
 
 
 async def settle(evidence: Evidence, ready: dict[str, Any], marks: Path, bound: float) -> None:
-    """Wait up to `bound` seconds until nothing is wrong that time may heal; `evidence` has judged what there is then."""
+    """Wait until nothing is wrong that time may heal, or nothing has been stored for `bound` seconds.
+
+    `evidence` has judged what there is then. A backlog that is being worked off is not stuck.
+    """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + bound
+    latest, deadline = loop.time() + LONGEST, loop.time() + bound
     client = await connect(ready["nats_url"])
     try:
         streams = Streams(client, evidence)
         while True:
-            is_late = loop.time() > deadline
+            is_late = loop.time() > min(deadline, latest)
             try:
                 async with asyncio.timeout(READS_WITHIN):
-                    await streams.catch_up()
+                    if await streams.catch_up():
+                        deadline = loop.time() + bound
+                        is_late = loop.time() > latest
                     # Rows last: what they show is then on the bus, or was just read from it.
                     if is_late or evidence.has_ended():
                         is_settled = await _judged(evidence, ready["database_url"], marks)
