@@ -343,6 +343,7 @@ async def test_a_front_end_of_ones_own_asks_for_fields_and_sends_json_from_anoth
         async def sent(body: dict[str, Any], key: str = "k" * 20) -> tuple[int, Any]:
             async with page.post(f"{api}/submissions", json=body, headers={"Idempotency-Key": key}) as response:
                 assert response.headers["Access-Control-Allow-Origin"] == origin
+                assert "Retry-After" in response.headers["Access-Control-Expose-Headers"]
                 return response.status, await response.json(content_type=None)
 
         for values, path in (

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable
 from typing import Annotated, Any
 
 import msgspec
-from aiohttp import web
 
 from services.gateway.api.access import address
 from services.gateway.api.endpoint import IDEMPOTENCY_KEY, Audit, Call, Endpoint, Example, Streamed, endpoint
 from services.gateway.api.form_access import sender, used
 from services.gateway.api.form_views import SubmissionView, outcome_of, recorded, ticket_of
 from services.gateway.api.forms import most_of, ticketed
+from services.gateway.api.headers import READERS
 from services.gateway.api.lists import idempotency_key_of
 from services.gateway.form_bodies import SentFile
 from services.gateway.form_fields import FormField, initial, picked
@@ -26,14 +25,13 @@ from shared.errors import (
     Conflict,
     Invalid,
     Malformed,
-    MillraceError,
     NotFound,
     PermissionDenied,
     Problem,
     TooMany,
     Unauthenticated,
 )
-from shared.http import body_of, json_response, problem_of
+from shared.http import body_of
 from shared.questions.resources import GetResource, of
 from shared.resources.declaration import about
 from shared.resources.form import PAGE, FormEntry
@@ -151,10 +149,9 @@ class MadeFormLink(msgspec.Struct, frozen=True):
     answers={200: OpenFormView},
     errors=_ERRORS,
 )
-async def get_form_fields(call: Call[FieldsOfFormQuery, None]) -> web.Response:
+async def get_form_fields(call: Call[FieldsOfFormQuery, None]) -> OpenFormView:
     """Show what a form asks for, with the choices that there are by what is filled in so far."""
-    form = await call.gateway.forms.form(call.path["id"])
-    return await _answered(call, form, _fields(call, form))
+    return await _fields(call, await _form(call))
 
 
 @endpoint(
@@ -167,10 +164,9 @@ async def get_form_fields(call: Call[FieldsOfFormQuery, None]) -> web.Response:
     errors=_ERRORS,
     example=Example(body={"values": {"limit": 20}}),
 )
-async def send_submission(call: Call[None, Streamed]) -> web.Response:
+async def send_submission(call: Call[None, Streamed]) -> Submitted:
     """Send a form; complaints name fields as `input.NAME`. Pages of the origins in `embed_on` may do so without a key."""
-    form = await call.gateway.forms.form(call.path["id"])
-    return await _answered(call, form, _submitted(call, form), status=202)
+    return await _submitted(call, await _form(call))
 
 
 @endpoint(
@@ -181,10 +177,9 @@ async def send_submission(call: Call[None, Streamed]) -> web.Response:
     errors=_ERRORS,
     example=Example(query={"of": "unknown"}, status=404),
 )
-async def get_submission(call: Call[SubmissionQuery, None]) -> web.Response:
+async def get_submission(call: Call[SubmissionQuery, None]) -> SubmissionView:
     """Show what became of a form that was sent, as far as it says so."""
-    form = await call.gateway.forms.form(call.path["id"], closed=True)
-    return await _answered(call, form, _looked_at(call, form))
+    return await _looked_at(call, await _form(call, closed=True))
 
 
 @endpoint(
@@ -329,17 +324,11 @@ async def _looked_at(call: Call[SubmissionQuery, None], form: FormEntry) -> Subm
         return await outcome_of(call.gateway, form, link)
 
 
-async def _answered(call: Call[Any, Any], form: FormEntry, answering: Awaitable[Any], *, status: int = 200) -> web.Response:
-    """Return an answer, or a refusal, that the pages which may show the form may read as well."""
-    try:
-        answer = json_response(await answering, status=status)
-    except MillraceError as error:
-        answer = problem_of(error)
-    answer.headers["Vary"] = "Origin"
-    origin = call.request.headers.get("Origin")
-    if origin in form.spec.embed_on:
-        answer.headers["Access-Control-Allow-Origin"] = origin
-    return answer
+async def _form(call: Call[Any, Any], *, closed: bool = False) -> FormEntry:
+    """Return the form that is asked about; pages that may show it may read the answer, or refusal, from here on."""
+    form = await call.gateway.forms.form(call.path["id"], closed=closed)
+    call.request[READERS] = frozenset(form.spec.embed_on)
+    return form
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (get_form_fields, send_submission, get_submission, make_form_link)

@@ -25,6 +25,8 @@ _SHOWN = (
 )
 # Seconds for which a browser keeps the answer to its question what it may send.
 _KEPT = 600
+# Origins whose pages may read this answer, besides those of the settings.
+READERS: web.RequestKey[frozenset[str]] = web.RequestKey("readers")
 # What pages that show a form may send to it, and for how long a browser keeps that: a form may name others at any time.
 _FORM = re.compile(r"/api/v1/forms/([^/]+)/(?:fields|submissions|submission)")
 _FORM_METHODS, _FORM_TAKEN, _FORM_KEPT = "GET, HEAD, POST", "Content-Type, Idempotency-Key", 60
@@ -47,10 +49,11 @@ def completing(gateway: Gateway) -> OnPrepare:
         if "Cache-Control" not in headers:
             # A tag is for who asks again; a cache that others share keeps neither.
             headers["Cache-Control"] = "private, no-cache" if "ETag" in headers else "no-store"
-        if origins and _is_shared(request):
+        readers = request.get(READERS)
+        if readers is not None or (origins and _is_shared(request)):
             headers.add("Vary", "Origin")
             origin = request.headers.get("Origin")
-            if origin in origins:
+            if origin is not None and (origin in origins or origin in (readers or ())):
                 headers["Access-Control-Allow-Origin"] = origin
                 headers["Access-Control-Expose-Headers"] = _SHOWN
         if limits := request.get(LIMITS):
