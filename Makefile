@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SITE := $(VENV)/.site
+RELEASE := $(VENV)/.release
 ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Where it is set each process compiles all that it imports anew: 0.8 s of CPU for each service, 20 for each worker of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up cluster test lint bench chaos fuzz console docs lock clean
+.PHONY: help install demo up cluster test lint bench chaos fuzz console docs dist lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -78,11 +79,20 @@ $(SITE): docs.lock $(STAMP)
 	"$(BIN)/python" -m pip install --quiet --require-hashes --requirement docs.lock
 	@touch "$(SITE)"
 
-lock:  ## Write requirements.lock and docs.lock anew (needs uv)
+dist: $(RELEASE)  ## Write a release of what is committed into dist: wheel, sdist, lock, bills of materials, sums (needs npm)
+	@exec "$(BIN)/python" -m deploy.release
+
+$(RELEASE): release.lock $(STAMP)
+	"$(BIN)/python" -m pip install --quiet --require-hashes --requirement release.lock
+	@touch "$(RELEASE)"
+
+lock:  ## Write requirements.lock, docs.lock and release.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
-	uv pip compile --universal --generate-hashes --python-version 3.11 --group docs --constraint requirements.lock --no-annotate \
-	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file docs.lock
+	for group in docs release; do \
+	  uv pip compile --universal --generate-hashes --python-version 3.11 --group $$group --constraint requirements.lock --no-annotate \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file $$group.lock || exit; \
+	done
 
 clean:  ## Remove the environment and caches; data stays
 	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/peers/*/node_modules console/node_modules

@@ -10,6 +10,8 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
     reportCompressedSize: true,
+    // What their licences ask for where their code is passed on: the wheel has it as a file of licences.
+    license: { fileName: "licences.md" },
   },
   server: {
     proxy: Object.fromEntries(

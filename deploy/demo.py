@@ -19,8 +19,9 @@ import click
 from rich.console import Console
 from rich.tree import Tree
 
-ROOT = Path(__file__).resolve().parent.parent
-EXAMPLE = ROOT / "examples" / "github-push"
+from deploy.shipped import shipped
+
+EXAMPLE = shipped("examples/github-push")
 # The whole chain takes milliseconds; a machine that is busy with its first start gets a minute.
 CHAIN_WITHIN = 60.0
 ASKED_EVERY = 0.1

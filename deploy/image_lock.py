@@ -23,6 +23,13 @@ def needed(lock: str, direct: set[str]) -> str:
     return "".join(entry for entry in entries[1:] if _name(entry) in found)
 
 
+def pinned(root: Path, *extras: str) -> str:
+    """Return the entries of a source tree's lock for what Millrace and these of its extras need."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
+    return needed((root / "requirements.lock").read_text(), {_name(one) for one in wanted})
+
+
 def _name(entry: str) -> str:
     """Return the name of a package as locks have it, without extras and versions."""
     match = re.match(r"[A-Za-z0-9._-]+", entry)
@@ -31,9 +38,7 @@ def _name(entry: str) -> str:
 
 def main() -> None:
     """Print it."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    direct = {_name(one) for one in (*project["dependencies"], *project["optional-dependencies"]["build"])}
-    sys.stdout.write(needed((ROOT / "requirements.lock").read_text(), direct))
+    sys.stdout.write(pinned(ROOT, "build"))
 
 
 if __name__ == "__main__":

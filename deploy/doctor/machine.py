@@ -22,6 +22,7 @@ from deploy.errors import StartError
 from deploy.folder import running_version
 from deploy.local import OLDEST_PYTHON
 from deploy.reach import CACHES, barred
+from deploy.shipped import shipped
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.probing import better
@@ -30,7 +31,7 @@ OLDEST_GLIBC = (2, 28)  # the wheels are built for it (manylinux_2_28)
 OLDEST_MACOS = (13, 0)
 # Postgres keeps up to 1 GB of write-ahead log, and JetStream needs room for a day of webhooks.
 NEEDED_FREE = 2 * 1024**3
-LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
+LOCK = shipped("requirements.lock")
 
 
 def machine() -> Iterator[Finding]:
@@ -141,7 +142,12 @@ def _packages() -> Finding:
         if found != version:
             other.append(f"{name} {found} instead of {version}")
     if other:
-        return Finding("packages", "note", ", ".join(other[:5]), "`make install` installs what this version was tested with.")
+        return Finding(
+            "packages",
+            "note",
+            ", ".join(other[:5]),
+            "`make install`, or the lock of the release, installs what this version was tested with.",
+        )
     return Finding("packages", "well", f"as in {LOCK.name}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import adapters, api, commands, configuration, messages, sdk
+from tests.reference import adapters, api, commands, configuration, licences, messages, sdk
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES: dict[str, Callable[[], str]] = {
@@ -15,4 +15,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "adapter-settings.md": adapters.page,
     "messages.md": messages.page,
     "sdk-reference.md": sdk.page,
+    "licences.md": licences.page,
 }

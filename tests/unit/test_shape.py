@@ -71,8 +71,9 @@ def test_no_room_for_everything(name: str) -> None:
     assert not list((ROOT / "services").rglob(f"{name}.py"))
 
 
-def test_the_lock_pins_with_hashes_and_names_no_address() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements", "docs", "release"])
+def test_a_lock_pins_with_hashes_and_names_no_address(name: str) -> None:
+    lock = (ROOT / f"{name}.lock").read_text()
     assert "--hash=sha256:" in lock
     assert "://" not in lock
     assert "index-url" not in lock
