@@ -20,6 +20,7 @@ from shared.messages.declaration import KEY, hashed_key
 from shared.resources import ResourceChanged, ResourceRemoved
 from shared.streams import STREAMS, WORK
 from tests.support.golden import DOCUMENTS, FOLDER
+from tests.support.released import released, tree_of
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 ID = "01890000-0000-7000-8000-000000000000"
@@ -81,6 +82,25 @@ def test_a_document_of_an_earlier_version_is_read_as_todays(path: Path) -> None:
         refs = {field: old[field] for field in message.refs}
         assert message.spec | refs == {field: old[field] for field in message.spec}
         assert message.sealed == old.get("sealed", {})
+
+
+def test_every_document_of_the_last_release_is_read_with_all_that_it_says(tmp_path: Path) -> None:
+    if (why_not := tree_of(released().commit, tmp_path / "released")) is not None:
+        pytest.skip(why_not)
+    today = {path.name: type_ for type_, (path, _) in DOCUMENTS.items()}
+    for path in (tmp_path / "released" / "tests" / "golden").glob("*.json"):
+        said = json.loads(path.read_bytes())["data"]
+        read = msgspec.to_builtins(open_message(open_envelope(path.read_bytes()), DECLARATIONS[today[path.name]][1]))
+        assert holds(read, said), path.name
+
+
+def holds(read: Any, said: Any) -> bool:
+    """Return whether all that was said has been read, be it among more."""
+    if isinstance(said, dict):
+        return isinstance(read, dict) and all(name in read and holds(read[name], value) for name, value in said.items())
+    if isinstance(said, list):
+        return len(read) == len(said) and all(map(holds, read, said))
+    return bool(read == said)
 
 
 def test_no_golden_document_is_left_over() -> None:
