@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import os
 import re
@@ -128,9 +127,6 @@ async def test_the_main_job_runs_with_the_wheel_alone(installed: Path) -> None:
         if demo.returncode is None:
             demo.terminate()
             await demo.wait()
-    recorded = next((installed / "venv").glob(f"lib/*/site-packages/millrace-{VERSION}.dist-info/RECORD"))
-    absent = [path for path, *_ in csv.reader(recorded.open()) if not (recorded.parents[1] / path).exists()]
-    assert absent == []
 
 
 async def serves_everything(session: aiohttp.ClientSession, address: str) -> None:
