@@ -22,7 +22,7 @@ from bench.support import outcome
 from bench.support.outcome import Outcome
 from services.executor.sandbox.cgroups import Cgroups
 from services.executor.sandbox.children import SANDBOX_UID, Children
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from services.executor.sandbox.process import ChildLimits
 from tests.support.sandbox import Recorded, below
 

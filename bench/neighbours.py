@@ -27,7 +27,7 @@ import click
 from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome, percentile
 from services.executor.sandbox.children import SANDBOX_UID, Children
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from services.executor.sandbox.process import ChildLimits
 from tests.support.sandbox import Recorded
 

@@ -30,7 +30,7 @@ from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome, percentile
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.fork_server import ForkServer
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from services.executor.sandbox.template import Template
 from services.executor.sandbox.zygote import Zygote
 from services.executor.workspaces.bytecode import lay

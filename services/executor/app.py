@@ -47,7 +47,7 @@ from services.executor.runs.worker import Worker
 from services.executor.sandbox.builder import Builder
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Sandbox, Tier
+from services.executor.sandbox.interface import Sandbox, Tier
 from services.executor.sandbox.machine import Machine
 from services.executor.sandbox.process import ChildLimits
 from services.executor.sizing import RunUse

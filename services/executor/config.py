@@ -11,7 +11,7 @@ from packaging.utils import InvalidName, canonicalize_name
 
 from services.executor.domain import LEAST_KEPT
 from services.executor.environments.indexes import Indexes, indexes
-from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.interface import Tier
 from services.executor.sandbox.machine import Machine
 from services.executor.sandbox.process import ChildLimits
 from services.executor.sizing import SlotBounds

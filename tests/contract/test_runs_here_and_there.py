@@ -23,7 +23,7 @@ from services.events.domain import emitted, matches
 from services.executor import domain
 from services.executor.runs.awaiting import EventQuery
 from services.executor.runs.supervisor import message_of
-from services.executor.sandbox.jail import Cancellation, CompletedCall, Job, StartedRun, StepRecord
+from services.executor.sandbox.interface import Cancellation, CompletedCall, Job, StartedRun, StepRecord
 from services.executor.sandbox.requests import SERVED
 from shared.errors import NotFound, PermissionDenied
 from shared.messages import RunFailed, RunSucceeded

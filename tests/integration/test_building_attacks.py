@@ -18,7 +18,7 @@ from services.executor.environments.housekeeping import Housekeeping
 from services.executor.environments.indexes import Indexes
 from services.executor.environments.lock import Lock, Package
 from services.executor.sandbox.builder import StepFailed, StepLimits, sealed
-from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.interface import Tier
 from tests.support.index import Index, index_of
 from tests.support.packages import Yard, wheel, yard
 from tests.support.sandbox import TIERS

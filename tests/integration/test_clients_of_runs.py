@@ -16,7 +16,7 @@ import pytest_asyncio
 from packaging.requirements import Requirement
 
 from services.executor.sandbox.egress.network import Network, Record
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from shared.egress.policy import EgressRules, rules
 from tests.support.egress import Names, listening
 from tests.support.sandbox import GATED, KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from services.executor.sandbox import preloading
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from tests.support.extensions import COMPILER, NO_COMPILER, extension
 from tests.support.sandbox import GATED, OF_A, Bench, Recorded, started_bench, value
 

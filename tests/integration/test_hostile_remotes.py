@@ -18,7 +18,7 @@ from services.executor.repositories.access import _target
 from services.executor.repositories.libraries import place_of_libraries
 from services.executor.repositories.remote import Access, FoundBranch, OutgoingCommit, Remotes
 from services.executor.sandbox.builder import Builder, StepLimits
-from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.interface import Tier
 from shared.egress.policy import EgressRules, rules
 from shared.egress.resolver import Resolver
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, PermissionDenied, TooLarge, Unavailable

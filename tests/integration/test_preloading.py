@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from services.executor.sandbox.egress.network import Network
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from shared.egress.policy import EgressRules, rules
 from tests.support.egress import Names
 from tests.support.sandbox import OF_A, Bench, Recorded, started_bench, value

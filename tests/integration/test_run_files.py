@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.executor.sandbox.jail import MAX_CHUNK
+from services.executor.sandbox.interface import MAX_CHUNK
 from services.executor.workspaces import files, registration
 from services.executor.workspaces.files import Files
 from shared.blobs import Blobs

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.executor.sandbox.jail import Job, Outcome
+from services.executor.sandbox.interface import Job, Outcome
 from services.executor.workspaces.bytecode import cached, lay
 from tests.support.sandbox import KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 

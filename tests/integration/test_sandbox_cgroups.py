@@ -14,7 +14,7 @@ import pytest
 from services.executor.sandbox import memory
 from services.executor.sandbox.cgroups import Cgroup, Cgroups
 from services.executor.sandbox.hierarchies import Control, Mounted, Share, furnish, open_for, own_hierarchies
-from services.executor.sandbox.jail import Outcome
+from services.executor.sandbox.interface import Outcome
 from services.executor.sandbox.process import ChildLimits
 from tests.support.sandbox import FORKING, KINDS, OF_A, UID, Bench, reachable_interpreter, started_bench, value
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from services.executor.sandbox import attempt
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Cancellation, Outcome
+from services.executor.sandbox.interface import Cancellation, Outcome
 from tests.support.inside import eventually
 from tests.support.programs import output
 from tests.support.sandbox import FORKING, KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value

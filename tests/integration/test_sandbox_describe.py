@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox import attempt, children
-from services.executor.sandbox.jail import ServedDefinition
+from services.executor.sandbox.interface import ServedDefinition
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
 
 pytestmark = pytest.mark.skipif(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.leaks import WAYS, measure
-from services.executor.sandbox.jail import Outcome
+from services.executor.sandbox.interface import Outcome
 from tests.support.sandbox import UID, Recorded, children_of, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")

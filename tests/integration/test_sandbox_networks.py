@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.executor.sandbox.jail import Cancellation, Job
+from services.executor.sandbox.interface import Cancellation, Job
 from tests.support.sandbox import OF_A, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = [

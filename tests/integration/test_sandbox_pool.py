@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from services.executor.sandbox import attempt
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Job, Outcome
+from services.executor.sandbox.interface import Job, Outcome
 from services.executor.sandbox.process import ChildLimits
 from tests.support.inside import eventually
 from tests.support.sandbox import GATED, TIERS, UID, Bench, Recorded, children_of, reachable_interpreter, started_bench, value

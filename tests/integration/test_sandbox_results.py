@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox import ration
-from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Outcome
+from services.executor.sandbox.interface import LARGEST_RESULT, KeptResult, Outcome
 from shared.errors import Unavailable
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench, value
 

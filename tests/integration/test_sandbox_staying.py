@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from services.executor.sandbox.egress.network import Network, Record
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from tests.support.egress import greeting_server, way_out
 from tests.support.inside import eventually
 from tests.support.sandbox import TIERS, Bench, Recorded, started_bench

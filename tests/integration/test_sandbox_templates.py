@@ -15,7 +15,7 @@ import pytest_asyncio
 from services.executor.sandbox import templates
 from services.executor.sandbox.egress.network import Record
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from services.executor.sandbox.process import CodePaths
 from services.executor.sandbox.template import Template
 from tests.support.egress import greeting_server, way_out

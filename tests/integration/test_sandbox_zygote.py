@@ -14,7 +14,7 @@ from millrace._runtime.networks import _MOST as MOST_NETWORKS
 from services.executor.sandbox import birth, fork_server
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Outcome
+from services.executor.sandbox.interface import Outcome
 from services.executor.sandbox.pool import ChildPool
 from services.executor.sandbox.template import Template
 from tests.support.sandbox import FORKING, OF_A, TEMPLATES, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value

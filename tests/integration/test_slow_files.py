@@ -72,7 +72,7 @@ async def test_an_organization_whose_served_code_cannot_be_read_can_deploy(place
 
 
 def test_what_was_slow_is_forgotten_after_a_while() -> None:
-    from services.executor.sandbox.jail import BundleProblem
+    from services.executor.sandbox.interface import BundleProblem
 
     now = 0.0
     known = slow.Slow(lambda: now)

@@ -12,7 +12,7 @@ import pytest
 from services.executor.runs import claim, run_state
 from services.executor.runs.claim import LEASE, AlreadyEnded, Claim, Fenced, fold
 from services.executor.sandbox.children import Children
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.interface import Job
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import new_id

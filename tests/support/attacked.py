@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from millrace._runtime.kernel import raise_loopback
-from services.executor.sandbox.jail import Outcome
+from services.executor.sandbox.interface import Outcome
 from services.executor.sandbox.process import ChildLimits
 from tests.support.sandbox import Bench, Recorded, started_bench
 

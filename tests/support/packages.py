@@ -19,7 +19,7 @@ from services.executor.environments.indexes import Indexes
 from services.executor.environments.lock import Lock, Package
 from services.executor.environments.requirements import Requirements, of_text
 from services.executor.sandbox.builder import Builder, StepLimits
-from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.interface import Tier
 from shared.egress.resolver import Resolver
 from shared.errors import Unavailable
 from tests.support.sandbox import UID, reachable_interpreter

@@ -22,7 +22,7 @@ from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Identity, require_reach
-from services.executor.sandbox.jail import (
+from services.executor.sandbox.interface import (
     MAX_CHUNK,
     CompletedCall,
     Description,

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import pytest
 
 from services.executor.environments.builds import Locked
-from services.executor.sandbox.jail import Capabilities, DeclaredAdapter, Job, Outcome
+from services.executor.sandbox.interface import Capabilities, DeclaredAdapter, Job, Outcome
 from services.executor.workspaces import adapter_jobs, adapters
 from services.executor.workspaces.adapter_jobs import AT_ONCE, LOST_IN_A_ROW, AdapterJobs, Asker
 from services.executor.workspaces.adapters import AdapterDeps, ask_adapter

@@ -31,7 +31,7 @@ from millrace._adapters import answered
 from millrace._declare import REGISTRY
 from services.events.adapters import ADAPTERS
 from services.executor.sandbox.described import description
-from services.executor.sandbox.jail import DeclaredAdapter
+from services.executor.sandbox.interface import DeclaredAdapter
 from shared import verification
 from shared.registering import DeclaredRegistering
 from shared.resources.source import BUILT_IN, COMMON_SETTINGS

@@ -20,7 +20,7 @@ from millrace._schema import input_schema
 from services.executor.runs import run_state
 from services.executor.sandbox import described, frames, grammar
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import BundleProblem
+from services.executor.sandbox.interface import BundleProblem
 from shared import schemas
 from shared.messages.catalog import Policy
 from tests.unit.test_frames import payload

@@ -16,7 +16,7 @@ from millrace.errors import ResultError
 from services.executor.sandbox import frames
 from services.executor.sandbox.control import ControlSocket
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import MAX_CHUNK, StepRecord
+from services.executor.sandbox.interface import MAX_CHUNK, StepRecord
 from services.executor.sandbox.requests import SERVED
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"))

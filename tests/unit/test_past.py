@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from services.executor.runs.past import past
 from services.executor.runs.run_state import AttemptState, RecordedCall, RunState
-from services.executor.sandbox.jail import DONE, GIVEN_UP, SINCE, CompletedCall
+from services.executor.sandbox.interface import DONE, GIVEN_UP, SINCE, CompletedCall
 from shared.envelope import rfc3339
 from shared.messages import Wait
 

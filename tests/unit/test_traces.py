@@ -18,7 +18,7 @@ from millrace._outgoing import outgoing, redirected, with_credentials
 from services.executor.runs.traced import AttemptSpans
 from services.executor.sandbox import frames
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import ToldSpan
+from services.executor.sandbox.interface import ToldSpan
 from shared import trace_settings, tracing
 from shared.config import ConfigError, Environment
 from shared.envelope import Envelope, Sealed, new_id, open_envelope, seal, utc_now

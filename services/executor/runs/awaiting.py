@@ -12,7 +12,7 @@ from services.executor.runs.decide import matched_for
 from services.executor.runs.durable import Durable
 from services.executor.runs.looks import Looks
 from services.executor.runs.run_state import RunState
-from services.executor.sandbox.jail import StepRecord
+from services.executor.sandbox.interface import StepRecord
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import Sealed, derived_id, rfc3339, utc_now

@@ -22,9 +22,9 @@ from services.executor.runs.reached import Reached
 from services.executor.runs.run_state import RecordedCall, StepId
 from services.executor.runs.signals import signal_run
 from services.executor.runs.traced import AttemptSpans
-from services.executor.sandbox import jail
+from services.executor.sandbox import interface
 from services.executor.sandbox.egress.network import Network, Record
-from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Kind, StartedRun, StepRecord
+from services.executor.sandbox.interface import LARGEST_RESULT, KeptResult, Kind, StartedRun, StepRecord
 from services.executor.state import States
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import registration
@@ -99,21 +99,21 @@ class RunCapabilities:
         return list(self._durable.waits.values())
 
     async def begin(self) -> None:
-        """See `jail.Capabilities`, as for all that follows. Raises `Fenced`, `AlreadyEnded`.
+        """See `interface.Capabilities`, as for all that follows. Raises `Fenced`, `AlreadyEnded`.
 
         Code, input and a child may have taken long, or this process stood still meanwhile: by now another may have the run.
         """
         await self._claim.check_lease()
 
-    async def log(self, level: jail.Level, event: str, fields: dict[str, Any]) -> None:
+    async def log(self, level: interface.Level, event: str, fields: dict[str, Any]) -> None:
         """Keep a structured line."""
         await self.lines.log(level, event, fields)
 
-    async def output(self, stream: jail.Stream, text: str) -> None:
+    async def output(self, stream: interface.Stream, text: str) -> None:
         """Keep printed text."""
         await self.lines.text(stream, text)
 
-    async def span(self, told: jail.ToldSpan) -> None:
+    async def span(self, told: interface.ToldSpan) -> None:
         """Trace what the author's code tells, where the run is traced."""
         if self._spans is not None:
             self._spans.authored(told)

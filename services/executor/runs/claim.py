@@ -12,7 +12,7 @@ import structlog
 
 from services.executor.runs import run_state
 from services.executor.runs.run_state import RecordedCall, RunState, StepId
-from services.executor.sandbox.jail import Cancellation
+from services.executor.sandbox.interface import Cancellation
 from services.executor.store import ExecutorStore
 from shared import aggregate, tracing
 from shared.bus import Bus

@@ -13,7 +13,7 @@ from services.executor.runs.asked import of_wait
 from services.executor.runs.claim import Claim, children_outcomes, outlasting, read_since, sound
 from services.executor.runs.run_state import RecordedCall, StepId
 from services.executor.sandbox.errors import OverLimit
-from services.executor.sandbox.jail import Kind, StartedRun, StepRecord
+from services.executor.sandbox.interface import Kind, StartedRun, StepRecord
 from services.executor.store import ExecutorStore
 from shared.bus import Bus
 from shared.envelope import derived_id, rfc3339, utc_now

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from services.executor.runs.run_state import RunState
-from services.executor.sandbox.jail import DeclaredWorkflow
+from services.executor.sandbox.interface import DeclaredWorkflow
 from services.executor.workspaces.keys import shown
 from shared.errors import Invalid
 from shared.expressions.pool import Expressions, Trouble

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, TypedDict
 
 from services.executor.runs.run_state import AttemptState, RecordedCall, RunState, StepId
-from services.executor.sandbox.jail import DONE, GIVEN_UP, SINCE, CompletedCall
+from services.executor.sandbox.interface import DONE, GIVEN_UP, SINCE, CompletedCall
 
 _WAITS = frozenset({"sleep", "signal", "ask", "run", "event"})
 

@@ -27,9 +27,9 @@ from services.executor.runs.poison import TRIES, Poison
 from services.executor.runs.recent import Recent
 from services.executor.runs.run_state import RecordedCall, StepId
 from services.executor.runs.shares import QueuedRun, Shares
-from services.executor.sandbox import jail
+from services.executor.sandbox import interface
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Sandbox
+from services.executor.sandbox.interface import Sandbox
 from services.executor.sizing import RunUse
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
@@ -316,7 +316,7 @@ class Runs:
             return _without_packages(run.id, mine.attempt, error)
         except Failed as error:
             return failed(run.id, mine.attempt, "PackagesMissing", str(error))
-        job = jail.Job(
+        job = interface.Job(
             run=run.id,
             attempt=mine.attempt,
             org=run.org,
@@ -367,18 +367,18 @@ class Runs:
             await asyncio.sleep(IN_PROGRESS)
 
 
-async def _run(sandbox: Sandbox, job: jail.Job, capabilities: RunCapabilities, mine: Claim) -> jail.Outcome:
+async def _run(sandbox: Sandbox, job: interface.Job, capabilities: RunCapabilities, mine: Claim) -> interface.Outcome:
     """Return the end of an attempt; where it has lost a lock its child is killed at once, since somebody else may hold it."""
     began = time.monotonic()
     try:
         async with capabilities.held.guard():
             return await sandbox.run(job, capabilities, cancel=mine.cancel)
     except LockLost as error:
-        failure, spent = jail.Failure("LockLost", error.detail), int(1000 * (time.monotonic() - began))
-        return jail.Outcome(status="failed", reason="error", error=failure, usage=jail.Usage(0, 0), duration_ms=spent)
+        failure, spent = interface.Failure("LockLost", error.detail), int(1000 * (time.monotonic() - began))
+        return interface.Outcome(status="failed", reason="error", error=failure, usage=interface.Usage(0, 0), duration_ms=spent)
 
 
-def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
+def message_of(run: str, attempt: int, outcome: interface.Outcome) -> Outcome:
     """Return the message of a sandbox's outcome. A result over 256 KiB that did not come in parts is a failure."""
     usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
     common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}
@@ -392,7 +392,7 @@ def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
         return RunSucceeded(**common, result=msgspec.Raw(raw))
     if outcome.status == "cancelled":
         return RunCancelled(**common)
-    failure = outcome.error or jail.Failure("Unknown", "the child said nothing about its end")
+    failure = outcome.error or interface.Failure("Unknown", "the child said nothing about its end")
     error = RunError(failure.type, failure.message, failure.traceback)
     reason = outcome.reason or "error"
     if outcome.status == "timed_out":
@@ -402,7 +402,7 @@ def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
     return RunFailed(**common, reason=reason, error=error)
 
 
-def _waiting(run: str, attempt: int, waits: list[Wait], outcome: jail.Outcome) -> Outcome:
+def _waiting(run: str, attempt: int, waits: list[Wait], outcome: interface.Outcome) -> Outcome:
     """Return the message that a run waits for its open waits."""
     usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
     common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}

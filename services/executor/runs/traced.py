@@ -13,7 +13,7 @@ import msgspec
 
 from services.executor.runs.run_state import RunState
 from services.executor.sandbox.egress.network import Record
-from services.executor.sandbox.jail import ToldSpan
+from services.executor.sandbox.interface import ToldSpan
 from shared import tracing
 from shared.envelope import Envelope, derived_id
 from shared.messages import RunCancelled, RunCrashed, RunFailed, RunTimedOut, RunWaiting

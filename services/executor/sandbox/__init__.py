@@ -34,7 +34,7 @@ Not stopped by tier "none"
     among them; filling a disk. Where the supervisor is not root and children share its user, the walls between files and
     processes are missing too.
 
-Files: `jail` the interface for callers; `children` all of it put together; `pool` the waiting children;
+Files: `interface` what callers know; `children` all of it put together; `pool` the waiting children;
 `probing` the tier of this machine; `fork_server` a forking process, `zygote` and `template` the two kinds of it, `templates` the
 templates of all bundles; `birth` one fork, `reports` their reports; `process` one child; `attempt` the conversation with it;
 `ration` bounds on talk; `frames` the wire; `requests` the requests of a run; `verdict` the meaning of an end; `output` the author's

@@ -10,7 +10,7 @@ import msgspec
 from services.executor.sandbox import frames, masking
 from services.executor.sandbox.control import ControlSocket
 from services.executor.sandbox.errors import FrameError, OverLimit
-from services.executor.sandbox.jail import Capabilities
+from services.executor.sandbox.interface import Capabilities
 from services.executor.sandbox.masked import masked_document
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.requests import SERVED, ChildRequest, documents_of

@@ -15,7 +15,7 @@ from services.executor.sandbox.egress.proxy import Proxy, is_shared
 from services.executor.sandbox.ends import AttemptEnd, Broken, ChildGone, Excess, Last, Starved, Stopped
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.incoming import Incoming, TooMuch
-from services.executor.sandbox.jail import LARGEST_RESULT, Cancellation, Capabilities, KeptResult
+from services.executor.sandbox.interface import LARGEST_RESULT, Cancellation, Capabilities, KeptResult
 from services.executor.sandbox.masked import MaskedOutput, masked_document, unhurried
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import FATAL

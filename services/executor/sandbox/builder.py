@@ -28,7 +28,7 @@ from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
-from services.executor.sandbox.jail import Outcome, Tier
+from services.executor.sandbox.interface import Outcome, Tier
 from services.executor.sandbox.process import Child, ChildLimits, CodePaths
 from services.executor.sandbox.zygote import Zygote
 from services.executor.sandbox.zygote import start as start_zygote

@@ -18,7 +18,7 @@ from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.fork_server import ForkServer
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
-from services.executor.sandbox.jail import Cancellation, Capabilities, Description, Job, Outcome, ServedDefinition, Tier
+from services.executor.sandbox.interface import Cancellation, Capabilities, Description, Job, Outcome, ServedDefinition, Tier
 from services.executor.sandbox.pool import ChildPool
 from services.executor.sandbox.preloading import Preloading
 from services.executor.sandbox.probing import remedy, targets

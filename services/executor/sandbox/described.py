@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from services.executor.sandbox import grammar
-from services.executor.sandbox.jail import BundleProblem, DeclaredAdapter, DeclaredWorkflow, Description
+from services.executor.sandbox.interface import BundleProblem, DeclaredAdapter, DeclaredWorkflow, Description
 from shared.calendars import checked_cron, checked_zone
 from shared.errors import Invalid
 from shared.messages.catalog import AdapterDeclaration, DeclaredOptions, DeclaredSchedule, DeclaredTool, Policy
@@ -89,7 +89,7 @@ class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `jail.WorkflowFound` as a child may send it."""
+    """An `interface.DeclaredWorkflow` as a child may send it."""
 
     name: Annotated[str, msgspec.Meta(pattern=_NAME)]
     module: Path
@@ -120,7 +120,7 @@ class _Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class _Adapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A `jail.DeclaredAdapter` as a child may send it."""
+    """An `interface.DeclaredAdapter` as a child may send it."""
 
     name: Annotated[str, msgspec.Meta(pattern=_NAME)]
     module: Path

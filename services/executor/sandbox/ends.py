@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from services.executor.sandbox import frames
-from services.executor.sandbox.jail import KeptResult
+from services.executor.sandbox.interface import KeptResult
 from services.executor.sandbox.process import ChildExit
 
 Stopped = Literal["timed_out", "cancelled"]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import BundleProblem, Level, ToldSpan
+from services.executor.sandbox.interface import BundleProblem, Level, ToldSpan
 from services.executor.sandbox.requests import SERVED, ChildRequest, documents_of
 from shared.values import LEAST_INTEGER, MOST_EXTREME, MOST_INTEGER, YEAR, is_ordinary
 

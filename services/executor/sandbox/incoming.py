@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from services.executor.sandbox.documents import Document
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult
+from services.executor.sandbox.interface import LARGEST_RESULT, KeptResult
 from services.executor.sandbox.masking import Masker
 
 MOST_PARTS = 2048

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 
 from services.executor.sandbox import frames, masking
-from services.executor.sandbox.jail import Capabilities, Stream, ToldSpan
+from services.executor.sandbox.interface import Capabilities, Stream, ToldSpan
 from services.executor.sandbox.masking import Masker
 
 _MOST_LOGGED = 4 << 20

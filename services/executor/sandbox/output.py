@@ -5,7 +5,7 @@ import codecs
 import os
 from collections.abc import Callable
 
-from services.executor.sandbox.jail import Stream
+from services.executor.sandbox.interface import Stream
 
 KEPT = 1 << 20
 """Bytes of both streams together that are kept of an attempt; the rest is counted and dropped."""

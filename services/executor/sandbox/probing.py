@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.interface import Tier
 
 OLDEST_KERNEL = {"A": "5.13", "B": "6.7"}
 """The first Linux that a tier needs: with Landlock at all; with Landlock for TCP ports."""

@@ -17,7 +17,7 @@ from services.executor.sandbox.cgroups import Cgroup, Cgroups
 from services.executor.sandbox.control import ControlSocket
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.fork_server import ForkServer
-from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.interface import Tier
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import ChildOutput
 

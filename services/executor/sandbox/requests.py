@@ -1,6 +1,7 @@
 """The requests of a run in one table: each as it is written, with its answer.
 
-A new capability is a struct here, a method of `jail.Capabilities`, a line of `SERVED`, and the call of `channel.ask` in the SDK.
+A new capability is a struct here, a method of `interface.Capabilities`, a line of `SERVED`, and the call of `channel.ask` in the
+SDK.
 """
 
 import functools
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from services.executor.sandbox.jail import MAX_CHUNK, Capabilities, Kind, StartedRun, StepRecord
+from services.executor.sandbox.interface import MAX_CHUNK, Capabilities, Kind, StartedRun, StepRecord
 from shared.values import YEAR, moment_of
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]

@@ -6,7 +6,7 @@ import msgspec
 
 from services.executor.sandbox import described, frames
 from services.executor.sandbox.ends import AttemptEnd, Broken, ChildGone, Excess, Starved
-from services.executor.sandbox.jail import BundleProblem, Description, Failure, KeptResult, Outcome, Reason, Status, Usage
+from services.executor.sandbox.interface import BundleProblem, Description, Failure, KeptResult, Outcome, Reason, Status, Usage
 
 _FULL = "it had as many processes and threads at a time as a run may"
 _CANNOT_START = frozenset({"BlockingIOError", "RuntimeError"})

@@ -12,7 +12,7 @@ from typing import Any
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.fork_server import ForkServer
 from services.executor.sandbox.ground import Ground, Identity
-from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.interface import Tier
 from services.executor.sandbox.output import ChildOutput
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from services.executor.environments.builds import Builds
 from services.executor.environments.environments import Failed
-from services.executor.sandbox.jail import DeclaredAdapter
+from services.executor.sandbox.interface import DeclaredAdapter
 from services.executor.workspaces.bundles import Bundle, Bundles
 from services.executor.workspaces.packages import of
 from shared import tasks

@@ -16,7 +16,7 @@ import structlog
 
 from services.executor.environments.builds import Builds
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Capabilities, Failure, Job, KeptResult, Outcome, Sandbox
+from services.executor.sandbox.interface import Capabilities, Failure, Job, KeptResult, Outcome, Sandbox
 from services.executor.sandbox.masking import Masker
 from services.executor.workspaces.adapter_jobs import BUSY, PATIENCE, AdapterJobs, ReadyCode, asker_of
 from services.executor.workspaces.bundles import Bundles
@@ -68,7 +68,7 @@ class _Nothing:
         raise PermissionDenied("an adapter reads its request, and asks the platform for nothing")
 
     async def begin(self) -> None:
-        """See `jail.Capabilities`, as for all that follows."""
+        """See `interface.Capabilities`, as for all that follows."""
         self._begin()
 
     async def log(self, _level: str, _event: str, _fields: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ import structlog
 
 from services.executor.environments.builds import Locked
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import DeclaredAdapter, DeclaredWorkflow
+from services.executor.sandbox.interface import DeclaredAdapter, DeclaredWorkflow
 from services.executor.workspaces import bytecode
 from services.executor.workspaces.bytecode import DIRECTORY_MODE, FILE_MODE, Compile
 from shared import tasks

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import RowMapping
 
 from services.executor import domain
-from services.executor.sandbox.jail import MAX_CHUNK
+from services.executor.sandbox.interface import MAX_CHUNK
 from services.executor.workspaces import commits, registration
 from shared.envelope import derived_id, rfc3339
 from shared.errors import Invalid, NotFound, PermissionDenied, TooLarge, Unavailable
@@ -110,12 +110,12 @@ class Files:
         self._written = self._read = self._changes = 0
 
     async def find(self, path: str) -> dict[str, Any]:
-        """See `jail.Capabilities.file_find`."""
+        """See `interface.Capabilities.file_find`."""
         row = await self._row(path)
         return _described(row["path"], row["size"], row["sha256"], rfc3339(row["updated_at"]))
 
     async def list(self, prefix: str, after: str) -> dict[str, Any]:
-        """See `jail.Capabilities.file_list`: of two files of one path the organization's own is listed."""
+        """See `interface.Capabilities.file_list`: of two files of one path the organization's own is listed."""
         rows: dict[str, RowMapping] = {}
         for org in reversed(seen_by(self._org)):
             for row in await self._deps.store.files(org, prefix, after, LISTED + 1):
@@ -127,7 +127,7 @@ class Files:
         return {"items": items, "next": paths[LISTED - 1] if len(paths) > LISTED else None}
 
     async def read(self, path: str, reading: int, at: int) -> dict[str, Any]:
-        """See `jail.Capabilities.file_read`."""
+        """See `interface.Capabilities.file_read`."""
         found = self._readings.get(reading)
         if found is None:
             if at != 0:
@@ -155,7 +155,7 @@ class Files:
         return {"data": data, "size": found.size}
 
     async def write(self, path: str, writing: int, at: int, data: bytes, *, is_last: bool) -> dict[str, Any] | None:
-        """See `jail.Capabilities.file_write`."""
+        """See `interface.Capabilities.file_write`."""
         found = self._writings.get(writing)
         if found is None:
             self._check_own(path)
@@ -179,7 +179,7 @@ class Files:
                     await found.close()
 
     async def delete(self, path: str) -> None:
-        """See `jail.Capabilities.file_delete`."""
+        """See `interface.Capabilities.file_delete`."""
         self._check_own(path)
         command = RemoveFile(id=self._command(), org=self._org, actor=self._actor, path=path)
         try:

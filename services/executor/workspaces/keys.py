@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.executor.sandbox.jail import DeclaredWorkflow
+from services.executor.sandbox.interface import DeclaredWorkflow
 from shared.expressions.pool import Expressions, Trouble
 from shared.expressions.syntax import syntax_of
 

@@ -13,7 +13,7 @@ from services.executor import domain
 from services.executor.environments.builds import Builds, Locked
 from services.executor.environments.environments import Failed
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import (
+from services.executor.sandbox.interface import (
     BundleProblem,
     DeclaredAdapter,
     DeclaredWorkflow,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 
-from services.executor.sandbox.jail import BundleProblem
+from services.executor.sandbox.interface import BundleProblem
 from shared.messages.catalog import FileProblem
 
 # Seconds for which a file that was slow is left alone; a deployment has mostly ended by then.
