@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.events import outcomes
+from services.events import outcome_rows
 from services.events.routing import Change
 from services.events.tables import chain, delivery, delivery_run, delivery_woken, resource
 from shared.checkpoint import position_of
@@ -58,15 +58,15 @@ _WOKEN = func.coalesce(func.jsonb_agg(aggregate_order_by(_WAKING, _W.woken_at, _
 _SELECTED = select(
     *(_D[name] for name in ("id", "org", "source", "received_at", "correlation_id", "sequence", "emitted", "type")),
     *(_D[name] for name in ("ended", "retried_by", "edited_by", "retries", "retry_at", "overdue_at", "accepted")),
-    outcomes.OUTCOMES.label("subscriptions"),
-    outcomes.EVENTS.label("events"),
+    outcome_rows.OUTCOMES.label("subscriptions"),
+    outcome_rows.EVENTS.label("events"),
     _STATUS.label("status"),
     case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.deferred, _D.overdue)), else_=_D.reason).label("reason"),
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
     select(_WOKEN).where(_W.delivery == _D.id).scalar_subquery().label("woken"),
     select(resource.c.name).where(resource.c.id == _D.source).correlate(delivery).scalar_subquery().label("source_name"),
 )
-_SIZED = select(_D.id, outcomes.SIZE)
+_SIZED = select(_D.id, outcome_rows.SIZE)
 _DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
 
 
@@ -154,7 +154,7 @@ class EventsStore:
         """Return deliveries with their runs, newest first, before (received_at, id), those that fit; and how many there are."""
         moment, id_ = before or (None, "")
         wanted = {"status": status, "source": source, "prefix": prefix, "overdue": overdue or None, "before": moment}
-        rows = await _LISTED(wanted, org=org, limit=limit, before_id=id_, room=outcomes.ROOM).read(self._engine)
+        rows = await _LISTED(wanted, org=org, limit=limit, before_id=id_, room=outcome_rows.ROOM).read(self._engine)
         return rows, rows[0]["found"] if rows else 0
 
     async def newest_deliveries(self, org: str, source: str, limit: int) -> list[RowMapping]:
@@ -186,7 +186,7 @@ class EventsStore:
         """
         others = (_D.org.not_in(texts(without)), _D.id.not_in(texts(besides)))
         due = in_turns(_D.id, _D.org, _D.retry_at).where(_D.retry_at <= now, _D.retry_at > now - FORGOTTEN, *others).limit(limit)
-        rows, _ = await self._fitting(due.add_columns(outcomes.SIZE))
+        rows, _ = await self._fitting(due.add_columns(outcome_rows.SIZE))
         return sorted(rows, key=lambda row: row["retry_at"])
 
     async def unended(self, before: datetime, parsed: int, routed: int, limit: int) -> list[RowMapping]:
@@ -207,7 +207,7 @@ class EventsStore:
 
     async def _fitting(self, sized: Select[Any]) -> tuple[list[RowMapping], int]:
         async with transaction(self._engine) as connection:
-            rows = list((await connection.execute(_fitting(sized), {"room": outcomes.ROOM})).mappings().all())
+            rows = list((await connection.execute(_fitting(sized), {"room": outcome_rows.ROOM})).mappings().all())
         return rows, rows[0]["found"] if rows else 0
 
     async def overdue(self) -> int:
@@ -258,7 +258,7 @@ _BEGUN = inserted(delivery, *_FIRST, "sequence")
 _NOTE_DELIVERIES = Compiled(overwriting(_BEGUN, sequence=func.coalesce(_BEGUN.excluded.sequence, _D.sequence)))
 _ROUTINGS = Compiled(select(*(_D[name] for name in (*_FIRST, *_ROUTING))).where(_D.id == any_(parameter("ids", ARRAY(Text)))))
 _ROW = given(*(_D[name] for name in (*_FIRST, *_ROUTING)))
-_FOUND = {column.name: column for column in _ROW.c} | outcomes.found(_ROW)
+_FOUND = {column.name: column for column in _ROW.c} | outcome_rows.found(_ROW)
 _PUT_ROUTINGS = Compiled(
     overwriting(insert(delivery).from_select(list(_FOUND), select(*_FOUND.values())), *list(_FOUND)[len(_FIRST) :])
 )
@@ -303,7 +303,7 @@ def put_routings(
     Those `again` may have had events before.
     """
     # The first write what the last one finds.
-    return [*outcomes.put_changes(changed, again), _PUT_ROUTINGS.of(rows)] if rows else []
+    return [*outcome_rows.put_changes(changed, again), _PUT_ROUTINGS.of(rows)] if rows else []
 
 
 def count_in_chains(what: Literal["events", "runs"], counts: Mapping[tuple[str, str], int]) -> Statement:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.events import deliveries, fan_out, outcomes, parsing, subscriptions
+from services.events import deliveries, fan_out, outcome_rows, parsing, subscriptions
 from shared.envelope import open_message
 from shared.errors import Invalid
 from shared.messages import EventAccepted
@@ -77,7 +77,7 @@ async def test_many_events_of_one_webhook_leave_the_prompt_lane_and_have_so_many
 ) -> None:
     monkeypatch.setattr(parsing, "MOST_PROMPT", 2)
     monkeypatch.setattr(fan_out, "MOST_OUTCOMES", 6)
-    monkeypatch.setattr(outcomes, "ROOM", 1)
+    monkeypatch.setattr(outcome_rows, "ROOM", 1)
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
         source = await outside.source(adapter="line")
