@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from sqlalchemy import RowMapping
 
-from services.events import domain, routing
+from services.events import domain, outcomes
 from services.events.fan_out import RoutingDeps
 from services.events.letter_rows import LetterRows
 from services.events.store import EventsStore
@@ -207,7 +207,7 @@ def delivery_view(row: RowMapping) -> DeliveryView:
 
 def _subscription(key: str, taken: dict[str, Any]) -> SubscriptionTaken:
     fields = {name: taken[name] for name in ("subscription", "name", "workflow", "status", "reason", "run")}
-    return SubscriptionTaken(**fields, event=routing.number_of(key), retry_at=taken.get("retry_at"))
+    return SubscriptionTaken(**fields, event=outcomes.number_of(key), retry_at=taken.get("retry_at"))
 
 
 def _run(run: dict[str, Any]) -> DeliveryRun:

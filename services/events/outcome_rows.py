@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.selectable import NamedFromClause
 
-from services.events.routing import REASONS, Change, SubscriptionOutcome
+from services.events.outcomes import REASONS, Change, SubscriptionOutcome
 from services.events.tables import delivery, delivery_event, delivery_outcome
 from shared.statements import Compiled, Statement, given, inserted, overwriting
 

@@ -14,10 +14,10 @@ from services.events import store
 from services.events.awaiting.rows import event_statements, wait_statements
 from services.events.holding.state import held_statements
 from services.events.letter_rows import letter_statements, original_of
+from services.events.outcomes import Change, Routing, Said, changes
 from services.events.registrations import rows as registrations
 from services.events.replay_rows import replay_statements
 from services.events.resources import DERIVED
-from services.events.routing import Change, Routing, Said, changes
 from shared.db import Connection
 from shared.envelope import Envelope
 from shared.messages import (

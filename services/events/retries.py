@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 import msgspec
 from sqlalchemy import RowMapping
 
-from services.events import domain, routing
+from services.events import domain, outcomes
 from services.events.adapters.webhook import ParsedEvent, checked_event
 from services.events.deliveries import DeliveryDeps, begun, delivery_view
 from services.events.letter_ends import end_repaired
@@ -77,12 +77,14 @@ async def catch_up(deps: DeliveryDeps, streams: Collection[str] | None = None) -
 
 def _left(event: EventAccepted, row: RowMapping, deps: DeliveryDeps) -> EventAccepted | None:
     """Return the event with the subscriptions that it is not routed to again; None where those are all that want it."""
-    runs = routing.statuses(row["runs"])
+    runs = outcomes.statuses(row["runs"])
     matching = domain.matching(deps.subscriptions(event.source), event.type)
     # Deliveries of an earlier version do not name the subscription of a run; its id shows it.
     earlier = domain.event_id(event.delivery, event.number, row["retried_by"])
-    derived = {one.id for one in matching if runs.get(domain.run_id(earlier, one.id)) in routing.DONE}
-    skip = derived | routing.done(msgspec.convert(row["subscriptions"], dict[str, routing.SubscriptionOutcome]), event.number, runs)
+    derived = {one.id for one in matching if runs.get(domain.run_id(earlier, one.id)) in outcomes.DONE}
+    skip = derived | outcomes.done(
+        msgspec.convert(row["subscriptions"], dict[str, outcomes.SubscriptionOutcome]), event.number, runs
+    )
     if matching and all(one.id in skip for one in matching):
         return None
     return msgspec.structs.replace(event, skip=sorted(skip))

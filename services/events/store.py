@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import outcome_rows
-from services.events.routing import Change
+from services.events.outcomes import Change
 from services.events.tables import chain, delivery, delivery_run, delivery_woken, resource
 from shared.checkpoint import position_of
 from shared.db import Connection, transaction

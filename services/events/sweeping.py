@@ -12,7 +12,7 @@ import msgspec
 import structlog
 from sqlalchemy import RowMapping
 
-from services.events import domain, routing
+from services.events import domain, outcomes
 from services.events.deliveries import DeliveryDeps, begun
 from services.events.parsing import LONGEST_REASON
 from services.events.retries import catch_up, events_of, publish_again
@@ -111,7 +111,7 @@ class Sweeper:
         Where that is not possible, their try has failed, and the policy says what is next. Raises `Unavailable`.
         """
         retry = derived_id(row["id"], "retry", rfc3339(row["retry_at"]))
-        taken = msgspec.convert(row["subscriptions"], dict[str, routing.SubscriptionOutcome])
+        taken = msgspec.convert(row["subscriptions"], dict[str, outcomes.SubscriptionOutcome])
         left = {key: one for key, one in taken.items() if one.retry_at is not None and one.retry_at <= rfc3339(now)}
         first = await self._first(row)
         if first is None:
@@ -120,7 +120,7 @@ class Sweeper:
         events, reason = [], "its webhook makes this event no more"
         try:
             async for event in events_of(first, self._deps, retry=retry):
-                due = routing.due(taken, event.number, rfc3339(now))
+                due = outcomes.due(taken, event.number, rfc3339(now))
                 if due:
                     matching = {one.id for one in domain.matching(self._deps.subscriptions(event.source), event.type)}
                     tries = 1 + max(one.tries for one in due.values())
@@ -129,15 +129,15 @@ class Sweeper:
             events, reason = [], error.detail
         await publish_again(events, first, self._deps)
         again = {event.number for event in events}
-        await self._fail(row, {key: one for key, one in left.items() if routing.number_of(key) not in again}, reason, retry)
+        await self._fail(row, {key: one for key, one in left.items() if outcomes.number_of(key) not in again}, reason, retry)
 
     async def _fail(
-        self, row: RowMapping, failed: dict[str, routing.SubscriptionOutcome], reason: str, retry: str, *, final: bool = False
+        self, row: RowMapping, failed: dict[str, outcomes.SubscriptionOutcome], reason: str, retry: str, *, final: bool = False
     ) -> None:
         """Record that events could not be routed again to these subscriptions; `final`: they never can."""
         bus, policies = self._deps.bus, {one.id: one.spec.retry for one in self._deps.subscriptions(row["source"])}
         for key, one in failed.items():
-            number, tries = routing.number_of(key), one.tries + 1
+            number, tries = outcomes.number_of(key), one.tries + 1
             at = None if final else domain.next_try(policies.get(one.subscription or "", ""), tries, utc_now())
             said = EventUnroutable(
                 source=row["source"],

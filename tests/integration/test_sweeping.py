@@ -19,8 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.events import domain, sweeping
 from services.events.floods import Floods
 from services.events.holding import state
+from services.events.outcomes import SubscriptionOutcome, due
 from services.events.replay_rows import ReplayRows
-from services.events.routing import SubscriptionOutcome, due
 from services.events.store import EventsStore
 from services.events.tables import delivery, replay
 from shared.db import open_engine, transaction

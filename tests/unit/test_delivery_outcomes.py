@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from services.events import domain
+from services.events.outcomes import Routing, changes, done
 from services.events.projections import DELIVERIES
-from services.events.routing import Routing, changes, done
 from shared.envelope import seal, utc_now
 from shared.errors import Invalid
 from shared.messages import Message, RunRequested, RunStarted
