@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from services.events import domain
 from services.events.domain import AlertType
-from services.events.fan_out import RoutingDeps
 from services.events.letter_rows import original_of
+from services.events.routing import RoutingDeps
 from shared import aggregate
 from shared.bus import Bus
 from shared.consumer import Handlers

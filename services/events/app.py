@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.events import alerts, domain, fan_out, parsing
+from services.events import alerts, domain, parsing, routing
 from services.events.awaiting.waking import Waker
 from services.events.config import EventsSettings, read
 from services.events.deferring.resuming import DeferredWebhooks
@@ -287,7 +287,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
             )
             runtime.background.start(leading, name)
         bus.handle(
-            {**parsing.HANDLERS, **fan_out.HANDLERS, **alerts.HANDLERS},
+            {**parsing.HANDLERS, **routing.HANDLERS, **alerts.HANDLERS},
             events,
             admits=lambda work: queued.admits(work) and floods.admits(work),
         )

@@ -11,8 +11,8 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from services.events import domain, outcomes
-from services.events.fan_out import RoutingDeps
 from services.events.letter_rows import LetterRows
+from services.events.routing import RoutingDeps
 from services.events.store import EventsStore
 from shared import aggregate
 from shared.asking import Questions

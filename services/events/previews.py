@@ -12,9 +12,9 @@ import msgspec
 
 from services.events import domain
 from services.events.deliveries import DeliveryDeps, begun
-from services.events.fan_out import RoutingDeps, route, routed_to
 from services.events.parsing import accepted_of
 from services.events.retries import events_of
+from services.events.routing import RoutingDeps, route, routed_to
 from shared.bounded import is_room
 from shared.consumer import Follows
 from shared.envelope import new_id

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.events import fan_out, resources
+from services.events import resources, routing
 from shared.bus import Bus
 from shared.envelope import new_id
 from shared.errors import Invalid
@@ -133,7 +133,7 @@ async def test_a_dead_letter_is_an_alert_and_one_of_an_alert_is_none(place: Plac
         outside = Outside(place, bus)
         source = await outside.source()
         await outside.subscription(name="watch", source="millrace", event="*", workflow="w")
-        monkeypatch.setattr(fan_out.domain, "matching", broken)
+        monkeypatch.setattr(routing.domain, "matching", broken)
         ids = [await outside.webhook(source, {"ref": ref}) for ref in ("a", "b")]
 
         async def told() -> list[DeliveryView] | None:

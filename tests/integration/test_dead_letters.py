@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.events import fan_out, opening, repairs, retries
+from services.events import opening, repairs, retries, routing
 from shared.aggregate import history
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
@@ -227,7 +227,7 @@ async def test_an_event_that_dies_again_is_open_again(place: Place, monkeypatch:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
         source = await outside.source()
-        monkeypatch.setattr(fan_out.domain, "matching", broken)
+        monkeypatch.setattr(routing.domain, "matching", broken)
         id_ = await outside.webhook(source, {"ref": "main"})
         [letter] = await letters(outside)
         assert (letter.type, letter.delivery) == ("event.accepted", id_)

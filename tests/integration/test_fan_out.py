@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.events import deliveries, fan_out, outcome_rows, parsing, subscriptions
+from services.events import deliveries, outcome_rows, parsing, routing, subscriptions
 from shared.envelope import open_message
 from shared.errors import Invalid
 from shared.messages import EventAccepted
@@ -51,7 +51,7 @@ async def test_a_source_and_an_organization_have_so_many_and_what_is_there_can_b
 async def test_large_inputs_of_one_event_are_bounded_together_and_the_rest_says_so(
     place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fan_out, "LARGEST_FAN_OUT", 3 * INLINE_BYTES)
+    monkeypatch.setattr(routing, "LARGEST_FAN_OUT", 3 * INLINE_BYTES)
     async with river(place, data) as outside:
         await outside.put_file("greet.py", WORKFLOW)
         source = await outside.source()
@@ -76,7 +76,7 @@ async def test_many_events_of_one_webhook_leave_the_prompt_lane_and_have_so_many
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parsing, "MOST_PROMPT", 2)
-    monkeypatch.setattr(fan_out, "MOST_OUTCOMES", 6)
+    monkeypatch.setattr(routing, "MOST_OUTCOMES", 6)
     monkeypatch.setattr(outcome_rows, "ROOM", 1)
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)

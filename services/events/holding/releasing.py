@@ -20,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.events import domain
 from services.events.ends import end_of
-from services.events.fan_out import RoutingDeps, requested
 from services.events.holding import plan, state
 from services.events.holding.looks import GroupLooks, Look
 from services.events.holding.plan import Decision, Group, Held, HeldEvents, LastRun
+from services.events.routing import RoutingDeps, requested
 from shared import aggregate, tasks
 from shared.bus import Bus
 from shared.db import Connection, transaction
