@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.executor.runs.held import MOST, HeldLocks
+from services.executor.runs.held_locks import MOST, HeldLocks
 from shared.errors import Conflict, TooLarge
 from shared.locks import LockLost, Locks
 from tests.support.inside import bus_of

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
+from services.executor.runs.egress_trail import TARGETS, TOLD, EgressTrail
 from services.executor.runs.output import RunOutput
-from services.executor.runs.reached import TARGETS, TOLD, Reached
 from services.executor.sandbox.egress.network import Record
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Unavailable
@@ -82,7 +82,7 @@ class Trail:
     def __init__(self) -> None:
         self.audited: list[Audited] = []
         self.chunks: list[LineChunk] = []
-        self.reached = Reached("r1", "acme", self._audit, RunOutput("r1", "w", 1, self._keep))
+        self.reached = EgressTrail("r1", "acme", self._audit, RunOutput("r1", "w", 1, self._keep))
 
     async def _audit(self, audited: Audited) -> None:
         self.audited.append(audited)
@@ -135,7 +135,7 @@ async def test_an_audit_that_cannot_be_stored_costs_a_log_line_and_not_the_run()
         raise Unavailable("the broker is not connected")
 
     trail = Trail()
-    reached = Reached("r1", "acme", away, RunOutput("r1", "w", 1, trail._keep))
+    reached = EgressTrail("r1", "acme", away, RunOutput("r1", "w", 1, trail._keep))
     with structlog.testing.capture_logs() as logs:
         reached.record(denied(1))
         await reached.finish()

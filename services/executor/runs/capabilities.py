@@ -14,11 +14,11 @@ from services.executor.runs import awaiting
 from services.executor.runs.approvals import link_of
 from services.executor.runs.claim import Claim, outlasting
 from services.executor.runs.durable import Durable, check_size
-from services.executor.runs.held import HeldLocks
-from services.executor.runs.kept import KeptState
+from services.executor.runs.egress_trail import EgressTrail
+from services.executor.runs.held_locks import HeldLocks
+from services.executor.runs.kept_state import KeptState
 from services.executor.runs.looks import Looks
 from services.executor.runs.output import RunOutput
-from services.executor.runs.reached import Reached
 from services.executor.runs.run_state import RecordedCall, StepId
 from services.executor.runs.signals import signal_run
 from services.executor.runs.traced import AttemptSpans
@@ -89,7 +89,7 @@ class RunCapabilities:
         self.held = HeldLocks(deps.locks, org)
         self._files = Files(deps, org, mine.run, mine.started.id)
         self.lines = RunOutput(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
-        self.reached = Reached(mine.run, org, self._audit, self.lines)
+        self.trail = EgressTrail(mine.run, org, self._audit, self.lines)
         self._spans = None if mine.span is None else AttemptSpans(mine.span)
         self.network = Network(deps.egress.of(org), deps.resolver.of(org), self._connected)
 
@@ -310,14 +310,14 @@ class RunCapabilities:
         """Close everything that the attempt left open, and report its denied connections."""
         await self.held.close()
         await self._files.close()
-        await self.reached.finish()
+        await self.trail.finish()
         if self._spans is not None:
             self._spans.finish()
 
     def _connected(self, record: Record) -> None:
         if self._spans is not None:
             self._spans.connection(record)
-        self.reached.record(record)
+        self.trail.record(record)
 
     async def _commanded(self, command: EmitEvent) -> Emitted:
         """Give a command, again until an answer comes in time: its id makes that safe. Raises the owner's refusal.

@@ -24,7 +24,7 @@ PATIENCE = 5.0
 _log = structlog.get_logger()
 
 
-class Reached:
+class EgressTrail:
     """The trail of one attempt. `record` is called from the event loop and waits for nothing; `finish` once, at the end."""
 
     def __init__(self, run: str, org: str, audit: Callable[[Audited], Awaitable[None]], lines: RunOutput) -> None:
