@@ -22,7 +22,7 @@ from services.executor.runs.signals import signal_run
 from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import ExecutorStore
-from services.executor.workspaces import adapters, commits, installed, rewriting, told
+from services.executor.workspaces import adapters, commits, history_questions, installed, rewriting
 from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
@@ -335,7 +335,7 @@ QUESTIONS: Questions = {
     SignalRun: signal_run,
     AnswerWait: answer_wait,
     EraseInExecutor: erase,
-    **told.QUESTIONS,
+    **history_questions.QUESTIONS,
     **removing.QUESTIONS,
     **repositories.QUESTIONS,
     **state_questions.QUESTIONS,
