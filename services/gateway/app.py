@@ -40,7 +40,7 @@ from services.gateway.refusals import Refusals
 from services.gateway.removing.remover import Remover
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.sessions import Sessions
-from services.gateway.supervisor import backup
+from services.gateway.supervisor_reports import backup
 from services.gateway.users import Users
 from services.gateway.visitors import Strangers, Visitors
 from services.gateway.watching import Watching

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from services.gateway.backlog import WebhookBacklog
-from services.gateway.supervisor import ServiceExit, ServiceProcess, told
+from services.gateway.supervisor_reports import ServiceExit, ServiceProcess, told
 from shared.envelope import rfc3339, utc_now
 from shared.health import Health
 

@@ -11,7 +11,7 @@ import promql_parser
 import pytest
 
 from deploy.folder import DataFolder
-from services.gateway.supervisor import backup
+from services.gateway.supervisor_reports import backup
 from shared.service import room
 from tests.support.observability import ROOT, alerts, dashboard, explained, expressions, selectors
 

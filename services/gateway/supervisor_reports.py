@@ -1,4 +1,4 @@
-"""Reads the reports of the processes' supervisor, where there is one: how each is, and which die again and again.
+"""Reads the reports of the supervisor of processes, where there is one: how each is, and which die again and again.
 
 A service that dies soon after each start answers for itself while it lives, so that only its supervisor knows.
 """
