@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.gateway.api import methods, signing_in
+from services.gateway.api import sign_in_methods, signing_in
 from services.gateway.proofs import RECOVERY_CODES, STEP, _totp, check_password, step_of
 from shared.errors import Invalid
 from tests.integration.test_gateway import Client, Got, gateway
@@ -164,7 +164,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> int:
     class Clock:
         time = staticmethod(lambda: 1_800_000_015.0)
 
-    for module in (signing_in, methods):
+    for module in (signing_in, sign_in_methods):
         monkeypatch.setattr(module, "time", Clock)
     return int(Clock.time())
 

@@ -7,7 +7,7 @@ import pytest
 
 from services.gateway.api.application import ENDPOINTS
 from services.gateway.api.document import document, methods_of, path_of
-from services.gateway.api.page import page
+from services.gateway.api.document_page import page
 
 
 @pytest.fixture(scope="module")

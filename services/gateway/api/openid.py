@@ -15,10 +15,10 @@ from aiohttp import web
 from services.gateway.api.access import address, cookie_of, denied
 from services.gateway.api.authorizing import CameBack
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, Reply, endpoint
-from services.gateway.api.methods import fresh
 from services.gateway.api.pages import HEADERS, BrowserCookie, hashed, person_page, refused_page
 from services.gateway.api.provisioning import changed, provided
 from services.gateway.api.sessions import FOR_USERS, session_of, sign_in, signed_out
+from services.gateway.api.sign_in_methods import fresh
 from services.gateway.sessions import digest_of
 from services.gateway.users import home_of
 from shared.envelope import new_id

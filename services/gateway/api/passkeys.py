@@ -11,9 +11,9 @@ from services.gateway.api.access import address, denied
 from services.gateway.api.endpoint import Answer, Audit, Call, Endpoint, Example, Reply, endpoint
 from services.gateway.api.lists import Object
 from services.gateway.api.me import Me
-from services.gateway.api.methods import CredentialView, fresh, shown_credential
 from services.gateway.api.origins import check_origin
 from services.gateway.api.sessions import FOR_USERS
+from services.gateway.api.sign_in_methods import CredentialView, fresh, shown_credential
 from services.gateway.api.signing_in import COOKIE_SET, signed_in
 from services.gateway.credentials import UserCredential
 from services.gateway.passkeys import shown_by

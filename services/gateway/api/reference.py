@@ -10,9 +10,9 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.document import document
+from services.gateway.api.document_page import page
 from services.gateway.api.endpoint import Call, Endpoint, Reply, endpoint
 from services.gateway.api.headers import shrunk, takes_gzip
-from services.gateway.api.page import page
 
 # The page has no script and loads nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
