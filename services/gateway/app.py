@@ -22,7 +22,6 @@ from services.gateway.forms import Forms
 from services.gateway.idempotency import Starting
 from services.gateway.identity import Keys
 from services.gateway.invitations import Invitations
-from services.gateway.key_rules import keepers
 from services.gateway.key_use import KeyUse
 from services.gateway.lanes import Lanes
 from services.gateway.limits import Organizations, RateLimits
@@ -38,6 +37,7 @@ from services.gateway.rates import SharedBuckets
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.removing.remover import Remover
+from services.gateway.resources import keepers
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.sessions import Sessions
 from services.gateway.supervisor_reports import backup

@@ -19,9 +19,9 @@ from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS
 from services.logs.removing import LogsRemovingDeps, OrganizationRemoval
+from services.logs.resources import keepers
 from services.logs.retention import Removals, retain
 from services.logs.scope import ArchiveDeps, open_archive
-from services.logs.searches import keepers
 from services.logs.subscribers.connections import Subscribers
 from services.logs.subscribers.grants import Grants
 from services.logs.subscribers.telling import Telling

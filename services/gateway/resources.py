@@ -1,4 +1,4 @@
-"""The rules of keys and organizations that no schema can state, and the keepers of the gateway's resources."""
+"""Rules of keys and organizations that no schema can state, and the keepers of all resources of the gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of this service's resources that no schema can state: saved searches, levels."""
+"""Rules of saved searches that no schema can state, and the keepers of all resources of this service."""
 
 from __future__ import annotations
 
