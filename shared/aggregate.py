@@ -17,7 +17,8 @@ from shared.envelope import Envelope, Sealed, derived_id, open_envelope, open_me
 from shared.errors import Conflict, Invalid, PreconditionFailed, TooLarge
 from shared.messages.declaration import STREAM_OF_NOUN, Message, checked_key, declaration_of, stream_of
 from shared.messages.shards import noun_of
-from shared.pull import NO_MESSAGE, OrderedReader, StreamError, api_request
+from shared.ordered_reader import OrderedReader
+from shared.pull import NO_MESSAGE, StreamError, api_request
 from shared.sending import send_batch
 
 # A reader costs as much as some messages that are asked for one by one; most aggregates have fewer.

@@ -23,7 +23,8 @@ from shared.client import unique_name
 from shared.commit import ACK_TIMEOUT, WRONG_LAST_SEQUENCE
 from shared.envelope import utc_now
 from shared.errors import NotFound, TooLarge, Unavailable
-from shared.pull import Inbox, OrderedReader, StreamError, api_request
+from shared.ordered_reader import OrderedReader
+from shared.pull import Inbox, StreamError, api_request
 
 CHUNK = 128 * 1024
 # Chunks on their way to or from the broker, of all contents of one bucket in this process and of one: what they may have in memory.

@@ -27,7 +27,8 @@ from nats.aio.client import Client
 from shared import tasks
 from shared.errors import Conflict, MillraceError, Unavailable
 from shared.expiring import MARKED, REQUEST, Expiring
-from shared.pull import Delivered, OrderedReader, StreamError
+from shared.ordered_reader import OrderedReader
+from shared.pull import Delivered, StreamError
 from shared.streams import LOCKS
 
 # Seconds that a lease lasts without being renewed; whole ones, as the broker's time to live has them.

@@ -26,8 +26,9 @@ from shared.letters import GivenUp, bury_in_place
 from shared.lingering import Lingering
 from shared.messages.shards import in_shard, shard_of
 from shared.observing import Observer
+from shared.ordered_reader import OrderedReader
 from shared.projected import IsPast, Projected, traces_of, without
-from shared.pull import NO_MESSAGE, Delivered, OrderedReader, StreamError, api_request
+from shared.pull import NO_MESSAGE, Delivered, StreamError, api_request
 from shared.runs import RUN_SHARDS
 from shared.salvage import Tally, clean, is_passing
 from shared.statements import Copy, Statement

@@ -17,8 +17,9 @@ from nats.js.kv import KeyValue
 from shared.errors import TooLarge, Unavailable
 from shared.health import Health
 from shared.messages.declaration import checked_key
+from shared.ordered_reader import OrderedReader
 from shared.projection import PAUSE
-from shared.pull import OrderedReader, StreamError
+from shared.pull import StreamError
 
 V = TypeVar("V", bound=msgspec.Struct)
 # Entries that cannot be decoded that `/readyz` shows, and characters of the error of each.

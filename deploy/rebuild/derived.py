@@ -17,9 +17,10 @@ from shared.commit import Journal
 from shared.envelope import rfc3339, seal, utc_now
 from shared.errors import Unavailable
 from shared.messages.timer import TimerSet
+from shared.ordered_reader import OrderedReader
 from shared.projected import Projected
 from shared.projection import incarnation_of
-from shared.pull import Delivered, OrderedReader, StreamError
+from shared.pull import Delivered, StreamError
 
 CATALOG = "CATALOG"
 # The projection of each service that keeps the registries of what it owns; others read the stream as well.

@@ -16,7 +16,7 @@ from deploy.positions import keys, pending
 from shared.envelope import open_envelope, open_message
 from shared.errors import Invalid
 from shared.messages.declaration import declaration_of
-from shared.pull import OrderedReader
+from shared.ordered_reader import OrderedReader
 from shared.resources import KINDS
 from shared.streams import BUCKETS
 

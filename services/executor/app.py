@@ -73,8 +73,9 @@ from shared.levels import follow_level
 from shared.locks import Locks
 from shared.messages import RunCancelRequested, declaration_of
 from shared.messages.shards import subject_in
+from shared.ordered_reader import OrderedReader
 from shared.projection import PAUSE, Projection, Shards, started
-from shared.pull import OrderedReader, StreamError
+from shared.pull import StreamError
 from shared.questions.adapters import AdapterEntry
 from shared.questions.workflows import WorkflowEntry
 from shared.quotas import Limits, Quotas, RunsUsed

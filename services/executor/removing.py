@@ -24,9 +24,9 @@ from shared.db import transaction
 from shared.envelope import Sealed, derived_id, new_id, open_envelope, open_message
 from shared.errors import Invalid, NotFound
 from shared.messages import AdapterChanged, FileChanged, Message, RunCancelRequested, SyncState, WorkflowChanged
+from shared.ordered_reader import OrderedReader
 from shared.owners.removing import Deadline, Rows, are_level, erase_of_organization
 from shared.projection import Projection, Shards
-from shared.pull import OrderedReader
 from shared.questions.files import CommitFiles, FileChange
 from shared.questions.removing import EraseInExecutorOf, Left, RemoveInExecutor
 from shared.runs import ENDING

@@ -12,8 +12,9 @@ from nats.aio.client import Client
 from shared.errors import Unavailable
 from shared.health import Health
 from shared.messages.shards import in_shard, subject_in
+from shared.ordered_reader import OrderedReader
 from shared.projection import PAUSE
-from shared.pull import OrderedReader, StreamError
+from shared.pull import StreamError
 from shared.runs import END_SUBJECTS, RUN_SHARDS, RUN_STREAMS
 
 _log = structlog.get_logger()

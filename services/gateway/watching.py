@@ -16,8 +16,9 @@ from nats.aio.client import Client
 
 from shared.bounded import is_room
 from shared.errors import Unavailable
+from shared.ordered_reader import OrderedReader
 from shared.projection import PAUSE
-from shared.pull import OrderedReader, StreamError
+from shared.pull import StreamError
 from shared.runs import RUN_STREAMS
 
 # Of all connections so many may watch at a time, and of these so many those of one organization: each asks others again and again.

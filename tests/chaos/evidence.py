@@ -13,7 +13,8 @@ from nats.aio.client import Client
 from shared.client import connect
 from shared.envelope import Envelope, open_envelope
 from shared.errors import Unavailable
-from shared.pull import Delivered, OrderedReader, api_request
+from shared.ordered_reader import OrderedReader
+from shared.pull import Delivered, api_request
 from tests.chaos.installation import READS_WITHIN
 from tests.chaos.verdict import Mark, marks_of
 

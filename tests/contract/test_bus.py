@@ -15,7 +15,7 @@ from shared.envelope import new_id
 from shared.errors import Conflict, NotFound, TooLarge
 from shared.health import Health
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunStepCompleted
-from shared.pull import OrderedReader
+from shared.ordered_reader import OrderedReader
 from shared.registry import RegistryView, RegistryWriter
 from shared.resources.source import Source, SourceEntry
 from tests.support.inside import bus_of

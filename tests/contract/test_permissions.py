@@ -15,7 +15,8 @@ from shared.envelope import rfc3339, utc_now
 from shared.messages import DECLARATIONS, TimerSet
 from shared.messages.log import SERVICES
 from shared.messages.timer import fired_for, is_foreign
-from shared.pull import OrderedReader, StreamError, api_request, inbox_prefix
+from shared.ordered_reader import OrderedReader
+from shared.pull import StreamError, api_request, inbox_prefix
 from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK, Work, among_replicas
 from tests.support.inside import bus_of
 from tests.support.servers import Place

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.aio.client import Client
 
-from shared import pull
+from shared import ordered_reader, pull
 from shared.client import connect, write
-from shared.pull import OrderedReader
+from shared.ordered_reader import OrderedReader
 from tests.support.inside import eventually
 from tests.support.pausing import paused
 from tests.support.servers import Place
@@ -83,8 +83,14 @@ def noted_pulls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         addresses.append(inbox)
         await real(client, stream, consumer, inbox, batch)
 
-    monkeypatch.setattr(pull, "pull", noted)
+    monkeypatch.setattr(ordered_reader, "pull", noted)
     return addresses
+
+
+def beating(monkeypatch: pytest.MonkeyPatch, every: float) -> None:
+    """Have the server send heartbeats so often, and the reader expect them."""
+    for module in (pull, ordered_reader):
+        monkeypatch.setattr(module, "HEARTBEAT", every)
 
 
 async def until(seen: list[int], moved: asyncio.Event, count: int, within: float = 30) -> None:
@@ -129,7 +135,7 @@ async def test_a_reader_that_takes_its_time_has_the_next_batch_delivered_meanwhi
 
 async def test_a_pull_that_expires_is_followed_by_one_that_delivers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "EXPIRES", 1.5)
-    monkeypatch.setattr(pull, "HEARTBEAT", 0.7)
+    beating(monkeypatch, 0.7)
     addresses = noted_pulls(monkeypatch)
     async with client_of(place) as client:
         seen: list[int] = []
@@ -150,7 +156,7 @@ async def test_a_pull_that_expires_is_followed_by_one_that_delivers(place: Place
 
 async def test_a_pull_whose_bytes_are_used_up_is_followed_by_the_next(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pull, "PULL_BYTES", 100_000)
-    monkeypatch.setattr(pull, "HEARTBEAT", 9.0)
+    beating(monkeypatch, 9.0)
     async with client_of(place) as client:
         await published(client, 40, size=30_000)
         seen: list[int] = []
@@ -177,7 +183,7 @@ async def test_a_broker_killed_in_the_midst_of_pulls_costs_a_reader_nothing_but_
 async def test_a_broker_that_stands_still_for_longer_than_its_heartbeats_is_read_on_when_it_goes_on(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull, "HEARTBEAT", 0.2)
+    beating(monkeypatch, 0.2)
     async with client_of(place) as client:
         await published(client, 2_000)
         seen: list[int] = []
@@ -192,7 +198,7 @@ async def test_a_broker_that_stands_still_for_longer_than_its_heartbeats_is_read
 async def test_the_end_of_a_used_up_pull_that_is_reported_late_is_not_taken_for_that_of_the_next(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pull, "HEARTBEAT", 9.0)  # no pull is taken for lost
+    beating(monkeypatch, 9.0)  # no pull is taken for lost
     addresses = noted_pulls(monkeypatch)
     async with client_of(place) as client:
         seen: list[int] = []

@@ -14,8 +14,9 @@ from shared.bus import Bus
 from shared.envelope import new_id
 from shared.messages import WebhookReceived
 from shared.messages.log import Logged
+from shared.ordered_reader import OrderedReader
 from shared.projection import incarnation_of
-from shared.pull import OrderedReader, api_request
+from shared.pull import api_request
 from shared.streams import WORK, Work
 from tests.support.inside import bus_of
 from tests.support.servers import Place

@@ -30,7 +30,8 @@ from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, TooLarge, Unavailable
 from shared.messages import FileChanged
 from shared.messages.declaration import hashed_key
-from shared.pull import OrderedReader, api_request
+from shared.ordered_reader import OrderedReader
+from shared.pull import api_request
 from shared.questions import Page
 from shared.questions.files import MOST_CHANGES, CommitFiles, Committed, FileChange, FileList, FileView, ListFiles, PutFile
 from shared.questions.workflows import ListWorkflows, WorkflowList

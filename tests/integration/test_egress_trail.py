@@ -12,7 +12,7 @@ from services.executor.sandbox.egress.network import Record
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Unavailable
 from shared.messages import Audited, LineChunk
-from shared.pull import OrderedReader
+from shared.ordered_reader import OrderedReader
 from shared.questions.runs import ListLines
 from tests.integration.test_egress_clients import Closed
 from tests.support.egress import echo, server

@@ -17,7 +17,7 @@ from shared.commit import Journal
 from shared.envelope import open_envelope, open_message
 from shared.errors import MillraceError, NotFound, Unavailable
 from shared.messages import Audited
-from shared.pull import OrderedReader
+from shared.ordered_reader import OrderedReader
 from shared.questions.oauth import GetToken
 from tests.support import resources
 from tests.support.connections import Asking, asking, asking_processes

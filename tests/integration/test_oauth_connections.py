@@ -23,7 +23,7 @@ from shared.encryption import CannotOpen, Keyring
 from shared.envelope import new_id, open_envelope, open_message
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, PreconditionFailed, Unavailable
 from shared.messages import Audited, ConnectionAuthorized
-from shared.pull import OrderedReader
+from shared.ordered_reader import OrderedReader
 from shared.questions.oauth import GetToken, Token
 from shared.questions.resources import PutResource, RemoveResource, Shown
 from tests.support import resources

@@ -28,8 +28,8 @@ from shared.encryption import Keyring
 from shared.envelope import open_message, utc_now
 from shared.errors import NotFound, Unavailable
 from shared.messages import Audited, ConnectionNeedsReauthorization, ConnectionRefreshed, ConnectionRefreshFailed
+from shared.ordered_reader import OrderedReader
 from shared.owners.rotation import Rotation, renew
-from shared.pull import OrderedReader
 from tests.chaos.installation import children_of
 from tests.integration.test_oauth_connections import stored
 from tests.support import resources

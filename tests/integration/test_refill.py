@@ -38,8 +38,9 @@ from shared.messages import (
     WorkflowRemoved,
 )
 from shared.messages.log import Logged
+from shared.ordered_reader import OrderedReader
 from shared.projection import incarnation_of
-from shared.pull import OrderedReader, api_request
+from shared.pull import api_request
 from shared.streams import STREAMS
 from tests.support.inside import bus_of
 from tests.support.servers import Place

@@ -30,7 +30,7 @@ from shared.bus import Bus
 from shared.db import open_engine, transaction
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid
-from shared.pull import OrderedReader
+from shared.ordered_reader import OrderedReader
 from shared.resources import KINDS
 from shared.resources.declaration import ResourceChanged
 from tests.integration.test_alerts import alerts

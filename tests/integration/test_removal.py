@@ -29,8 +29,9 @@ from shared.envelope import rfc3339, seal, utc_now
 from shared.errors import Unavailable
 from shared.messages import LineChunk, Lines, WebhookReceived
 from shared.messages.log import SERVICES
+from shared.ordered_reader import OrderedReader
 from shared.owners import removing
-from shared.pull import OrderedReader, api_request
+from shared.pull import api_request
 from shared.streams import BUCKETS, DIGESTS, REGISTRIES, STREAMS, SUSPECTS
 from tests.integration.test_gateway import Client, gateway
 from tests.integration.test_keys import by, made

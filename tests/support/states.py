@@ -18,7 +18,8 @@ from deploy.positions import administrator
 from deploy.rebuild.parts import PROJECTING, open_parts, replay
 from deploy.stores import Stores
 from shared.messages.log import SERVICES
-from shared.pull import OrderedReader, api_request
+from shared.ordered_reader import OrderedReader
+from shared.pull import api_request
 
 
 @asynccontextmanager

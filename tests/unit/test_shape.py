@@ -17,7 +17,7 @@ SHARED = {
     "calendars", "charsets", "checkpoint", "circuits", "client", "commit",
     "config", "connection", "consumer", "crowds", "db", "deadlines", "durables", "egress", "encryption", "envelope", "erasing",
     "errors", "expiring", "health", "health_server", "http", "leader", "letters", "levels", "lingering", "locks", "log",
-    "messages", "metrics", "observing", "organizations",
+    "messages", "metrics", "observing", "ordered_reader", "organizations",
     "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registering", "registry", "resources", "runs", "salvage", "schemas", "sending", "service",
     "sharding",

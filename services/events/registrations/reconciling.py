@@ -24,10 +24,11 @@ from shared.envelope import open_envelope, open_message, utc_now
 from shared.errors import Invalid, MillraceError, Unavailable
 from shared.leader import lead
 from shared.messages import Message
+from shared.ordered_reader import OrderedReader
 from shared.organizations import PLATFORM
 from shared.owners.rows import ResourceRows
 from shared.projection import Projection
-from shared.pull import Delivered, OrderedReader, StreamError
+from shared.pull import Delivered, StreamError
 from shared.resources.declaration import ResourceChanged, ResourceRemoved
 
 # Not that of a projection, which is made of the service and its name.

@@ -24,9 +24,10 @@ from shared.blobs import GRACE, Blobs
 from shared.bus import Bus
 from shared.envelope import utc_now
 from shared.errors import NotFound, Unavailable
+from shared.ordered_reader import OrderedReader
 from shared.owners.removing import are_level
 from shared.projection import Projection, Shards
-from shared.pull import OrderedReader, api_request
+from shared.pull import api_request
 
 # Manifests that are read at a time.
 AT_ONCE = 8
