@@ -17,7 +17,7 @@ from shared.bounded import Turns
 from shared.circuits import Circuits
 from shared.commit import Journal
 from shared.connection import attend, connected_broker
-from shared.consumer import Consumer, Handlers, Letters, give_up
+from shared.consumer import Consumer, Handlers, Letters
 from shared.durables import WorkBacklog, keep, lag
 from shared.envelope import Envelope, Sealed, seal, utc_now
 from shared.health import Health
@@ -164,10 +164,6 @@ class Bus:
                     admits=partial(admits, work),
                 )
             )
-
-    async def bury(self, work: Work, msg: Msg, tries: int, error: Exception, reason: str) -> bool:
-        """Store a message in DEAD, exactly as it was, and terminate it; False when the broker could not take it now."""
-        return await give_up(self, work, msg, tries, error, reason)
 
     async def attend(self) -> None:
         """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process is.

@@ -37,6 +37,7 @@ from services.executor.workspaces.packages import of as packages_of
 from shared import tasks, tracing
 from shared.blobs import Blobs
 from shared.bus import Bus
+from shared.consumer import give_up
 from shared.egress.policy import EgressRules
 from shared.egress.resolver import Resolver
 from shared.encryption import Keyring
@@ -268,7 +269,7 @@ class Runs:
         return False
 
     async def _bury(self, msg: Msg, tries: int, error: Exception, reason: str = "can never work") -> None:
-        await self._deps.bus.bury(_WORK[_lane(msg.subject)], msg, tries, error, reason)
+        await give_up(self._deps.bus, _WORK[_lane(msg.subject)], msg, tries, error, reason)
 
     async def _dispatched(self, held: HeldRun, envelope: Envelope, message: RunRequested | RunResumed) -> DispatchedRun:
         """Return the run so far: of one that is dispatched for the first time nothing need be read."""
