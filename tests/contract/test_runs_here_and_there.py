@@ -21,8 +21,8 @@ from millrace._declare import REGISTRY
 from millrace._runtime import channel
 from services.events.domain import emitted, matches
 from services.executor import domain
+from services.executor.runs import end_messages
 from services.executor.runs.awaiting import EventQuery
-from services.executor.runs.supervisor import message_of
 from services.executor.sandbox.interface import Cancellation, CompletedCall, Job, StartedRun, StepRecord
 from services.executor.sandbox.requests import SERVED
 from shared.errors import NotFound, PermissionDenied
@@ -210,7 +210,7 @@ async def there(bench: Bench, job: Job) -> Told:
     if outcome.status == "waiting":
         message: Any = None
     else:
-        message = message_of("r1", 1, outcome)
+        message = end_messages.of_outcome("r1", 1, outcome)
     steps = {name if not ordinal else (name, ordinal): json.loads(bytes(kept)) for (name, ordinal), kept in platform.steps.items()}
     error, reason = None, None
     if isinstance(message, RunFailed):

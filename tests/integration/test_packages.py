@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.environments import builds
-from services.executor.runs import supervisor
+from services.executor.runs import end_messages
 from services.executor.workspaces import commits
 from shared.envelope import new_id, open_message
 from shared.errors import NotFound, Unavailable
@@ -138,7 +138,7 @@ async def test_a_change_of_code_alone_resolves_nothing(outside: Outside, links: 
 async def test_a_run_whose_packages_are_gone_while_the_index_is_away_waits_and_goes_on_when_it_is_back(
     outside: Outside, links: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "PACKAGES_AGAIN", 1.0)
+    monkeypatch.setattr(end_messages, "PACKAGES_AGAIN", 1.0)
     await outside.put_file("requirements.txt", b"plain\n")
     await outside.put_file("flow.py", FLOW)
     (built,) = data.rglob("environments/built")

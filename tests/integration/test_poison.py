@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.executor.runs import end_messages
 from services.executor.runs.poison import Poison
 from services.executor.workspaces.bundles import Manifest
 from shared import suspects
@@ -220,18 +221,16 @@ async def test_a_run_that_makes_the_followers_raise_ends_and_its_neighbours_go_o
 async def test_a_run_that_makes_its_worker_raise_ends_after_three_tries(
     place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.executor.runs import supervisor
-
-    message_of = supervisor.message_of
+    of_outcome = end_messages.of_outcome
     tries: list[str] = []
 
     def raises(run: str, attempt: int, outcome: Any) -> Any:
         if outcome.error is not None:
             tries.append(run)
             raise ZeroDivisionError("a bug")
-        return message_of(run, attempt, outcome)
+        return of_outcome(run, attempt, outcome)
 
-    monkeypatch.setattr(supervisor, "message_of", raises)
+    monkeypatch.setattr(end_messages, "of_outcome", raises)
     async with house(place, data) as (outside, _, _version):
         run = await outside.request("again")
         neighbour = await outside.request("fine")

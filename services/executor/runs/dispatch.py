@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.executor.runs import decide, run_state, traced
+from services.executor.runs import decide, end_messages, run_state, traced
 from services.executor.runs.claim import AlreadyEnded, Claim, fold
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.keys import slot_of
@@ -25,12 +25,7 @@ from shared.expressions.pool import Expressions
 from shared.messages import (
     Message,
     RunCancelled,
-    RunCrashed,
-    RunError,
-    RunExpired,
-    RunFailed,
     RunStarted,
-    RunUsage,
     RunWaiting,
     TimerSet,
 )
@@ -98,9 +93,9 @@ async def _take(
         case "cancel":
             await _append(dispatch, deps, RunCancelled(run=state.id, attempt=state.attempt))
         case "expire":
-            await _append(dispatch, deps, expired(state))
+            await _append(dispatch, deps, end_messages.expired(state))
         case "poison":
-            await _append(dispatch, deps, _poison(state))
+            await _append(dispatch, deps, end_messages.poison(state))
         case "delay":
             await _delay(dispatch, deps)
         case "claim" if park is not None:
@@ -111,7 +106,7 @@ async def _take(
             try:
                 dispatch = await _declared(dispatch, deps)
             except Invalid as error:
-                await _append(dispatch, deps, failed(state.id, state.attempt, "ConcurrencyKey", error.detail))
+                await _append(dispatch, deps, end_messages.failed(state.id, state.attempt, "ConcurrencyKey", error.detail))
                 raise AlreadyEnded from error
             if dispatch.state.slot is None or await deps.concurrency.enter(state.id, dispatch.state.slot):
                 stopped = await keep_newest(dispatch.state, deps, has_slot=True)
@@ -181,7 +176,7 @@ async def _queue(dispatch: DispatchedRun, deps: DispatchDeps) -> None:
     if slot.policy == "reject":
         holder = ", ".join(await deps.concurrency.holders(slot.key)) or "another run"
         detail = f"{slot.limit} with the key {slot.key!r} at a time, and {holder} has the slot"
-        await _append(dispatch, deps, failed(state.id, state.attempt, "ConcurrencyLimit", detail, "limit"))
+        await _append(dispatch, deps, end_messages.failed(state.id, state.attempt, "ConcurrencyLimit", detail, "limit"))
         return
     waiting = RunWaiting(run=state.id, attempt=state.attempt, blocked_on="concurrency", slot=slot)
     sequence = await _append(dispatch, deps, waiting)
@@ -202,23 +197,3 @@ async def set_timer(bus: Bus, org: str, cause: Envelope, run: str, until: str) -
     """Schedule the time at which a run is to be looked at again. Raises `Unavailable`."""
     message = TimerSet(key=run, owner="executor", at=until)
     await bus.publish(bus.seal(message, org=org, cause=cause, id=caused_id(cause.id, message, until)))
-
-
-def failed(run: str, attempt: int, kind: str, detail: str, reason: str = "error") -> RunFailed:
-    """Return the end of a run that cannot begin."""
-    return RunFailed(run=run, attempt=attempt, reason=reason, error=RunError(kind, detail), duration_ms=0.0, usage=RunUsage())
-
-
-def expired(state: RunState) -> RunExpired:
-    """Return the end of a run that did not begin in time."""
-    since = state.run_at or state.requested_at
-    waited_for = state.blocked_on or "worker"
-    detail = f"it was to begin within {state.deadline:g} s of {since}, and still waited for {waited_for}"
-    return RunExpired(run=state.id, attempt=state.attempt, error=RunError("Expired", detail))
-
-
-def _poison(state: RunState) -> RunCrashed:
-    lost = state.lost + 1
-    detail = f"{lost} attempts in a row ended without a word: the worker died with them, so that no more is tried"
-    error = RunError("Poison", detail)
-    return RunCrashed(run=state.id, attempt=state.attempt, reason="poison", error=error, duration_ms=0.0, usage=RunUsage())

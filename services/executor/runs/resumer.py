@@ -19,10 +19,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import store
-from services.executor.runs import approvals, decide, run_state, traced
+from services.executor.runs import approvals, decide, end_messages, run_state, traced
 from services.executor.runs.claim import Read, children_outcomes, read_now, sound
 from services.executor.runs.concurrency import ConcurrencySlots
-from services.executor.runs.dispatch import expired
 from services.executor.runs.looks import Looks
 from services.executor.runs.poison import TRIES as POISONED_AFTER
 from services.executor.runs.poison import Poison
@@ -200,7 +199,7 @@ class Resumer:
         if state.status == "cancelling":
             return run_state.labelled(RunCancelled(run=state.id, attempt=state.attempt), state)
         if not state.attempt and state.expires_at is not None and state.expires_at < now and state.status != "delayed":
-            return run_state.labelled(expired(state), state)
+            return run_state.labelled(end_messages.expired(state), state)
         if state.blocked_on == "concurrency":
             entered = state.slot is None or await self._deps.concurrency.enter(state.id, state.slot)
             return run_state.resumed(state) if entered else None

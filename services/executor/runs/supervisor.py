@@ -16,11 +16,11 @@ from nats.aio.msg import Msg
 from services.executor import domain
 from services.executor.environments.builds import Builds
 from services.executor.environments.environments import Failed, NotHad
-from services.executor.runs import decide, run_state, traced
+from services.executor.runs import decide, end_messages, run_state, traced
 from services.executor.runs.capabilities import CapabilityDeps, RunCapabilities
 from services.executor.runs.claim import AlreadyEnded, Claim, Fenced, Outcome, fold
 from services.executor.runs.concurrency import ConcurrencySlots
-from services.executor.runs.dispatch import DispatchedRun, failed, given_to, set_timer, take
+from services.executor.runs.dispatch import DispatchedRun, given_to, set_timer, take
 from services.executor.runs.inherited import inherit
 from services.executor.runs.past import past
 from services.executor.runs.poison import TRIES, Poison
@@ -46,21 +46,16 @@ from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.locks import LockLost
 from shared.messages import (
     Message,
-    RunCancelled,
     RunCrashed,
-    RunError,
     RunFailed,
     RunRequested,
     RunResumed,
-    RunSucceeded,
     RunTimedOut,
-    RunUsage,
     RunWaiting,
-    Wait,
 )
 from shared.projection import Shards
 from shared.pull import delivered
-from shared.streams import INLINE_BYTES, WORK
+from shared.streams import WORK
 from shared.suspects import Deadly, Suspects
 from shared.values import later
 
@@ -76,8 +71,6 @@ IN_PROGRESS = 10.0
 RETRY_DELAY = 1.0
 # Seconds after which a parked run comes back at the latest, should no process remember it; half of it at the earliest.
 PARKED = 300.0
-# Seconds after which a run comes back at the latest whose packages could not be had; half of it at the earliest.
-PACKAGES_AGAIN = 60.0
 # Seconds that giving a run back may take when this process is about to end.
 GIVING_BACK = 2.0
 # By the place of its messages: their noun, which names the shard, and their priority.
@@ -311,12 +304,12 @@ class Runs:
             await inherit(mine, steps, deps)
             packages = await deps.builds.folder(packages_of(bundle.manifest.environments, found.path))
         except NotFound as error:
-            return failed(run.id, mine.attempt, "CodeMissing", error.detail)
+            return end_messages.failed(run.id, mine.attempt, "CodeMissing", error.detail)
         except NotHad as error:
             _log.warning("run.packages_not_had", run=run.id, reason=str(error))
-            return _without_packages(run.id, mine.attempt, error)
+            return end_messages.without_packages(run.id, mine.attempt, error)
         except Failed as error:
-            return failed(run.id, mine.attempt, "PackagesMissing", str(error))
+            return end_messages.failed(run.id, mine.attempt, "PackagesMissing", str(error))
         job = interface.Job(
             run=run.id,
             attempt=mine.attempt,
@@ -348,14 +341,14 @@ class Runs:
             await capabilities.finish()
         await capabilities.lines.flush()
         if outcome.status == "waiting":
-            return _waiting(run.id, mine.attempt, capabilities.waits, outcome)
-        end = message_of(run.id, mine.attempt, outcome)
+            return end_messages.waiting(run.id, mine.attempt, capabilities.waits, outcome)
+        end = end_messages.of_outcome(run.id, mine.attempt, outcome)
         if isinstance(end, RunFailed | RunTimedOut | RunCrashed):
             policy = found.policy
             drawn = random.random()  # noqa: S311 - it spreads load, and is no secret
             pause = decide.pause_before_retry(policy, found.retries, run.failures, end.reason, drawn)
             if pause is not None:
-                return _retried(end, pause)
+                return end_messages.retried(end, pause)
         return end
 
     def _begin_signs_of_life(self, held: HeldRun) -> None:
@@ -377,61 +370,3 @@ async def _run(sandbox: Sandbox, job: interface.Job, capabilities: RunCapabiliti
     except LockLost as error:
         failure, spent = interface.Failure("LockLost", error.detail), int(1000 * (time.monotonic() - began))
         return interface.Outcome(status="failed", reason="error", error=failure, usage=interface.Usage(0, 0), duration_ms=spent)
-
-
-def message_of(run: str, attempt: int, outcome: interface.Outcome) -> Outcome:
-    """Return the message of a sandbox's outcome. A result over 256 KiB that did not come in parts is a failure."""
-    usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
-    common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}
-    if outcome.kept is not None:
-        return RunSucceeded(**common, result=None, result_ref=outcome.kept.sha256, result_bytes=outcome.kept.size)
-    if outcome.status == "succeeded":
-        raw = bytes(outcome.result or b"null")
-        if len(raw) > INLINE_BYTES:
-            detail = f"the result has {len(raw)} bytes as JSON; at most {INLINE_BYTES} travel in one part"
-            return RunFailed(**common, reason="limit", error=RunError("ResultTooLarge", detail))
-        return RunSucceeded(**common, result=msgspec.Raw(raw))
-    if outcome.status == "cancelled":
-        return RunCancelled(**common)
-    failure = outcome.error or interface.Failure("Unknown", "the child said nothing about its end")
-    error = RunError(failure.type, failure.message, failure.traceback)
-    reason = outcome.reason or "error"
-    if outcome.status == "timed_out":
-        return RunTimedOut(**common, reason=reason, error=error)
-    if outcome.status == "crashed":
-        return RunCrashed(**common, reason=reason, error=error)
-    return RunFailed(**common, reason=reason, error=error)
-
-
-def _waiting(run: str, attempt: int, waits: list[Wait], outcome: interface.Outcome) -> Outcome:
-    """Return the message that a run waits for its open waits."""
-    usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
-    common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}
-    if not waits:
-        error = RunError("FrameError", "it said that it waits, and had not asked for anything")
-        return RunCrashed(**common, reason="sandbox", error=error)
-    timer = None if outcome.seconds is None else rfc3339(later(utc_now(), outcome.seconds))
-    blocked_on, until = decide.waiting(waits, timer)
-    return RunWaiting(**common, blocked_on=blocked_on, until=until, waits=waits)
-
-
-def _without_packages(run: str, attempt: int, error: NotHad) -> RunWaiting:
-    """Return the message that a run waits until its packages may be had again; that is none of its own failed attempts."""
-    drawn = random.uniform(0.5, 1.0)  # noqa: S311 - it spreads load, and is no secret
-    until = rfc3339(later(utc_now(), PACKAGES_AGAIN * drawn))
-    return RunWaiting(
-        run=run, attempt=attempt, blocked_on="time", until=until, reason="error", error=RunError("PackagesMissing", str(error))
-    )
-
-
-def _retried(failed: RunFailed | RunTimedOut | RunCrashed, pause: float) -> RunWaiting:
-    return RunWaiting(
-        run=failed.run,
-        attempt=failed.attempt,
-        blocked_on="retry",
-        until=rfc3339(later(utc_now(), pause)),
-        reason=failed.reason,
-        error=failed.error,
-        duration_ms=failed.duration_ms,
-        usage=failed.usage,
-    )
