@@ -11,7 +11,7 @@ import structlog
 from services.executor.runs import decide, end_messages, run_state, traced
 from services.executor.runs.claim import AlreadyEnded, Claim, fold
 from services.executor.runs.concurrency import ConcurrencySlots
-from services.executor.runs.keys import slot_of
+from services.executor.runs.concurrency_key import slot_of
 from services.executor.runs.newest import keep_newest
 from services.executor.runs.run_state import RecordedCall, RunState, StepId
 from services.executor.store import ExecutorStore

@@ -24,7 +24,7 @@ from services.executor.sandbox.interface import (
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles, Manifest
 from services.executor.workspaces.code import Words, is_same_code
-from services.executor.workspaces.keys import problem_of
+from services.executor.workspaces.concurrency_rules import problem_of
 from services.executor.workspaces.packages import WORKSPACE, Chosen, chosen, of
 from services.executor.workspaces.retention import RetentionDeps
 from services.executor.workspaces.slow import Slow

@@ -8,7 +8,7 @@ import msgspec
 
 from services.executor.runs.run_state import RunState
 from services.executor.sandbox.interface import DeclaredWorkflow
-from services.executor.workspaces.keys import shown
+from services.executor.workspaces.concurrency_rules import shown
 from shared.errors import Invalid
 from shared.expressions.pool import Expressions, Trouble
 from shared.messages import ConcurrencySlot

@@ -1,4 +1,4 @@
-"""Concurrency expressions that workflows declare, judged before a workflow goes into service."""
+"""Rules of the concurrency expressions that workflows declare, judged before a workflow goes into service."""
 
 from __future__ import annotations
 
