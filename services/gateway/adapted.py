@@ -10,7 +10,8 @@ import msgspec
 
 from services.gateway.admission import AdapterCode, WebhookEndpoint
 from services.gateway.handshakes import HandshakeAnswer
-from services.gateway.places import SENDER_ID, Received
+from services.gateway.places import SENDER_ID
+from services.gateway.received import Received
 from services.gateway.verifier import Claim
 from shared.adapters import CustomAdapters
 from shared.errors import Unauthenticated, Unavailable

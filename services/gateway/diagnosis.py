@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.gateway.places import Received
+from services.gateway.received import Received
 from services.gateway.schemes import Scheme
 from services.gateway.verifier import AnyScheme, Verifier
 from shared.errors import Unauthenticated

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from services.gateway.outside import OutsideAddress
-from services.gateway.places import Conditions, Reader, Received
+from services.gateway.places import Conditions, Reader
+from services.gateway.received import Received
 from shared.errors import PermissionDenied, Unauthenticated
 from shared.verification import Handshake
 

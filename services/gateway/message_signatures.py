@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import msgspec
 
 from services.gateway.fields import ByteSequence, InnerList, Item, dictionary, written
-from services.gateway.places import DeliveryId, Received
+from services.gateway.places import DeliveryId
+from services.gateway.received import Received
 from shared.errors import Unauthenticated
 from shared.jose import MESSAGE_ALGORITHMS, Key, suits, verifies
 from shared.verification import MessageSignature

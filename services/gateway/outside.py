@@ -6,7 +6,8 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.gateway.places import Reader, Received
+from services.gateway.places import Reader
+from services.gateway.received import Received
 from shared.errors import Unauthenticated
 from shared.verification import Outside
 

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from services.gateway.outside import OutsideAddress
-from services.gateway.places import Conditions, DeliveryId, Reader, Received
+from services.gateway.places import Conditions, DeliveryId, Reader
+from services.gateway.received import Received
 from shared.egress.fetched import OrganizationDocuments
 from shared.errors import Unauthenticated
 from shared.signatures import Check, certified_key, check_of, decoded, size_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from services.gateway.places import Received
+from services.gateway.received import Received
 from shared.errors import Unauthenticated
 
 

@@ -7,7 +7,8 @@ import hmac
 from collections.abc import Sequence
 from typing import Any
 
-from services.gateway.places import DeliveryId, Reader, Received
+from services.gateway.places import DeliveryId, Reader
+from services.gateway.received import Received
 from shared.egress.fetched import OrganizationDocuments
 from shared.errors import Unauthenticated
 from shared.jose import Key, NamedKey, decoded

@@ -45,7 +45,7 @@ from services.events.adapters import (
 from services.events.adapters import verification_of as declared_by
 from services.gateway import handshakes, schemes
 from services.gateway.handshakes import HandshakeAnswer
-from services.gateway.places import Received
+from services.gateway.received import Received
 from shared import signatures
 from shared.errors import PermissionDenied, Unavailable
 from shared.verification import Handshake, Place, SignatureScheme, Verification

@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 
 from services.gateway.fields import dictionary, written
 from services.gateway.message_signatures import MessageScheme
-from services.gateway.places import Received
+from services.gateway.received import Received
 from services.gateway.verifier import Verifier
 from services.gateway.web_tokens import TokenScheme
 from shared.jose import key_set, public_key_of

@@ -29,7 +29,7 @@ from services.events.adapters import (
     x,
 )
 from services.gateway.admission import WebhookEndpoint, endpoint_of
-from services.gateway.places import Received
+from services.gateway.received import Received
 from services.gateway.schemes import ClaimedSignature, Scheme
 from services.gateway.verifier import Verifier
 from shared.errors import Unauthenticated

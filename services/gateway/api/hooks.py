@@ -18,7 +18,7 @@ from services.gateway.domain import delivery_id, kept_headers, kept_query, withi
 from services.gateway.handshakes import HandshakeAnswer
 from services.gateway.limits import LIMITS, Limits
 from services.gateway.parts import GATEWAY, Gateway
-from services.gateway.places import Received
+from services.gateway.received import Received
 from services.gateway.verifier import Claim
 from shared.charsets import charset_in, charset_of, media_type_of
 from shared.commit import Ack

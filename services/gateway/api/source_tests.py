@@ -14,7 +14,7 @@ from services.gateway.admission import WebhookEndpoint, read_methods, redacted_o
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, endpoint
 from services.gateway.diagnosis import reasons
 from services.gateway.domain import delivery_id, kept_headers, kept_query
-from services.gateway.places import Received
+from services.gateway.received import Received
 from shared.adapters import CustomAdapters
 from shared.charsets import charset_in, charset_of, media_type_of
 from shared.envelope import rfc3339, utc_now
