@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import sysconfig
@@ -30,6 +29,7 @@ from services.executor.repositories.following import HANDLERS, Following
 from services.executor.repositories.libraries import place_of_libraries
 from services.executor.repositories.remote import Remotes
 from services.executor.runs import groups
+from services.executor.runs.cancellations import watch_cancellations
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.groups import WorkerGroups
 from services.executor.runs.looks import Looks
@@ -66,22 +66,16 @@ from shared.db import engine_of
 from shared.egress.resolver import Resolver
 from shared.encryption import Keyring
 from shared.envelope import new_id, utc_now
-from shared.errors import Unavailable
 from shared.expressions.pool import Expressions, evaluating
 from shared.health import Health
 from shared.levels import follow_level
 from shared.locks import Locks
-from shared.messages import RunCancelRequested, declaration_of
-from shared.messages.shards import subject_in
-from shared.ordered_reader import OrderedReader
-from shared.projection import PAUSE, Projection, Shards, started
-from shared.pull import StreamError
+from shared.projection import Projection, Shards, started
 from shared.questions.adapters import AdapterEntry
 from shared.questions.workflows import WorkflowEntry
 from shared.quotas import Limits, Quotas, RunsUsed
 from shared.registry import RegistryWriter
 from shared.removals import RemovedOrganizations
-from shared.runs import RUN_SHARDS, RUN_STREAMS
 from shared.service import Runtime
 from shared.streams import DEFAULT_GROUP, work_of_runs
 
@@ -148,27 +142,6 @@ class Executor:
 
     async def _register(self, org: str) -> None:
         await commits.register(org, self)
-
-
-async def watch_cancellations(bus: Bus, runs: Runs) -> None:
-    """Stop runs of this process whose cancellation is requested; for ever."""
-    await asyncio.gather(*(_watch_cancellations(bus, runs, shard) for shard in range(RUN_SHARDS)))
-
-
-async def _watch_cancellations(bus: Bus, runs: Runs, shard: int) -> None:
-    filters = (subject_in(declaration_of(RunCancelRequested).pattern(), shard),)
-    reader = OrderedReader(bus.client, RUN_STREAMS[shard], filters=filters, start="new")
-    while True:
-        try:
-            batches = reader.batches()
-            async with contextlib.aclosing(batches):
-                async for batch in batches:
-                    for delivered in batch:
-                        # The subject names the run, also for an unreadable message.
-                        runs.cancel(delivered.subject.split(".")[1])
-        except (Unavailable, StreamError) as error:
-            _log.warning("cancellations.interrupted", reason=str(error))
-        await asyncio.sleep(PAUSE)
 
 
 @asynccontextmanager

@@ -17,10 +17,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.event import listen
 
-from services.events.app import Events
 from services.events.holding import plan, releasing, room, state
 from services.events.holding.looks import EACH
 from services.events.holding.releasing import Releaser
+from services.events.parts import Events
 from shared import aggregate
 from shared.bus import Bus
 from shared.db import open_engine, transaction

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.events.app import LARGE_AT_ONCE
+from services.events.parts import LARGE_AT_ONCE
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, utc_now
