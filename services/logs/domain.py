@@ -42,9 +42,9 @@ _LEVEL_OF_VERB = {
 
 
 # What makes rows of messages, below. Raised with a change of what a row says of its message: rows then tell which one made them.
-VERSION = 2
+VERSION = 3
 # The first version from which on the wording (the level, and the line that people read) is as it is now.
-WORDED_SINCE = 0
+WORDED_SINCE = 3
 
 
 # Audited of the archive itself: messages that never came, that retention removed, and that were erased.

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import insert as insertion
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs import lexemes
-from services.logs.domain import VERSION, Digested, Row
+from services.logs.domain import WORDED_SINCE, Digested, Row
 from services.logs.tables import archive_of, checkpoint, conversion, erasure, gap, message
 from shared.db import Connection
 from shared.envelope import rfc3339
@@ -122,7 +122,8 @@ def _updated(column: str, **others: Any) -> Compiled:
 def _keeping_words() -> Compiled:
     rows = given(*(message.c[name] for name in _KEY), Column("words", Text))
     same = (message.c[name] == rows.c[name] for name in _KEY)
-    made = {"tsv": cast(rows.c.words, TSVECTOR), "version": literal_column(str(VERSION))}
+    # Their line stays, as a version before worded it.
+    made = {"tsv": cast(rows.c.words, TSVECTOR), "version": literal_column(str(WORDED_SINCE - 1))}
     return Compiled(update(message).where(*same, message.c.line >= literal_column("0")).values(made))
 
 

@@ -124,7 +124,12 @@ def _filled(first: str, *others: str) -> Callable[[dict[str, Any]], str]:
     return wording
 
 
-_audited = _filled("{actor} {verb} {target}: {outcome}")
+_done_to = _filled("{actor} {verb} {target}: {outcome}")
+
+
+def _audited(data: dict[str, Any]) -> str:
+    """Return who did what to what; to the category, where it has no target, such as a search of the audit."""
+    return _done_to(data if data.get("target") else data | {"target": data.get("category", "")})
 
 
 def _refused(data: dict[str, Any]) -> str:
@@ -162,5 +167,6 @@ _BY_TYPE: dict[str, Callable[[dict[str, Any]], str]] = {
     "registration.removed": _filled("{source_name} is registered no more"),
     "letter.replayed": _filled("{actor} replayed a dead letter of delivery {delivery}"),
     "letter.discarded": _filled("{actor} discarded a dead letter"),
+    "alert.raised": _filled("{name} found {count}, and {limit} are allowed"),
     **{declaration_of(cls).type: _filled(*effect.line) for cls, effect in EFFECTS.items()},
 }

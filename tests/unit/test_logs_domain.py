@@ -130,6 +130,11 @@ def test_a_refused_webhook_says_why() -> None:
     )
 
 
+def test_what_is_done_to_nothing_in_particular_names_what_kind_it_was_of() -> None:
+    searched = {"category": "audit", "verb": "search", "actor": "user:ada", "target": "", "outcome": "ok"}
+    assert message_of("audit.search", "audit", searched) == "user:ada search audit: ok"
+
+
 def test_a_denied_token_is_a_warning_of_its_run() -> None:
     given_token = Audited(category="token", verb="given", actor="run:r1", target="halo", outcome="not_found", detail={"run": "r1"})
     made = row(given_token)
