@@ -224,7 +224,7 @@ async def test_what_is_typed_stays_while_a_schedule_is_paused(page: Page, client
         f"(one => one && (one.value = 'Europe/Vienna', one.dispatchEvent(new Event('input', {{bubbles: true}}))))({zone})"
     )
     await press(page, "Pause")
-    await press(page, "Switch on")
+    await press(page, "Resume")
     # It is saved over what is there by then, no older one.
     await page.until("[...document.querySelectorAll('main button')].some(one => one.innerText === 'Pause' && !one.disabled)")
     await press(page, "Save")

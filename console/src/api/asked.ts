@@ -53,6 +53,15 @@ export function useAsked<O extends Operation>(operation: O, given: Given<O> | nu
   return { data: state.key === key ? state.data : undefined, problem: state.problem, loading: state.loading, again: ask };
 }
 
+/** The value that somebody has written as JSON; raises, as something that can be shown, for what is none. */
+export function written(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Problem(0, "This is not JSON", error instanceof Error ? error.message : String(error));
+  }
+}
+
 /** Whatever was thrown, as something that can be shown. */
 export function asProblem(error: unknown): Problem {
   return error instanceof Problem ? error : new Problem(0, "It failed in this page", error instanceof Error ? error.message : String(error));

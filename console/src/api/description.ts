@@ -9,6 +9,7 @@ export interface Schema {
   enum?: unknown[];
   anyOf?: Schema[];
   $ref?: string;
+  $defs?: Record<string, Schema>;
   properties?: Record<string, Schema>;
   additionalProperties?: boolean | Schema;
   required?: string[];
@@ -73,13 +74,21 @@ export function useBody(operation: Operation | null): Schema | null {
   return schema;
 }
 
-function whole(schema: Schema, all: Record<string, Schema>, deep: number): Schema {
+/** A schema on its own, such as that of a workflow's input, with every reference that it holds put in. */
+export const resolved = (schema: Schema): Schema => whole(schema, schema.$defs ?? {}, 0);
+
+/** `within` names what is being put in: a type that holds itself ends there. */
+function whole(schema: Schema, all: Record<string, Schema>, deep: number, within: string[] = []): Schema {
   if (deep > 8) return {};
-  if (schema.$ref) return whole(all[schema.$ref.split("/").pop() ?? ""] ?? {}, all, deep + 1);
+  if (schema.$ref) {
+    const { $ref, ...own } = schema;
+    const name = $ref.split("/").pop() ?? "";
+    return within.includes(name) ? {} : { ...whole(all[name] ?? {}, all, deep + 1, [...within, name]), ...own };
+  }
   const made = { ...schema };
-  if (made.properties) made.properties = Object.fromEntries(Object.entries(made.properties).map(([name, one]) => [name, whole(one, all, deep + 1)]));
-  if (made.items) made.items = whole(made.items, all, deep + 1);
-  if (made.anyOf) made.anyOf = made.anyOf.map((one) => whole(one, all, deep + 1));
+  if (made.properties) made.properties = Object.fromEntries(Object.entries(made.properties).map(([name, one]) => [name, whole(one, all, deep + 1, within)]));
+  if (made.items) made.items = whole(made.items, all, deep + 1, within);
+  if (made.anyOf) made.anyOf = made.anyOf.map((one) => whole(one, all, deep + 1, within));
   return made;
 }
 

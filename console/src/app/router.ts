@@ -56,5 +56,10 @@ export function match(pattern: string, path: string): Record<string, string> | n
     return rest ? "(.+)" : "([^/]+)";
   });
   const found = new RegExp(`^${source}$`).exec(path);
-  return found && Object.fromEntries(names.map((name, n) => [name, decodeURIComponent(found[n + 1] ?? "")]));
+  try {
+    return found && Object.fromEntries(names.map((name, n) => [name, decodeURIComponent(found[n + 1] ?? "")]));
+  } catch {
+    // Its escapes are none: it names no page.
+    return null;
+  }
 }

@@ -33,7 +33,7 @@ export function Shell({ children }: { children: ComponentChildren }) {
         <a class="brand" href={to("/")}><img src="/console/icon.svg" alt="" width="24" height="24" /> Millrace</a>
         <Orgs />
         <form class="finder" role="search" aria-label="Everything" onSubmit={(event) => { event.preventDefault(); find(finder.current?.value ?? ""); }}>
-          <input ref={finder} type="search" placeholder="Id, or words in the logs ( / )" aria-label="Search everything" />
+          <input ref={finder} type="search" placeholder={matchMedia("(max-width: 52rem)").matches ? "Search" : "Id, or words in the logs ( / )"} aria-label="Search everything" />
         </form>
         <LiveState />
         <Account />

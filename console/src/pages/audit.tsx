@@ -17,7 +17,7 @@ const of = (one: Item): Partial<Audited> => (one.data ?? {}) as Partial<Audited>
 const did = (one: Item): string => [of(one).category, of(one).verb?.replace(/_/g, " ")].filter(Boolean).join(" ") || one.message;
 const COLUMNS: Column<Item>[] = [
   { name: "Who", width: "minmax(7rem, 1.500fr)", show: (one) => <>{of(one).actor || <span class="none">nobody</span>}<small class="under">{[did(one), short(of(one).target ?? "")].filter(Boolean).join(" ")}</small></> },
-  { name: "Did", width: "minmax(7rem, 1fr)", minor: true, show: did },
+  { name: "Did", width: "minmax(7rem, 1.400fr)", minor: true, show: did },
   { name: "To", width: "minmax(8rem, 2fr)", minor: true, show: (one) => <span title={of(one).target}>{short(of(one).target ?? "")}</span> },
   { name: "Outcome", width: "minmax(4.5rem, 1fr)", show: (one) => of(one).outcome && <Status of={of(one).outcome ?? ""} /> },
   { name: "From", width: "minmax(6rem, 1fr)", minor: true, show: (one) => of(one).remote },
@@ -32,7 +32,7 @@ export default function Audit() {
   return (
     <>
       <Head title="Audit" />
-      <p class="lead">Every change and every refusal, with who it was. A look at this page is in it as well.</p>
+      <p class="lead">Every change and every refusal, and who made it. Reading this page is recorded too.</p>
       <Query q={q} from={from} label="Query of the audit trail" example={'-data.outcome:ok data.actor:"user:ada"'} />
       <Table of={rows} columns={COLUMNS} keyOf={(one) => `${one.stream}/${one.seq}`} opens={setOpened} label="Audit" empty="Nothing in the last 30 days fits." />
       {opened && <Whole of={opened} close={() => setOpened(null)} />}

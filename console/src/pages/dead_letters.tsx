@@ -7,7 +7,7 @@ import { type Column, Table, useRows } from "../ui/table";
 
 type Letter = Schemas["DeadLetterView"];
 const COLUMNS: Column<Letter>[] = [
-  { name: "Why", width: "minmax(10rem, 3fr)", show: (one) => <>{one.reason}<small class="under">{one.service}, {one.type}</small></> },
+  { name: "Why", width: "minmax(10rem, 3fr)", show: (one) => <span title={one.error}>{one.error || one.reason}<small class="under">{one.service}, {one.type}</small></span> },
   { name: "Status", width: "minmax(6rem, 1fr)", show: (one) => <Status of={one.status} /> },
   { name: "Service", width: "minmax(5rem, 1fr)", minor: true, show: (one) => one.service },
   { name: "Type", width: "minmax(6rem, 1fr)", minor: true, show: (one) => one.type },

@@ -10,13 +10,31 @@ import { type Column, Table, useRows } from "../ui/table";
 type Delivery = Schemas["DeliveryView"];
 
 const COLUMNS: Column<Delivery>[] = [
-  { name: "Source", width: "minmax(8rem, 1.500fr)", show: (one) => <>{one.source_name ?? <Id of={one.source} />}<small class="under">{one.type ?? one.reason}</small></> },
+  { name: "Source", width: "minmax(8rem, 1.500fr)", show: (one) => <>{one.source_name ?? <Id of={one.source} />}<small class="under">{one.type ?? one.reason}{ranOf(one).map(([status, count]) => `, ${count > 1 ? `${count} ` : ""}${status.replace("_", " ")}`)}</small></> },
   { name: "Type", width: "minmax(7rem, 1.500fr)", minor: true, show: (one) => one.type ?? <span class="none">none</span> },
   { name: "Status", width: "minmax(6.5rem, 1fr)", show: (one) => <Status of={one.status} /> },
   { name: "Came", width: "6rem", show: (one) => <Time at={one.received_at} /> },
-  { name: "Runs", width: "3rem", minor: true, number: true, show: (one) => one.runs.length || "" },
+  { name: "Runs", width: "minmax(7rem, 1.500fr)", minor: true, show: (one) => <Ran of={one} /> },
   { name: "Why", width: "minmax(8rem, 3fr)", minor: true, show: (one) => <span title={one.reason ?? undefined}>{one.reason}</span> },
 ];
+
+/** How often the runs of a delivery ended how; one that was resumed by what resumed it. */
+function ranOf({ runs }: Delivery): [string, number][] {
+  const resumed = new Set(runs.map((run) => run.resumes));
+  const counts = new Map<string, number>();
+  for (const run of runs) if (!resumed.has(run.id)) counts.set(run.status, (counts.get(run.status) ?? 0) + 1);
+  return [...counts];
+}
+
+function Ran({ of }: { of: Delivery }) {
+  return (
+    <>
+      {ranOf(of).map(([status, count]) => <span key={status}>{count > 1 && `${count} `}<Status of={status} /> </span>)}
+      {of.runs.some((run) => run.resumes) && "resumed "}
+      {of.woken.length > 0 && `woke ${of.woken.length}`}
+    </>
+  );
+}
 
 const STATUSES = ["accepted", "routed", "filtered", "unroutable", "deferred", "held", "dead"];
 
@@ -39,7 +57,7 @@ export default function Deliveries() {
             {STATUSES.map((one) => <option key={one}>{one}</option>)}
           </select>
         </label>
-        <label><input type="checkbox" checked={overdue} onChange={(event) => search({ overdue: event.currentTarget.checked ? "true" : undefined })} /> overdue alone</label>
+        <label><input type="checkbox" checked={overdue} onChange={(event) => search({ overdue: event.currentTarget.checked ? "true" : undefined })} /> only overdue</label>
       </form>
       <Table of={rows} columns={COLUMNS} keyOf={(one) => one.id} href={(one) => to(`/deliveries/${one.id}`)} label="Deliveries" empty={status || source || overdue ? "None is like this." : <>Nothing has come. <a href={to("/sources")}>A source</a> has the address that a sender is given.</>} />
     </>

@@ -1,13 +1,13 @@
 // One delivery: the request as it came, what was made of it, and what ran.
 import { useState } from "preact/hooks";
 
-import { useAsked } from "../api/asked";
+import { useAsked, written } from "../api/asked";
 import { type Schemas, call, may } from "../api/client";
 import { useChanges } from "../api/live";
 import { go, to } from "../app/router";
 import { bytes } from "../ui/formats";
 import { Json } from "../ui/json";
-import { Act, Copy, Dialog, Empty, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
+import { Act, Copy, Dialog, Empty, Facts, Head, Id, Loading, Refusal, Section, Status, Text, Time } from "../ui/parts";
 
 export default function DeliveryPage({ id = "" }: { id?: string }) {
   const asked = useAsked("get_delivery", { path: { id } });
@@ -16,15 +16,16 @@ export default function DeliveryPage({ id = "" }: { id?: string }) {
   const one = asked.data;
   if (asked.problem && !one) return <Refusal problem={asked.problem} again={asked.again} />;
   if (!one) return <Loading />;
+  const resumed = new Set(one.runs.map((run) => run.resumes));
   return (
     <>
       <Head of={<><a href={to("/deliveries")}>Deliveries</a> / <Id of={id} /> <Copy text={id} what="Copy the id" /></>} title={`${one.source_name ?? "Source"}${one.type ? `: ${one.type}` : ""}`}>
         <Status of={one.status} />
-        {may("retry_delivery") && one.events.length > 0 && <button type="button" onClick={() => setEdits(true)}>With other data</button>}
+        {may("retry_delivery") && one.events.length > 0 && <button type="button" onClick={() => setEdits(true)}>Deliver other data</button>}
         {may("retry_delivery") && <Act kind="main" confirm="What this delivery wants is matched anew and runs again." does={async () => { await call("retry_delivery", { path: { id } }); await asked.again(); }}>Deliver again</Act>}
       </Head>
       {edits && <Edited of={one} close={() => { setEdits(false); void asked.again(); }} />}
-      {one.reason && <div class="notice">{one.reason}</div>}
+      {one.reason && <div class={`notice${one.status === "dead" || one.status === "unroutable" ? " bad" : ""}`}>{one.reason}</div>}
       <Section title="Subscriptions">
         {one.subscriptions.length === 0 && <Empty>No subscription of this source took it.</Empty>}
         <ul class="lines">
@@ -40,20 +41,20 @@ export default function DeliveryPage({ id = "" }: { id?: string }) {
           <Others of={one} />
         </ul>
         {one.left_out > 0 && <p class="minor">{one.left_out.toLocaleString("en")} more are in the logs.</p>}
-        {one.woken.length > 0 && <p>Runs that waited for it: {one.woken.map((each) => <Id key={each.run} of={each.run} href={to(`/runs/${each.run}`)} />)}</p>}
       </Section>
       <Section title="Runs">
-        {one.runs.length === 0 && <Empty>Nothing ran.</Empty>}
+        {one.runs.length + one.woken.length === 0 && <Empty>Nothing ran.</Empty>}
         <ul class="lines">
-          {one.runs.map((run) => <li key={run.id}><a href={to(`/runs/${run.id}`)}>{run.workflow}</a><Status of={run.status} /><span class="why">{run.error ?? run.reason}</span><Time at={run.ended_at ?? run.requested_at} /></li>)}
+          {one.runs.map((run) => <li key={run.id}><span><a href={to(`/runs/${run.id}`)}>{run.workflow}</a>{run.resumes ? <small> goes on from <Id of={run.resumes} href={to(`/runs/${run.resumes}`)} /></small> : resumed.has(run.id) && <small> was resumed</small>}</span><Status of={run.status} /><span class="why">{run.error ?? run.reason}</span><Time at={run.ended_at ?? run.requested_at} /></li>)}
+          {one.woken.map((each) => <li key={`${each.run} ${each.event}`}><span><Id of={each.run} href={to(`/runs/${each.run}`)} /></span><Status of="woken" /><span class="why">it waited for {each.wait}</span><Time at={each.at} /></li>)}
         </ul>
       </Section>
       {one.request && (
         <Section title="Verification">
           {(one.request.checked ?? []).length === 0 && <Empty>It was verified before anything is known of that.</Empty>}
-          <ol class="steps">
-            {(one.request.checked ?? []).map((each) => <li key={each}><Status of="ok" /> {each}</li>)}
-            <li><Status of="ok" /> {one.request.sender_delivery ? <>the sender calls it <code>{one.request.sender_delivery}</code>: sent again, it is the same delivery</> : "the sender names no id: sent again, it is another delivery"}</li>
+          <ol class="steps checks">
+            {(one.request.checked ?? []).map((each) => <li key={each}><Status of="ok" /> <span>{each}</span></li>)}
+            <li><Status of={one.request.sender_delivery ? "ok" : "no id"} /> <span>{one.request.sender_delivery ? <>the sender calls it <code>{one.request.sender_delivery}</code>: sent again, it is the same delivery</> : "the sender names no id: sent again, it is another delivery"}</span></li>
           </ol>
         </Section>
       )}
@@ -76,7 +77,7 @@ function Edited({ of, close }: { of: Schemas["DeliveryView"]; close: () => void 
       <p>Every subscription of the source is asked anew. What was received stays as it is; that this was changed, and by whom, is on record.</p>
       {of.events.length > 1 && <label>Event <select value={String(number)} onChange={(event) => setNumber(Number(event.currentTarget.value))}>{of.events.map((one) => <option key={one.number} value={String(one.number)}>{one.number}: {one.type}</option>)}</select></label>}
       <label>Data of the event, as JSON <textarea rows={14} class="code" spellcheck={false} value={data} onInput={(event) => setData(event.currentTarget.value)} /></label>
-      <div class="actions"><Act kind="main" does={async () => { await call("retry_delivery", { path: { id: of.id }, body: { edit: { number, data: JSON.parse(data) } } as never }); close(); }}>Deliver</Act></div>
+      <div class="actions"><Act kind="main" does={async () => { await call("retry_delivery", { path: { id: of.id }, body: { edit: { number, data: written(data) } } as never }); close(); }}>Deliver</Act></div>
     </Dialog>
   );
 }
@@ -106,7 +107,7 @@ function Request({ of }: { of: Schemas["DeliveryRequest"] }) {
       </details>
       {of.query.length > 0 && <details open><summary>Query</summary><table class="pairs"><tbody>{of.query.map(([name, value], n) => <tr key={n}><th scope="row">{name}</th><td>{value}</td></tr>)}</tbody></table></details>}
       <h3>Body</h3>
-      {body !== undefined ? <Json of={body} /> : of.body ? <pre class="body">{of.body}</pre> : of.body_base64 ? <p>It is no text. <Copy text={of.body_base64} what="Copy as base64" /></p> : <Empty>None.</Empty>}
+      {body !== undefined ? <Json of={body} /> : of.body ? <Text of={of.body} /> : of.body_base64 ? <p>It is no text. <Copy text={of.body_base64} what="Copy as base64" /></p> : <Empty>None.</Empty>}
     </Section>
   );
 }

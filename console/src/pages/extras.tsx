@@ -4,10 +4,10 @@ import { useEffect, useState } from "preact/hooks";
 
 import { asProblem, useAsked } from "../api/asked";
 import { type Problem, type Schemas, call, may, org } from "../api/client";
-import type { Schema } from "../api/description";
+import { type Schema, plain, resolved } from "../api/description";
 import { hasCome, useChanges } from "../api/live";
 import { to } from "../app/router";
-import { inFull } from "../ui/formats";
+import { inFull, wall } from "../ui/formats";
 import { Act, Copy, Dialog, Empty, Refusal, Section, Status, Taken, Time } from "../ui/parts";
 import { Fields } from "../ui/form";
 import { Json } from "../ui/json";
@@ -101,11 +101,11 @@ function Refused({ of }: { of: Schemas["LogItem"] }) {
 function Schedule({ entity, name, again }: ExtraProps) {
   const next = useAsked("next_firings", { path: { name }, query: { n: 8 } });
   return (
-    <Section title="Next times">
+    <Section title="Next times" aside={<span>{String(entity.timezone ?? "UTC")}</span>}>
       {!entity.enabled && <p class="lead">It is off: these are the times that it would have.</p>}
-      <ol class="times">{(next.data?.items ?? []).map((one) => <li key={one.at}><time dateTime={one.at} title={inFull(one.at)}>{one.local}</time> <Time at={one.at} /></li>)}</ol>
+      <ol class="times">{(next.data?.items ?? []).map((one) => <li key={one.at}><time dateTime={one.at} title={inFull(one.at)}>{wall(one.local)}</time> <Time at={one.at} /></li>)}</ol>
       <div class="actions">
-        {may("patch_schedule") && <Act does={async () => { await call("patch_schedule", { path: { name }, body: { enabled: !entity.enabled } as never }); await again(); }}>{entity.enabled ? "Pause" : "Switch on"}</Act>}
+        {may("patch_schedule") && <Act does={async () => { await call("patch_schedule", { path: { name }, body: { enabled: !entity.enabled } as never }); await again(); }}>{entity.enabled ? "Pause" : "Resume"}</Act>}
         {may("run_schedule") && <Act does={async () => { await call("run_schedule", { path: { name } }); await again(); }}>Fire now</Act>}
       </div>
     </Section>
@@ -116,7 +116,8 @@ function Connection({ entity, name, again }: ExtraProps) {
   const [tested, setTested] = useState<{ outcome: string; detail: string } | null>(null);
   const [device, setDevice] = useState<{ url: string; code: string } | null>(null);
   const [problem, setProblem] = useState<string | null>(null);
-  const isAsked = ["authorization_code", "device_code"].includes(String(entity.grant));
+  const grant = String(entity.grant);
+  const isAsked = ["authorization_code", "device_code"].includes(grant);
   const authorize = async () => {
     setProblem(null);
     // Opened by the press itself: a window that is opened later is one that browsers keep from opening.
@@ -147,7 +148,7 @@ function Connection({ entity, name, again }: ExtraProps) {
       <div class="actions">
         {isAsked && may("authorize_connection") && <Act kind="main" does={authorize}>Authorize</Act>}
         {may("test_connection") && <Act does={async () => setTested(await call("test_connection", { path: { name } }))}>Test</Act>}
-        {may("refresh_connection") && <Act does={async () => { await call("refresh_connection", { path: { name } }); await again(); }}>Refresh the token</Act>}
+        {!["token", "api_key", "basic"].includes(grant) && may("refresh_connection") && <Act does={async () => { await call("refresh_connection", { path: { name } }); await again(); }}>Refresh the token</Act>}
       </div>
       {tested && <p role="status"><Status of={tested.outcome} /> {tested.detail}</p>}
     </Section>
@@ -232,8 +233,8 @@ function Key({ name, again }: ExtraProps) {
   if (!may("rotate_key")) return null;
   return (
     <Section title="Rotation">
-      <p>The key gets another value; the one before counts for a day more.</p>
-      <div class="actions"><Act confirm={`The key ${name} gets another value, and the one before counts for a day more.`} does={async () => { setMade((await call("rotate_key", { path: { name }, body: { overlap: 86400 } as never })).key ?? ""); await again(); }}>Rotate</Act></div>
+      <p>The key gets another value. The one before is valid for another day.</p>
+      <div class="actions"><Act confirm={`The key ${name} gets another value. The one before is valid for another day.`} does={async () => { setMade((await call("rotate_key", { path: { name }, body: { overlap: 86400 } as never })).key ?? ""); await again(); }}>Rotate</Act></div>
       {made && <><p>This is shown once, and nowhere again.</p><Taken text={made} /></>}
     </Section>
   );
@@ -271,7 +272,7 @@ function Form({ entity, draft, name }: ExtraProps) {
     <Section title="As people see it">
       {!workflow && <Empty>Choose a workflow.</Empty>}
       <Refusal problem={taken.problem} />
-      {taken.data && <Preview draft={draft} schema={taken.data.input_schema as Schema} />}
+      {taken.data && <Preview draft={draft} schema={resolved(taken.data.input_schema as Schema)} />}
     </Section>
     </>
   );
@@ -283,14 +284,14 @@ function Preview({ draft, schema }: { draft: Entity; schema: Schema }) {
   const fields = (Array.isArray(draft.fields) ? draft.fields : []) as { name?: string; label?: string; help?: string }[];
   const chosen = fields.length > 0 ? fields : Object.keys(schema.properties ?? {}).map((one) => ({ name: one, label: undefined, help: undefined }));
   const given = new Set(Object.keys((draft.input as Entity | undefined) ?? {}));
-  const shown = chosen.filter((one) => one.name && schema.properties?.[one.name] && !given.has(one.name));
-  const unknown = chosen.filter((one) => one.name && !schema.properties?.[one.name]);
+  const shown = chosen.filter((one) => one.name && within(schema, one.name) && !given.has(one.name));
+  const unknown = chosen.filter((one) => one.name && !within(schema, one.name));
   return (
     <div class="form">
       {draft.title ? <h3>{String(draft.title)}</h3> : null}
       {draft.text ? <p>{String(draft.text)}</p> : null}
       <Fields
-        schema={{ properties: Object.fromEntries(shown.map((one) => [one.name, { ...schema.properties?.[one.name ?? ""], ...(one.label && { title: one.label }), ...(one.help && { description: one.help }) }])), required: schema.required }}
+        schema={{ properties: Object.fromEntries(shown.map((one) => [one.name, { ...within(schema, one.name ?? ""), ...(one.label && { title: one.label }), ...(one.help && { description: one.help }) }])), required: schema.required }}
         value={value}
         change={setValue}
         inOrder
@@ -298,6 +299,14 @@ function Preview({ draft, schema }: { draft: Entity; schema: Schema }) {
       {unknown.map((one) => <p key={one.name} class="wrong">The workflow takes no {one.name}.</p>)}
     </div>
   );
+}
+
+/** The schema of a parameter, or by `customer.name` of one within it. */
+function within(schema: Schema, name: string): Schema | undefined {
+  if (schema.properties?.[name]) return schema.properties[name];
+  const [first = "", ...rest] = name.split(".");
+  const outer = schema.properties?.[first];
+  return outer && rest.length > 0 ? within(plain(outer).of, rest.join(".")) : undefined;
 }
 
 /** What stands above the fields of a kind. */

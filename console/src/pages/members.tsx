@@ -24,7 +24,7 @@ export default function Members() {
       <Refusal problem={members.problem} again={members.again} />
       <Refusal problem={refused} />
       <Section title="Members">
-        {members.data?.items.length === 0 && <Empty>Nobody has a role in this organization alone. People with a role in all of them, as in `global`, are not listed here.</Empty>}
+        {members.data?.items.length === 0 && <Empty>Nobody has a role in this organization alone. People with a role in all of them, as in <code>global</code>, are not listed here.</Empty>}
         <ul class="lines">
           {(members.data?.items ?? []).map((one) => (
             <li key={one.name}>
@@ -34,7 +34,7 @@ export default function Members() {
                   {ROLES.map((role) => <option key={role}>{role}</option>)}
                 </select>
               ) : <span>{one.role}</span>}
-              {may("delete_member") && <Act kind="bad" confirm={`${one.name} has no role in ${org.value} any more, and sessions of it end.`} does={async () => { await call("delete_member", { path: { ...path, name: one.name } }); await members.again(); }}>Remove</Act>}
+              {may("delete_member") && <Act small confirm={`${one.name} has no role in ${org.value} any more, and sessions of it end.`} does={async () => { await call("delete_member", { path: { ...path, name: one.name } }); await members.again(); }}>Remove</Act>}
             </li>
           ))}
         </ul>
@@ -43,8 +43,8 @@ export default function Members() {
         <Section title="Invited">
           <ul class="lines">
             {invitations.data?.items.map((one) => (
-              <li key={one.id}><span>{one.display_name || one.name || one.email || "whoever has the link"}</span><span>{one.role}</span><span class="minor">by {one.invited_by}</span><Time at={one.ends_at} />
-                {may("delete_invitation") && <Act does={async () => { await call("delete_invitation", { path: { ...path, id: one.id } }); await invitations.again(); }}>Withdraw</Act>}
+              <li key={one.id}><span>{one.display_name || one.name || one.email || "whoever has the link"}</span><span>{one.role}</span><span class="minor">by {one.invited_by}, ends <Time at={one.ends_at} /></span>
+                {may("delete_invitation") && <Act small does={async () => { await call("delete_invitation", { path: { ...path, id: one.id } }); await invitations.again(); }}>Withdraw</Act>}
               </li>
             ))}
           </ul>

@@ -38,7 +38,7 @@ export default function Operations() {
             <Facts of={[
               ["Millrace", version],
               ["Sandbox", now.sandbox?.tier && `tier ${now.sandbox.tier}`],
-              ["Last backup", now.backup?.age_s === undefined ? "not noted here, as of servers of your own" : <><Time at={new Date(Date.now() - now.backup.age_s * 1000).toISOString()} />, or none since the installation began then</>],
+              ["Last backup", now.backup?.age_s === undefined ? "not known here: the servers are your own" : <><Time at={new Date(Date.now() - now.backup.age_s * 1000).toISOString()} /> <small>(without any: when it was installed)</small></>],
             ]} />
           </Section>
         </div>

@@ -11,6 +11,8 @@ import { Unserved } from "../ui/services";
 
 const DAY = "now-24h";
 const FAILURES = ["run.failed", "run.timed_out", "run.crashed"];
+const FAILED = FAILURES.map((one) => `type:${one}`).join(" OR ");
+const FEW = 8;
 // Milliseconds. Lists are asked for again as something comes that they show; what is counted over a day, and what few look at, seldom.
 const LISTS = 3000;
 const COUNTS = 30_000;
@@ -18,17 +20,19 @@ const SELDOM = 60_000;
 
 export default function Overview() {
   const ready = useReadiness(COUNTS);
-  const failed = useAsked("list_runs", { query: { status: "failed", limit: 8 } });
-  const newest = useAsked("list_runs", { query: { limit: 8 } });
+  const failed = useAsked("list_runs", { query: { status: "failed", limit: FEW } });
+  const late = useAsked("list_runs", { query: { status: "timed_out", limit: FEW } });
+  const crashed = useAsked("list_runs", { query: { status: "crashed", limit: FEW } });
+  const newest = useAsked("list_runs", { query: { limit: FEW } });
   const came = useAsked("count_logs_by_time", { query: { q: "type:webhook.received", from: DAY, bars: 48 } });
   const ended = useAsked("count_logs_by_time", { query: { q: "type:run.succeeded", from: DAY, bars: 48 } });
-  const wrong = useAsked("count_logs_by_time", { query: { q: FAILURES.map((one) => `type:${one}`).join(" OR "), from: DAY, bars: 48 } });
+  const wrong = useAsked("count_logs_by_time", { query: { q: FAILED, from: DAY, bars: 48 } });
   const firings = useAsked("list_firings", { query: { hours: 168 } });
   const approvals = useAsked("list_approvals", { query: { status: "open", limit: 5 } });
   const dead = useAsked("list_dead_letters", { query: { status: "open", limit: 5 } });
   useChanges("type:run.* OR type:webhook.received OR stream:DEAD", (types) => {
     if (hasCome(types, "run.")) void newest.again();
-    if (hasCome(types, ...FAILURES)) void failed.again();
+    [failed, late, crashed].forEach((one, n) => { if (hasCome(types, FAILURES[n] ?? "")) void one.again(); });
     if (hasCome(types, ...FAILURES, "run.waiting", "run.resumed", "run.cancelled")) void approvals.again();
     if (hasCome(types, "DEAD")) void dead.again();
   }, LISTS);
@@ -36,7 +40,7 @@ export default function Overview() {
   usePolled(() => [firings, dead].forEach((one) => void one.again()), SELDOM);
   const next = (firings.data?.items ?? []).flatMap((one) => one.times.slice(0, 1).map((at) => ({ name: one.schedule, at }))).sort((a, b) => a.at.localeCompare(b.at)).slice(0, 6);
   const questions = [...(approvals.data?.items ?? []).map((one) => ({ id: one.id, href: to(`/approvals/${one.id}`), says: one.prompt, at: one.opened_at })),
-    ...(dead.data?.items ?? []).map((one) => ({ id: one.id, href: to(`/dead-letters/${one.id}`), says: `Dead letter: ${one.reason}`, at: one.received_at }))];
+    ...(dead.data?.items ?? []).map((one) => ({ id: one.id, href: to(`/dead-letters/${one.id}`), says: `Dead letter: ${one.error || one.reason}`, at: one.received_at }))];
   return (
     <>
       <Head title="Overview">{ready.now && <Status of={ready.now.status} />}</Head>
@@ -44,14 +48,14 @@ export default function Overview() {
       <div class="figures">
         <Figure name="Webhooks, 24 h" asked={came} href={to("/deliveries")} />
         <Figure name="Runs that succeeded, 24 h" asked={ended} href={to("/runs", { status: "succeeded" })} tone="good" />
-        <Figure name="Runs that failed, 24 h" asked={wrong} href={to("/runs", { status: "failed" })} tone="bad" />
+        <Figure name="Runs that failed, 24 h" asked={wrong} href={to("/logs", { q: FAILED, from: DAY })} tone="bad" />
       </div>
       <div class="columns">
         <Section title="Newest runs" aside={<a href={to("/runs")}>All runs</a>}>
           <RunLines asked={newest} empty="Nothing has run yet." />
         </Section>
-        <Section title="Failed runs" aside={<a href={to("/runs", { status: "failed" })}>All of them</a>}>
-          <RunLines asked={failed} empty="None has failed." />
+        <Section title="Failed runs" aside={<span class="actions">{["failed", "timed_out", "crashed"].map((one) => <a key={one} href={to("/runs", { status: one })}>{one.replace("_", " ")}</a>)}</span>}>
+          <RunLines asked={newestOf([failed, late, crashed])} empty="None has failed." />
         </Section>
         <Section title="Waiting for somebody" aside={<a href={to("/approvals")}>Approvals</a>}>
           <Refusal problem={approvals.problem ?? dead.problem} />
@@ -90,7 +94,20 @@ function Figure({ name, asked, href, tone }: { name: string; asked: { data?: { c
   );
 }
 
-function RunLines({ asked, empty }: { asked: Asked<{ items: { id: string; workflow: string; status: string; duration_ms?: number | null; requested_at: string }[] }>; empty: string }) {
+type Runs = { items: { id: string; workflow: string; status: string; duration_ms?: number | null; requested_at: string }[] };
+
+/** The newest of several lists, once all are there. */
+function newestOf(lists: Asked<Runs>[]): Asked<Runs> {
+  const all = lists.flatMap((one) => one.data?.items ?? []).sort((a, b) => b.requested_at.localeCompare(a.requested_at));
+  return {
+    data: lists.every((one) => one.data) ? { items: all.slice(0, FEW) } : undefined,
+    problem: lists.find((one) => one.problem)?.problem ?? null,
+    loading: lists.some((one) => one.loading),
+    again: async () => { await Promise.all(lists.map((one) => one.again())); },
+  };
+}
+
+function RunLines({ asked, empty }: { asked: Asked<Runs>; empty: string }) {
   if (asked.problem) return <Refusal problem={asked.problem} again={asked.again} />;
   if (!asked.data) return <Loading />;
   if (asked.data.items.length === 0) return <Empty>{empty}</Empty>;

@@ -59,10 +59,10 @@ function New({ kind, put }: { kind: string; put: Operation }) {
       <Head title={`New ${known.one}`} of={<a href={to(`/${kind}`)}>{known.title}</a>} />
       <p class="lead">{known.says}</p>
       <form class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
-        <div class="field"><label for="new-name">name<span class="needed"> needed</span></label><input id="new-name" required value={name} onInput={(event) => setName(event.currentTarget.value)} /></div>
+        <div class="field"><label for="new-name">name<span class="needed"> required</span></label><input id="new-name" required value={name} onInput={(event) => setName(event.currentTarget.value)} /></div>
         <Fields schema={schema} value={value} change={setValue} faults={faultsOf(problem)} />
         {problem && <Refusal problem={problem} />}
-        <div class="actions"><button class="main">Create</button><a class="button" href={to(`/${kind}`)}>Leave it</a></div>
+        <div class="actions"><button class="main">Create</button><a class="button" href={to(`/${kind}`)}>Cancel</a></div>
       </form>
       {Extra && WHILE_NEW.has(kind) && <Extra entity={{}} draft={value} name="" again={async () => undefined} />}
     </>
@@ -78,7 +78,7 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
   const [refused, setRefused] = useState<Problem | null>(null);
   // Fields that have a text of their own are made anew with it.
   const [round, setRound] = useState(0);
-  const body = useBody(patch && may(patch) ? (operationOf("PUT", `/api/v1/${kind}/{name}`) as Operation) : null);
+  const body = useBody(patch && may(patch) && !known.recorded ? (operationOf("PUT", `/api/v1/${kind}/{name}`) as Operation) : null);
   const load = async () => {
     try {
       const { data, etag: tag } = await called(get as "get_source", { path: { name } });
@@ -118,13 +118,13 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
         <form key={round} class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
           <Fields schema={optional(schema)} value={{ ...shown(entity, schema), ...changes }} change={(value) => setChanges(changed(shown(entity, schema), value))} faults={faultsOf(refused)} />
           {refused && <Refusal problem={refused} />}
-          <div class="actions"><button class="main" disabled={Object.keys(changes).length === 0}>Save</button>{Object.keys(changes).length > 0 && <button type="button" onClick={() => { setChanges({}); setRound(round + 1); void load(); }}>Take it back</button>}</div>
+          <div class="actions"><button class="main" disabled={Object.keys(changes).length === 0}>Save</button>{Object.keys(changes).length > 0 && <button type="button" onClick={() => { setChanges({}); setRound(round + 1); void load(); }}>Discard changes</button>}</div>
         </form>
       ) : (
         <Section title="Fields"><Facts of={Object.entries(entity).filter(([, value]) => typeof value !== "object" || value === null).map(([field, value]) => [field.replace(/_/g, " "), <Value of={value} name={field} />])} /></Section>
       )}
       <Section title="Details">
-        <Facts of={others.filter(([, value]) => typeof value !== "object" || value === null).map(([field, value]) => [field.replace(/_/g, " "), value === null ? null : <Value of={value} name={field} />])} />
+        <Facts of={others.filter(([, value]) => typeof value !== "object" || value === null).map(([field, value]) => [FIELDS[field] ?? field.replace(/_at$/, "").replace(/_/g, " "), value === null ? null : <Value of={value} name={field} />])} />
         {others.filter(([, value]) => typeof value === "object" && value !== null && Object.keys(value).length > 0).map(([field, value]) => <div key={field}><h3>{field.replace(/_/g, " ")}</h3><Json of={value} open={1} /></div>)}
         <Facts of={[["Version", String(entity.version ?? "")], ["Id", <code>{String(entity.id ?? "")}</code>], ["Applied as", entity.applied_as ? String(entity.applied_as) : null]]} />
       </Section>
@@ -133,6 +133,9 @@ function Existing({ kind, name, get, patch, remove }: { kind: string; name: stri
     </>
   );
 }
+
+// Fields of every kind, as the lists call them.
+const FIELDS: Record<string, string> = { created_at: "made", updated_at: "changed" };
 
 const optional = (schema: Schema): Schema => ({ ...schema, required: [] });
 

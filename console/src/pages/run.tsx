@@ -1,14 +1,14 @@
 // One run: what it was given, what it did and said, how it ended, what caused it and what it caused.
 import { useEffect, useRef, useState } from "preact/hooks";
 
-import { useAsked } from "../api/asked";
+import { useAsked, written } from "../api/asked";
 import { type Schemas, address, call, may } from "../api/client";
 import { usePolled, useStream } from "../api/live";
 import { go, to } from "../app/router";
 import { Answer } from "../ui/answer";
 import { Failure } from "../ui/failure";
 import { Timeline } from "../ui/timeline";
-import { bytes, clock, duration, short } from "../ui/formats";
+import { bytes, duration, moment, short } from "../ui/formats";
 import { Json } from "../ui/json";
 import { Act, Copy, Dialog, Empty, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
 import { Lines } from "../ui/lines";
@@ -75,9 +75,10 @@ export default function RunPage({ id = "" }: { id?: string }) {
       <Blocked run={shown} known={known} />
       {goesOn && shown.waits.some((one) => one.kind === "ask") && <Questions run={id} waits={shown.waits.length} />}
       <Section title="How it went"><Timeline run={shown} attempts={attempts.data?.items ?? []} steps={steps.data?.items ?? []} known={known} /></Section>
+      {!goesOn && !shown.error && shown.reason && <div class="notice bad">{shown.reason}</div>}
       {shown.error && <Failure of={shown.error} at={attempts.data?.items.at(-1)?.started_at ?? shown.started_at} />}
       <div class="columns">
-        <Section title="Input">{shown.erased ? <Empty>It was erased.</Empty> : <Json of={shown.input} />}</Section>
+        <Section title="Input">{shown.erased ? <Empty>It was erased.</Empty> : shown.input_ref ? <Empty>It is too large to be shown here.</Empty> : <Json of={shown.input} />}</Section>
         <Section title="Result">{shown.result_ref ? <a href={address("get_result", { path: { id } })} download>Download {bytes(shown.result_bytes)}</a> : shown.status === "succeeded" ? <Json of={shown.result} /> : <Empty>{ENDED.has(shown.status) ? "It has none." : "Not yet."}</Empty>}</Section>
       </div>
       <Section title="Lines" aside={<a href={to("/logs", { q: `run:${id}` })}>In the logs</a>}><Lines of={lines} ended={over} /></Section>
@@ -87,7 +88,8 @@ export default function RunPage({ id = "" }: { id?: string }) {
           <Facts of={[
             ["Asked for", <Time at={shown.requested_at} />],
             ["By", <span title={shown.requested_by}>{short(shown.requested_by)}</span>],
-            ["Started", shown.started_at && clock(shown.started_at)],
+            ["Started", shown.started_at && moment(shown.started_at)],
+            ["Ended", shown.finished_at && moment(shown.finished_at)],
             ["Waited for a worker", duration(shown.queue_ms)],
             ["Took", duration(shown.duration_ms)],
             ["CPU", shown.usage && duration(shown.usage.cpu_ms)],
@@ -147,7 +149,7 @@ function Actions({ run }: { run: Run }) {
     <>
       {!ended && may("cancel_run") && <Act kind="bad" confirm="The run is asked to stop where it is." does={() => call("cancel_run", { path })}>Cancel</Act>}
       {!ended && run.waits.some((one) => one.kind === "signal") && may("signal_run") && <button type="button" onClick={() => setAsks("signal")}>Send a signal</button>}
-      {ended && run.status !== "succeeded" && may("resume_run") && <Act does={async () => go(to(`/runs/${(await call("resume_run", { path, body: { version: "latest" } as never })).id}`))}>Resume with the latest code</Act>}
+      {ended && run.status !== "succeeded" && !run.resumed_by && may("resume_run") && <Act does={async () => go(to(`/runs/${(await call("resume_run", { path, body: { version: "latest" } as never })).id}`))}>Resume with the latest code</Act>}
       {ended && may("rerun_run") && <button type="button" class="main" onClick={() => setAsks("rerun")}>Run again</button>}
       {asks === "rerun" && <Again run={run} close={() => setAsks(null)} />}
       {asks === "signal" && <Signal run={run} close={() => setAsks(null)} />}
@@ -160,10 +162,11 @@ function Again({ run, close }: { run: Run; close: () => void }) {
   const [input, setInput] = useState(was);
   return (
     <Dialog title="Run again" close={close} wide>
-      <label>Input <textarea rows={14} spellcheck={false} class="code" value={input} onInput={(event) => setInput(event.currentTarget.value)} /></label>
+      {run.input_ref ? <p>Its input is too large to be changed here: it runs again with the same.</p> : <label>Input <textarea rows={14} spellcheck={false} class="code" value={input} onInput={(event) => setInput(event.currentTarget.value)} /></label>}
+      {input !== was && <p class="minor">With other input it is a run of its own, and counts for no delivery.</p>}
       <div class="actions">
         <Act kind="main" does={async () => {
-          const made = await (input === was ? call("rerun_run", { path: { id: run.id } }) : call("create_run", { path: { name: run.workflow }, body: { input: JSON.parse(input) } as never }));
+          const made = await (input === was ? call("rerun_run", { path: { id: run.id } }) : call("create_run", { path: { name: run.workflow }, body: { input: written(input) } as never }));
           close();
           go(to(`/runs/${made.id}`));
         }}>{input === was ? "Run again" : "Run with this input"}</Act>
@@ -181,7 +184,7 @@ function Signal({ run, close }: { run: Run; close: () => void }) {
       <label>Name <input list="signals" value={name} onInput={(event) => setName(event.currentTarget.value)} /></label>
       <datalist id="signals">{names.map((one) => <option key={one} value={one} />)}</datalist>
       <label>Data, as JSON <textarea rows={6} class="code" spellcheck={false} value={data} onInput={(event) => setData(event.currentTarget.value)} /></label>
-      <div class="actions"><Act kind="main" does={async () => { await call("signal_run", { path: { id: run.id, name }, body: JSON.parse(data) }); close(); }}>Send</Act></div>
+      <div class="actions"><Act kind="main" does={async () => { await call("signal_run", { path: { id: run.id, name }, body: written(data) as never }); close(); }}>Send</Act></div>
     </Dialog>
   );
 }
@@ -194,7 +197,7 @@ function Tree({ of, here }: { of: Schemas["Cause"][]; here: string }) {
         <li key={one.message}>
           <span class={one.type === "run" && one.id === here ? "here" : undefined}>
             {one.id !== here && one.type in LEADS ? <a href={to(`/${LEADS[one.type]}/${one.id}`)}>{short(one.what)}</a> : short(one.what)}
-            {one.status && <> <Status of={one.status} /></>} <small>{clock(one.time)}</small>
+            {one.status && <> <Status of={one.status} /></>} <small>{moment(one.time)}</small>
           </span>
           {one.led_to.length > 0 && <Tree of={one.led_to} here={here} />}
         </li>

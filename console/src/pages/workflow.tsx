@@ -3,10 +3,10 @@ import { useState } from "preact/hooks";
 
 import { asProblem, useAsked } from "../api/asked";
 import { type Problem, type Schemas, call, may } from "../api/client";
-import type { Schema } from "../api/description";
+import { type Schema, resolved } from "../api/description";
 import { hasCome, useChanges } from "../api/live";
 import { go, to } from "../app/router";
-import { duration } from "../ui/formats";
+import { duration, short } from "../ui/formats";
 import { Fields } from "../ui/form";
 import { Dialog, Empty, Facts, Head, Id, Loading, Refusal, Section, Status, Time } from "../ui/parts";
 import { Source } from "../ui/source";
@@ -35,7 +35,7 @@ export default function WorkflowPage({ name = "" }: { name?: string }) {
       {starts && <Start of={one} close={() => setStarts(false)} />}
       <Section title="Newest runs" aside={<a href={to("/runs", { workflow: name })}>All of them</a>}>
         {runs.data?.items.length === 0 && <Empty>It has not run yet.</Empty>}
-        <ul class="lines">{(runs.data?.items ?? []).map((run) => <li key={run.id}><a href={to(`/runs/${run.id}`)}><Id of={run.id} /></a><Status of={run.status} /><span class="minor">{duration(run.duration_ms)}</span><Time at={run.requested_at} /></li>)}</ul>
+        <ul class="lines">{(runs.data?.items ?? []).map((run) => <li key={run.id}><span><Id of={run.id} href={to(`/runs/${run.id}`)} /> <small>by {short(run.requested_by)}</small></span><Status of={run.status} /><span class="minor">{duration(run.duration_ms)}</span><Time at={run.requested_at} /></li>)}</ul>
       </Section>
       <Started by={one.name} />
       <Source path={one.path} line={one.line} changes={`${one.version} ${edits}`} notes={mine} />
@@ -65,6 +65,7 @@ function Started({ by }: { by: string }) {
 
 function Start({ of, close }: { of: Schemas["WorkflowEntry"]; close: () => void }) {
   const [input, setInput] = useState<Record<string, unknown>>({});
+  const schema = resolved(of.input_schema as Schema);
   const [problem, setProblem] = useState<Problem | null>(null);
   const run = async () => {
     setProblem(null);
@@ -78,8 +79,8 @@ function Start({ of, close }: { of: Schemas["WorkflowEntry"]; close: () => void 
   return (
     <Dialog title={`Run ${of.name}`} close={close} wide>
       <form class="form" onSubmit={(event) => { event.preventDefault(); void run(); }}>
-        <Fields schema={of.input_schema as Schema} value={input} change={setInput} faults={problem?.faults ?? []} path="input" />
-        {Object.keys((of.input_schema as Schema).properties ?? {}).length === 0 && <Empty>It takes no input.</Empty>}
+        <Fields schema={schema} value={input} change={setInput} faults={problem?.faults ?? []} path="input" />
+        {Object.keys(schema.properties ?? {}).length === 0 && <Empty>It takes no input.</Empty>}
         {problem && <Refusal problem={problem} />}
         <div class="actions"><button class="main">Run</button></div>
       </form>

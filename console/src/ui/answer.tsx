@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 
 import { asProblem } from "../api/asked";
 import { type Problem, type Role, type Schemas, call, isAtLeast, me, org } from "../api/client";
-import type { Schema } from "../api/description";
+import { type Schema, resolved } from "../api/description";
 import { Fields } from "./form";
 import { Refusal } from "./parts";
 
@@ -23,7 +23,7 @@ export function Answer({ of, done }: { of: Schemas["ApprovalView"]; done: () => 
   const [data, setData] = useState<Record<string, unknown>>({});
   const [comment, setComment] = useState("");
   const [problem, setProblem] = useState<Problem | null>(null);
-  const form = of.form as Schema | null;
+  const form = of.form && resolved(of.form as Schema);
   const answer = async (decision: "approve" | "refuse") => {
     setProblem(null);
     try {

@@ -1,9 +1,11 @@
 // Two versions of a text, with what was taken out and what came in.
 import { diffLines } from "diff";
 
+import { plainly } from "./formats";
+
 /** The difference line by line; long stretches that are the same are left out. */
 export function Changes({ from, to }: { from: string; to: string }) {
-  const parts = diffLines(from, to);
+  const parts = diffLines(plainly(from), plainly(to));
   if (parts.every((one) => !one.added && !one.removed)) return <p class="empty">They are the same.</p>;
   return (
     <pre class="code changes" tabIndex={0} aria-label="Changes">

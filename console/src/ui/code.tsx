@@ -1,6 +1,8 @@
 // Python, read only, with its lines numbered and its words coloured. What is shown is text in every case.
 import { useEffect, useRef } from "preact/hooks";
 
+import { plainly } from "./formats";
+
 const WORDS = /\b(?:False|None|True|and|as|assert|async|await|break|class|continue|def|del|elif|else|except|finally|for|from|global|if|import|in|is|lambda|match|case|nonlocal|not|or|pass|raise|return|try|while|with|yield)\b/;
 const TOKEN = new RegExp(`(?<string>[rbfuRBFU]{0,2}(?:"""[\\s\\S]*?(?:"""|$)|'''[\\s\\S]*?(?:'''|$)|"(?:\\\\.|[^"\\\\\\n])*"|'(?:\\\\.|[^'\\\\\\n])*'))|(?<comment>#[^\\n]*)|(?<word>${WORDS.source})|(?<decorator>^[ \\t]*@[\\w.]+)|(?<number>\\b\\d[\\d_.]*\\b)`, "gm");
 // Characters that are coloured: a file beyond is shown as it is.
@@ -20,7 +22,7 @@ export function Code({ of, at, around, notes = [] }: { of: string; at?: number; 
     const line = box.current?.querySelector<HTMLElement>(`[data-n="${at}"]`);
     if (box.current && line && around === undefined) box.current.scrollTop = Math.max(0, line.offsetTop - 40);
   }, [of, at]);
-  const lines = linesOf(of);
+  const lines = linesOf(plainly(of));
   const first = around !== undefined && at ? Math.max(0, at - 1 - around) : 0;
   const last = around !== undefined && at ? Math.min(lines.length, at + around) : lines.length;
   return (

@@ -24,7 +24,7 @@ export function Durations({ of }: { of: { duration_ms?: number | null }[] }) {
           return <span key={n} style={{ height: `${Math.max(count ? 6 : 1, (100 * count) / most)}%` }} title={`${count} took ${duration(2 ** (first + n))} to ${duration(2 ** (first + n + 1))}`} />;
         })}
       </div>
-      <figcaption>Of these: half within {at(0.5)}, 95 of 100 within {at(0.95)}</figcaption>
+      <figcaption>Of the listed runs, half took at most {at(0.5)}, and 95 of 100 at most {at(0.95)}</figcaption>
     </figure>
   );
 }

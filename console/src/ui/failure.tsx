@@ -5,7 +5,7 @@ import { useAsked } from "../api/asked";
 import { type Schemas, may } from "../api/client";
 import { to } from "../app/router";
 import { Code } from "./code";
-import { Section } from "./parts";
+import { Section, Text } from "./parts";
 import { useText } from "./source";
 
 const FRAME = /^\s*File "([^"\n]+)", line (\d+), in (.+)$/gm;
@@ -20,7 +20,7 @@ export function Failure({ of, at }: { of: Schemas["RunError"]; at: string | null
     <Section title={of.type}>
       <p class="error-message">{of.message}</p>
       {frames.map((one, n) => <Frame key={n} {...one} at={at} opened={n === frames.length - 1} />)}
-      {of.traceback && <details open={frames.length === 0}><summary>The traceback as text</summary><pre class="traceback">{of.traceback}</pre></details>}
+      {of.traceback && <details open={frames.length === 0}><summary>The traceback as text</summary><Text kind="traceback" of={of.traceback} /></details>}
     </Section>
   );
 }

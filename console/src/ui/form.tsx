@@ -6,6 +6,8 @@ import { type Fault, call } from "../api/client";
 
 type Values = Record<string, unknown>;
 
+const ACRONYMS = /\b(?:api|cel|id|json|nats|url)\b/g;
+
 interface FieldProps {
   name: string;
   schema: Schema;
@@ -45,7 +47,7 @@ export function Field({ name, schema, required, value, change, faults, path }: F
   const { of, optional } = plain(schema);
   const mine = faults.filter((one) => one.path === path || (!of.properties && one.path.startsWith(`${path}.`)));
   const help = of.description ?? schema.description;
-  const label = of.title ?? name.replace(/[_-]/g, " ");
+  const label = of.title ?? name.replace(/[_-]/g, " ").replace(ACRONYMS, (one) => one.toUpperCase());
   const described = [help && `${id}-help`, mine.length > 0 && `${id}-bad`].filter(Boolean).join(" ") || undefined;
   const common = { id, "aria-describedby": described, "aria-invalid": mine.length > 0 || undefined };
   const control = () => {
@@ -53,14 +55,14 @@ export function Field({ name, schema, required, value, change, faults, path }: F
     if (of.enum)
       return (
         <select {...common} value={value === undefined || value === null ? "" : String(value)} onChange={(event) => change(of.enum?.find((one) => String(one) === event.currentTarget.value))}>
-          {(!required || value === undefined) && <option value="">{fallback !== undefined ? `${fallback}` : "not set"}</option>}
+          {(!required || value === undefined) && <option value="">{fallback !== undefined ? `${fallback} (default)` : "not set"}</option>}
           {of.enum.filter((one) => required || one !== fallback || value === one).map((one) => <option key={String(one)} value={String(one)}>{String(one)}</option>)}
         </select>
       );
     if (of.type === "boolean")
       return (
         <select {...common} value={value === undefined || value === null ? "" : String(value)} onChange={(event) => change(event.currentTarget.value === "" ? undefined : event.currentTarget.value === "true")}>
-          {!required && <option value="">{fallback === undefined ? "not set" : fallback ? "yes, as usual" : "no, as usual"}</option>}
+          {!required && <option value="">{fallback === undefined ? "not set" : fallback ? "yes (default)" : "no (default)"}</option>}
           <option value="true">yes</option>
           <option value="false">no</option>
         </select>
@@ -73,7 +75,7 @@ export function Field({ name, schema, required, value, change, faults, path }: F
       if (of.writeOnly) return <input {...common} type="password" autocomplete="new-password" placeholder="kept sealed, and never shown again" value={(value as string) ?? ""} onInput={(event) => change(event.currentTarget.value || undefined)} />;
       if (of["x-refers-to"]) return <Reference common={common} kind={of["x-refers-to"]} value={(value as string) ?? ""} change={(one) => change(one || empty(optional))} />;
       if ((of.maxLength ?? 0) >= 4096) return <textarea {...common} rows={3} class="code" spellcheck={false} value={(value as string) ?? ""} onInput={(event) => change(event.currentTarget.value || empty(optional))} />;
-      return <input {...common} type="text" placeholder={fallback === undefined ? "" : String(fallback)} value={(value as string) ?? ""} onInput={(event) => change(event.currentTarget.value || empty(optional))} />;
+      return <input {...common} type="text" placeholder={fallback !== undefined ? String(fallback) : of.format === "date-time" ? "2026-12-31T18:00:00Z" : ""} value={(value as string) ?? ""} onInput={(event) => change(event.currentTarget.value || empty(optional))} />;
     }
     return <JsonInput common={common} value={value} change={change} />;
   };
@@ -95,7 +97,7 @@ export function Field({ name, schema, required, value, change, faults, path }: F
     );
   return (
     <div class="field">
-      <label for={id}>{label}{required && <span class="needed"> needed</span>}</label>
+      <label for={id}>{label}{required && <span class="needed"> required</span>}</label>
       {control()}
       {help && <p class="help" id={`${id}-help`}><Marked of={help} /></p>}
       {mine.length > 0 && <p class="wrong" id={`${id}-bad`}>{mine.map((one) => one.message).join("; ")}</p>}

@@ -5,7 +5,7 @@ import type { Schemas } from "../api/client";
 import { to } from "../app/router";
 import { inFull, moment } from "./formats";
 import { Json } from "./json";
-import { Dialog, Facts, Id } from "./parts";
+import { Dialog, Facts, Id, Text } from "./parts";
 
 type Item = Schemas["LogItem"];
 const LONG = 300;
@@ -22,7 +22,7 @@ export function Found({ of }: { of: Item[] }) {
               <time dateTime={one.time} title={inFull(one.time)}>{moment(one.time)}</time>
               <b>{one.level}</b>
               <span class="kind">{one.workflow ?? one.service}</span>
-              <span class="text">{one.message ? one.message.slice(0, LONG) : one.type}{Object.entries(one.fields ?? {}).slice(0, 6).map(([name, value]) => <i key={name}> {name}={JSON.stringify(value)?.slice(0, 80)}</i>)}</span>
+              <span class="text"><bdi>{one.message ? one.message.slice(0, LONG) : one.type}</bdi>{Object.entries(one.fields ?? {}).slice(0, 6).map(([name, value]) => <i key={name}> {name}={JSON.stringify(value)?.slice(0, 80)}</i>)}</span>
             </button>
           </li>
         ))}
@@ -36,7 +36,7 @@ export function Found({ of }: { of: Item[] }) {
 export function Whole({ of, close }: { of: Item; close: () => void }) {
   return (
     <Dialog title={of.type} close={close} wide>
-      {of.message && <pre>{of.message}</pre>}
+      {of.message && <Text of={of.message} />}
       <Facts of={[
         ["Time", inFull(of.time)],
         ["Level", of.level],

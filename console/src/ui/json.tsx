@@ -1,11 +1,13 @@
 // JSON as a tree that is opened where one looks; text of strangers stays text.
 import { useState } from "preact/hooks";
 
+import { plainly } from "./formats";
 import { Copy } from "./parts";
 
 // Items of one list or object, and characters of one text, that are shown before somebody asks for more.
 const FEW = 100;
 const LONG = 2000;
+const KEY = 100;
 
 /** A document. */
 export function Json({ of, open = 2 }: { of: unknown; open?: number }) {
@@ -22,7 +24,7 @@ export function Json({ of, open = 2 }: { of: unknown; open?: number }) {
 function Node({ name, of, open }: { name?: string; of: unknown; open: number }) {
   const [isOpen, setOpen] = useState(open > 0);
   const [shown, setShown] = useState(FEW);
-  const label = name !== undefined && <span class="json-name">{name}: </span>;
+  const label = name !== undefined && <span class="json-name" title={name.length > KEY ? name.slice(0, LONG) : undefined}>{plainly(name.length > KEY ? `${name.slice(0, KEY)}…` : name)}: </span>;
   if (of === null || typeof of !== "object") return <div class="json-leaf">{label}<Leaf of={of} /></div>;
   const entries = Array.isArray(of) ? of.map((one, n): [string, unknown] => [String(n), one]) : Object.entries(of);
   const [begin, end] = Array.isArray(of) ? ["[", "]"] : ["{", "}"];
@@ -46,7 +48,7 @@ function Leaf({ of }: { of: unknown }) {
   const cut = !whole && of.length > LONG;
   return (
     <span class="json-string">
-      {JSON.stringify(cut ? of.slice(0, LONG) : of)}
+      {plainly(JSON.stringify(cut ? of.slice(0, LONG) : of))}
       {cut && <button type="button" class="small" onClick={() => setWhole(true)}>{of.length - LONG} more characters</button>}
     </span>
   );

@@ -3,7 +3,7 @@ import { useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import type { Schemas } from "../api/client";
 import { clock } from "./formats";
-import { Empty } from "./parts";
+import { Empty, Text } from "./parts";
 
 const HEIGHT = 22;
 // Characters of one line that are shown in the list; the whole of it by opening it.
@@ -47,8 +47,8 @@ export function Lines({ of, ended }: { of: Schemas["LineView"][]; ended: boolean
       </div>
       {opened && (
         <div class="line-whole">
-          <pre>{opened.line.message}</pre>
-          {Object.keys(opened.line.fields ?? {}).length > 0 && <pre>{JSON.stringify(opened.line.fields, null, 2)}</pre>}
+          <Text of={opened.line.message} />
+          {Object.keys(opened.line.fields ?? {}).length > 0 && <Text of={JSON.stringify(opened.line.fields, null, 2)} />}
           <button type="button" class="small" onClick={() => setOpened(null)}>Close</button>
         </div>
       )}

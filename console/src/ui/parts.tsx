@@ -109,7 +109,7 @@ export function Act({ does, children, kind, confirm, disabled, small }: { does: 
         </Dialog>
       )}
       {problem && (
-        <Dialog title="That was refused" close={() => setProblem(null)}>
+        <Dialog title={problem.status ? "That was refused" : problem.title} close={() => setProblem(null)}>
           <Refusal problem={problem} />
         </Dialog>
       )}
@@ -166,6 +166,21 @@ export function Copy({ text, what = "Copy" }: { text: string; what?: string }) {
     >
       <span aria-live="polite">{done ? "Copied" : what}</span>
     </button>
+  );
+}
+
+// Characters of a text that are shown before somebody asks for the rest: a browser lays out a megabyte in one line for seconds.
+const LONG = 20_000;
+
+/** A text as it is, only its beginning where it is very long. */
+export function Text({ of, kind }: { of: string; kind?: string }) {
+  const [whole, setWhole] = useState(false);
+  const cut = !whole && of.length > LONG;
+  return (
+    <>
+      <pre class={kind}>{cut ? of.slice(0, LONG) : of}</pre>
+      {cut && <p><button type="button" class="small" onClick={() => setWhole(true)}>{(of.length - LONG).toLocaleString("en")} more characters</button> <Copy text={of} what="Copy all" /></p>}
+    </>
   );
 }
 

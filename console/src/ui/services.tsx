@@ -53,7 +53,7 @@ export function Quotas({ of }: { of: Record<string, { used: number; limit: numbe
   return (
     <ul class="lines">
       {Object.entries(of).map(([field, one]) => typeof one === "object" && (
-        <li key={field}><span class="named">{field.replace(/_/g, " ")}</span><span>{counted(field, one.used)}{one.limit === null ? <small>, no limit</small> : ` of ${counted(field, one.limit)}`}</span>{one.limit ? <meter min={0} max={one.limit} value={one.used} aria-label={field} /> : null}</li>
+        <li key={field}><span class="named">{field.replace(/_/g, " ")}</span><span class="minor">{counted(field, one.used)}{one.limit === null ? <small>, no limit</small> : ` of ${counted(field, one.limit)}`}</span>{one.limit ? <meter min={0} max={one.limit} value={one.used} aria-label={field} /> : null}</li>
       ))}
     </ul>
   );

@@ -33,13 +33,13 @@ export function Timeline({ run, attempts, steps, known }: { run: Schemas["RunVie
         const last = over.get(child) ?? (!status || status in GOES_ON ? end : at);
         marks.push({ name: <a href={to(`/runs/${child}`)}>{step.name}</a>, kind: "child", from: at, to: last, tone: TONES[status ?? "started"] ?? "bad", says: `child run${status ? `, ${status.replace("_", " ")}` : ""}${over.has(child) ? `, ${duration(last - at)}` : ""}` });
       } else if (step.kind !== "run" || !steps.some((each) => each.kind === "start" && each.result === step.name))
-        marks.push({ name: step.name, kind: step.kind, from: Math.min(since, at), to: at, tone: step.timed_out || step.given_up ? "bad" : WAITS.has(step.kind) ? "held" : "step", says: `${step.kind}${step.timed_out ? ", timed out" : step.given_up ? ", given up" : ""}` });
+        marks.push({ name: step.name, kind: step.kind, from: Math.min(since, at), to: at, tone: step.timed_out || step.given_up ? "bad" : WAITS.has(step.kind) ? "held" : "step", says: `${step.kind}${step.attempt === 0 ? "" : `, ${duration(Math.max(0, at - since))}`}${step.timed_out ? ", timed out" : step.given_up ? ", given up" : ""}` });
       since = at;
     }
     const next = attempts[n + 1];
     if (one.status !== "waiting" || !one.finished_at) return;
     const resumed = next ? Date.parse(next.started_at) : end;
-    const what = next ? "" : run.waits.map((each) => each.kind === each.name ? each.name : `${each.kind} ${known.get(each.name)?.what ?? each.name}`).join(", ") || run.blocked_on;
+    const what = next ? "" : run.waits.map((each) => each.kind === "ask" ? "an answer" : each.kind === each.name ? each.name : `${each.kind} ${known.get(each.name)?.what ?? each.name}`).join(", ") || run.blocked_on;
     marks.push({ name: "Waited", kind: "queue", from: until, to: resumed, tone: "held", says: `${duration(resumed - until)}${what ? `, for ${what}` : ""}` });
   });
   const whole = Math.max(1, end - begin);

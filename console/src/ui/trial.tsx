@@ -1,6 +1,7 @@
 // Tests of a source: what would happen to a recorded request, step by step; or an event for a topic.
 import { useState } from "preact/hooks";
 
+import { written } from "../api/asked";
 import { type Schemas, call } from "../api/client";
 import { go, to } from "../app/router";
 import { Act, Dialog, Status } from "./parts";
@@ -58,7 +59,7 @@ export function Emit({ source, close }: { source: string; close: () => void }) {
     <Dialog title={`An event for ${source}`} close={close}>
       <label>Type <input value={type} placeholder="order.paid" onInput={(event) => setType(event.currentTarget.value)} /></label>
       <label>Data, as JSON <textarea rows={8} class="code" spellcheck={false} value={data} onInput={(event) => setData(event.currentTarget.value)} /></label>
-      <div class="actions"><Act kind="main" disabled={!type} does={async () => { const made = await call("emit_event", { path: { name: source }, body: { type, data: JSON.parse(data) } as never }); close(); go(to(`/deliveries/${made.id}`)); }}>Send</Act></div>
+      <div class="actions"><Act kind="main" disabled={!type} does={async () => { const made = await call("emit_event", { path: { name: source }, body: { type, data: written(data) } as never }); close(); go(to(`/deliveries/${made.id}`)); }}>Send</Act></div>
     </Dialog>
   );
 }
