@@ -137,6 +137,18 @@ async def triage(event: dict) -> str:
     log.info("labelled", title=title, label="bug")
     return "bug"
 ''',
+    "orders.py": b'''"""Orders of the shop."""
+
+from millrace import log, wait_for_event, workflow
+
+
+@workflow
+async def ship(order: str) -> str:
+    """Send an order, once it has been paid."""
+    log.info("packed", order=order)
+    await wait_for_event("order.paid", source="shop", where="event.data.order == order")
+    return f"{order} is on its way"
+''',
     "reports.py": b'''"""Figures of the week."""
 
 import os
@@ -272,6 +284,7 @@ WAITING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("refund", {"order": "A-1042", "amount": 80}),
     ("refund", {"order": "A-1077", "amount": 240}),
     ("laptop", {"name": "Barbara Liskov"}),
+    ("ship", {"order": "A-1042"}),
 )
 ISSUES = ("Checkout is slow", "Cannot sign in with a passkey", "Why is the sky blue?", "Prices are off by one cent")
 
@@ -304,4 +317,15 @@ async def delivered(client: Client, github: str, shop: Callable[..., Any]) -> di
         return found and len(found["items"]) == 2 and found["items"]
 
     letters: Any = await eventually(buried)
+    # Somebody has mended what labels issues, and the run that failed by it goes on.
+    mended = FILES["repository.py"].replace(b'raise LookupError(f"no label fits {title!r}")', b'return "question"')
+    await client.put_file("repository.py", mended)
+
+    async def resumable() -> Any:
+        found = await client.available("/api/v1/runs?workflow=triage&status=failed")
+        return found and found["items"]
+
+    broken: Any = await eventually(resumable)
+    resumed = await client.call("POST", f"/api/v1/runs/{broken[0]['id']}/resume", body={"version": "latest"})
+    await client.run(resumed["id"], "succeeded")
     return {"delivery": f"deliveries/{sent['id']}", "dead-letter": f"dead-letters/{letters[0]['id']}"}
