@@ -78,13 +78,13 @@ def build(tree: Path, out: Path, epoch: int) -> tuple[Path, Path]:
 
 
 def _list_packages(tree: Path, lock: Path, bill: Path) -> None:
-    """Write the bill of the pinned packages, as they are installed into an environment of their own, with their licences' texts."""
+    """Write the bill of the pinned packages, as they are installed into an environment of their own."""
     with tempfile.TemporaryDirectory(prefix="millrace-packages-") as folder:
         python = Path(folder) / "bin" / "python"
         _run([sys.executable, "-m", "venv", "--without-pip", folder], tree)
         pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
         _run([*pip, "--require-hashes", "--requirement", str(lock)], tree)
-        command = [sys.executable, "-P", "-m", "cyclonedx_py", "environment", "--output-reproducible", "--gather-license-texts"]
+        command = [sys.executable, "-P", "-m", "cyclonedx_py", "environment", "--output-reproducible"]
         command += ["--pyproject", str(tree / "pyproject.toml"), "--output-file", str(bill), str(python)]
         _run(command, tree)
     listed = {canonicalize_name(one["name"]): one.get("version") for one in json.loads(bill.read_bytes())["components"]}

@@ -51,7 +51,7 @@ Millrace is under the [Apache License 2.0](https://www.apache.org/licenses/LICEN
 packages by `python -m tests.reference`. A test refuses a package that cannot be had by one of
 {", ".join(f"`{one}`" for one in sorted(ALLOWED))}.
 Versions and hashes are in `requirements.lock`. Each [release](deploying.md#a-release) has a bill of materials (CycloneDX), with the
-texts of the licences.
+licences as their makers declare them. Their texts are in the packages, in `.dist-info`.
 
 ## Packages
 
