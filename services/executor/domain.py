@@ -5,8 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from shared.errors import Invalid, Problem, TooLarge
 from shared.questions import Position
@@ -30,6 +32,8 @@ _CACHES = frozenset({"__pycache__", "node_modules"})
 _BYTECODE = (".pyc", ".pyo")
 PATH_BYTES = 1024
 PART_BYTES = 255  # what a file system takes as one name
+# A bundle has each of them on disk, for each file.
+MOST_FOLDERS = 64
 
 
 def doubtful(received_at: str | None, now: datetime) -> bool:
@@ -87,23 +91,44 @@ def check_places(tree: Mapping[str, str], paths: Iterable[str]) -> None:
 
 
 def misplaced(tree: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
-    """Return which of these paths of a tree cannot be beside all others of it, with the reason."""
-    below: dict[str, str] = {}
+    """Return which of these paths of a tree cannot be beside all others of it, with the reason; also those in too many folders."""
+    places, spelled = sorted(tree), _spellings(tree)
     found: dict[str, str] = {}
-    # Each spelling of a file's or folder's name, by what a file system makes of it that tells no cases apart, and a file of it.
-    alike: dict[str, dict[str, str]] = {}
-    for path in sorted(tree):
-        for place in (*_folders(path), path):
-            alike.setdefault(_folded(place), {}).setdefault(place, path)
-        for folder in _folders(path):
-            below.setdefault(folder, path)
+
+    def in_the_way(path: str, folders: list[str]) -> Iterator[str]:
+        yield from (folder for folder in folders if folder in tree)
+        first = bisect_left(places, f"{path}/")
+        yield from (below for below in places[first : first + 1] if below.startswith(f"{path}/"))
+        for place in (*folders, path) if spelled else ():
+            others = spelled.get(_folded(place), {}).items()
+            yield from (other for name, other in others if name != place.rpartition("/")[2])
+
     for path in paths:
-        in_the_way = [folder for folder in _folders(path) if folder in tree]
-        in_the_way += [below[path]] if path in below else []
-        for place in (*_folders(path), path):
-            in_the_way += [other for spelled, other in alike[_folded(place)].items() if spelled != place]
-        if in_the_way:
-            found[path] = clash(path, in_the_way[0])
+        folders = _folders(path)
+        if len(folders) > MOST_FOLDERS:
+            found[path] = f"it is in {len(folders)} folders within each other, and {MOST_FOLDERS} are the most"
+        elif (other := next(in_the_way(path, folders), None)) is not None:
+            found[path] = clash(path, other)
+    return found
+
+
+def _spellings(tree: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return what names are spelled in several ways, by what a file system that tells no cases apart makes of their paths.
+
+    Each spelling comes with a file that has it. Of places that are spelled in one way nothing is kept: there are many times as
+    many of them as files.
+    """
+    found: dict[str, dict[str, str]] = {}
+    # A folder right before what is in it, so that all that share one come together.
+    folded = sorted((_folded(path).split("/"), path) for path in tree)
+    open_: list[tuple[str, dict[str, str]]] = []
+    for parts, path in folded:
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0][0] == pair[1], zip(open_, parts, strict=False)))
+        open_[shared:] = [(part, {}) for part in parts[shared:]]
+        for depth, (name, (_, names)) in enumerate(zip(path.split("/"), open_, strict=True), 1):
+            names.setdefault(name, path)
+            if len(names) == 2:
+                found["/".join(parts[:depth])] = names
     return found
 
 
@@ -112,8 +137,7 @@ def _folded(path: str) -> str:
 
 
 def _folders(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+    return [path[:place] for place, character in enumerate(path) if character == "/"]
 
 
 def changed_tree(tree: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.executor import domain
 from services.executor.runs import run_state
@@ -113,6 +116,37 @@ def test_a_name_that_some_file_systems_do_not_tell_from_another_is_refused_namin
         domain.check_places({path: "1", there: "2", "other.txt": "3"}, [path])
     assert there in refused.value.detail
     domain.check_places({path: "1", "other.txt": "3"}, [path])
+
+
+def test_files_in_many_folders_take_no_more_than_their_paths_and_one_in_too_many_is_refused() -> None:
+    # A commit of so many is half a megabyte, and adds nothing to what is stored.
+    deep = [f"data/{number}/{'a/' * 490}x" for number in range(400)]
+    most = f"data/{'a/' * (domain.MOST_FOLDERS - 1)}x"
+    tree = dict.fromkeys([*deep, most], "1")
+    tracemalloc.start()
+    found = domain.misplaced(tree, [*deep, most])
+    _, taken = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 32 << 20
+    assert set(found) == set(deep)
+    assert "in 492 folders within each other, and 64 are the most" in found[deep[0]]
+
+
+@given(st.dictionaries(st.lists(st.sampled_from("aAb"), min_size=1, max_size=3).map("/".join), st.just("1")))
+def test_a_path_is_in_the_way_of_another_as_a_file_system_without_cases_has_it(tree: dict[str, str]) -> None:
+    def places(path: str) -> list[str]:
+        parts = path.split("/")
+        return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+    spelled = {place for path in tree for place in places(path)}
+    wrong = {
+        path
+        for path in tree
+        if any(folder in tree for folder in places(path)[:-1])
+        or any(other.startswith(f"{path}/") for other in tree)
+        or any(other != place and other.lower() == place.lower() for place in places(path) for other in spelled)
+    }
+    assert set(domain.misplaced(tree, list(tree))) == wrong
 
 
 def test_an_artifact_is_written_by_its_own_run_and_is_in_no_bundle() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
@@ -73,7 +74,7 @@ async def looking(org: str, spec: Repository, deps: SyncDeps, *, accepts: bool =
         if found.head is None:
             # A branch that is gone has removed no file: nothing is in common with what comes in its place.
             known = msgspec.structs.replace(known, files={})
-        decision = decisions.decide(known.files, local, found.files, found.refused, found.ignored)
+        decision = await asyncio.to_thread(decisions.decide, known.files, local, found.files, found.refused, found.ignored)
         yield Comparison(
             access=access, known=known, local=local, sizes=sizes, found=found, decision=decision, is_rewritten=is_rewritten
         )  # fmt: skip

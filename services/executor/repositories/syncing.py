@@ -233,7 +233,7 @@ async def _record(
         stored=list_,
     )
     await _forget(look.known, {list_, *(one.agreed for one in known.pushes)}, deps)
-    decision = decisions.decide(agreed, local, look.found.files, look.found.refused, look.found.ignored)
+    decision = await asyncio.to_thread(decisions.decide, agreed, local, look.found.files, look.found.refused, look.found.ignored)
     return msgspec.structs.replace(look, known=known, local=local, sizes=sizes, decision=decision)
 
 
