@@ -171,7 +171,7 @@ def thumbnails() -> None:
     os._exit(137)
 
 
-@workflow
+@workflow(timeout=3600)
 def rebuild_index(seconds: int = 900) -> None:
     """Read all documents once more."""
     for number in range(seconds):

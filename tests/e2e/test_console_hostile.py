@@ -149,10 +149,8 @@ async def test_addresses_that_name_nothing_say_so(page: Page, client: Client) ->
     for path in (
         "runs/%3Cimg%20src=x%3E",
         f"deliveries/{run['id']}",
-        "runs/..%2F..%2Fme",
         "sources/none",
         "schedules/%22",
-        "files/..%2Fx",
     ):
         await page.open(f"{here}/console/{path}")
         await page.until("!!document.querySelector('main .refusal, main .empty')")

@@ -83,7 +83,10 @@ function whole(schema: Schema, all: Record<string, Schema>, deep: number, within
   if (schema.$ref) {
     const { $ref, ...own } = schema;
     const name = $ref.split("/").pop() ?? "";
-    return within.includes(name) ? {} : { ...whole(all[name] ?? {}, all, deep + 1, [...within, name]), ...own };
+    if (within.includes(name)) return {};
+    const { title, ...named } = whole(all[name] ?? {}, all, deep + 1, [...within, name]);
+    // What a type is called is no word for the field that has it.
+    return { ...named, ...(title !== name && title !== undefined && { title }), ...own };
   }
   const made = { ...schema };
   if (made.properties) made.properties = Object.fromEntries(Object.entries(made.properties).map(([name, one]) => [name, whole(one, all, deep + 1, within)]));

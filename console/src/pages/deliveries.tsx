@@ -10,11 +10,11 @@ import { type Column, Table, useRows } from "../ui/table";
 type Delivery = Schemas["DeliveryView"];
 
 const COLUMNS: Column<Delivery>[] = [
-  { name: "Source", width: "minmax(8rem, 1.500fr)", show: (one) => <>{one.source_name ?? <Id of={one.source} />}<small class="under">{one.type ?? one.reason}{ranOf(one).map(([status, count]) => `, ${count > 1 ? `${count} ` : ""}${status.replace("_", " ")}`)}</small></> },
-  { name: "Type", width: "minmax(7rem, 1.500fr)", minor: true, show: (one) => one.type ?? <span class="none">none</span> },
+  { name: "Source", width: "minmax(8rem, 1.200fr)", show: (one) => <>{one.source_name ?? <Id of={one.source} />}<small class="under">{ranOf(one).filter(([status]) => status !== "succeeded").map(([status, count]) => `${count > 1 ? `${count} ` : ""}${status.replace("_", " ")}, `)}{one.type ?? one.reason}</small></> },
+  { name: "Type", width: "minmax(7rem, 1.200fr)", minor: true, show: (one) => one.type ?? <span class="none">none</span> },
   { name: "Status", width: "minmax(6.5rem, 1fr)", show: (one) => <Status of={one.status} /> },
   { name: "Came", width: "6rem", show: (one) => <Time at={one.received_at} /> },
-  { name: "Runs", width: "minmax(7rem, 1.500fr)", minor: true, show: (one) => <Ran of={one} /> },
+  { name: "Runs", width: "minmax(12rem, 1.500fr)", minor: true, show: (one) => <Ran of={one} /> },
   { name: "Why", width: "minmax(8rem, 3fr)", minor: true, show: (one) => <span title={one.reason ?? undefined}>{one.reason}</span> },
 ];
 

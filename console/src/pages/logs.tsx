@@ -64,7 +64,7 @@ export default function Logs() {
           {rows.problem && <Refusal problem={rows.problem} />}
           {follows && <Found of={tail} />}
           {follows && tail.length === 0 && <Empty>Nothing new has come that fits.</Empty>}
-          {!follows && (rows.loading && rows.rows.length === 0 ? <Loading /> : rows.rows.length === 0 && !rows.problem ? <Empty>Nothing in this time fits.</Empty> : <Found of={rows.rows} />)}
+          {!follows && (rows.loading && rows.rows.length === 0 ? <Loading /> : rows.rows.length === 0 ? !rows.problem && <Empty>Nothing in this time fits.</Empty> : <Found of={rows.rows} />)}
           {!follows && rows.more && <div class="actions"><button type="button" onClick={rows.next}>Older ones</button></div>}
         </div>
       </div>

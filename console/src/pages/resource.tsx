@@ -59,7 +59,7 @@ function New({ kind, put }: { kind: string; put: Operation }) {
       <Head title={`New ${known.one}`} of={<a href={to(`/${kind}`)}>{known.title}</a>} />
       <p class="lead">{known.says}</p>
       <form class="card form" onSubmit={(event) => { event.preventDefault(); void save(); }}>
-        <div class="field"><label for="new-name">name<span class="needed"> required</span></label><input id="new-name" required value={name} onInput={(event) => setName(event.currentTarget.value)} /></div>
+        <div class="field"><label for="new-name">name<span class="needed"> required</span></label><input id="new-name" required value={name} aria-invalid={faultsOf(problem).some((one) => one.path === "name") || undefined} onInput={(event) => setName(event.currentTarget.value)} />{faultsOf(problem).filter((one) => one.path === "name").map((one) => <p key={one.message} class="wrong">{one.message}</p>)}</div>
         <Fields schema={schema} value={value} change={setValue} faults={faultsOf(problem)} />
         {problem && <Refusal problem={problem} />}
         <div class="actions"><button class="main">Create</button><a class="button" href={to(`/${kind}`)}>Cancel</a></div>

@@ -42,7 +42,7 @@ export function Listed({ kind, list, children, column, listens }: ListedProps) {
   const words = here.value.searchParams.get("q")?.toLowerCase() ?? "";
   const shown = { ...rows, rows: (rows.rows as unknown as Row[]).filter((one) => !words || JSON.stringify(one).toLowerCase().includes(words)) };
   const columns: Column<Row>[] = [
-    { name: "Name", width: "minmax(8rem, 2fr)", show: (one) => <>{one.name}<small class="under">{known.shows.slice(1).filter((field) => saysItself(field, one[field])).map((field, n) => <>{n > 0 && ", "}<Value of={one[`${field}_name`] ?? one[field]} name={field} /></>)}</small></> },
+    { name: "Name", width: "minmax(8rem, 2fr)", show: (one) => <>{one.name}<small class="under">{known.shows.slice(1).filter((field) => saysItself(field, one[field])).map((field, n) => <>{n > 0 && ", "}{field === "enabled" ? "off" : <Value of={one[`${field}_name`] ?? one[field]} name={field} />}</>)}</small></> },
     ...known.shows.map((field, n): Column<Row> => ({ name: NAMES[field] ?? field.replace(/_at$/, "").replace(/_/g, " "), width: `minmax(5rem, ${n === 0 ? 2 : 1.5}fr)`, minor: n > 0, show: (one) => <Value of={one[`${field}_name`] ?? one[field]} name={field} /> })),
     { name: "Changed", width: "6.500rem", minor: true, show: (one) => <Time at={one.updated_at} /> },
     ...(column ? [column] : []),

@@ -122,11 +122,13 @@ function Items({ schema, value, change, faults, path }: { schema: Schema; value:
       {value.map((one, n) => (
         <details key={n} open={value.length < 4 || !one.name} class="item">
           <summary>{String(one.name ?? n + 1)}</summary>
+          <div class="fields">
           <Fields schema={schema} value={one} change={(made) => change(value.map((each, m) => (m === n ? Object.fromEntries(Object.entries(made).filter(([, field]) => field !== undefined)) : each)))} faults={faults} path={`${path}.${n}`} />
           <div class="actions">
             <button type="button" class="small" disabled={n === 0} onClick={() => moved(n, n - 1)}>Up</button>
             <button type="button" class="small" disabled={n === value.length - 1} onClick={() => moved(n, n + 1)}>Down</button>
             <button type="button" class="small" onClick={() => change(value.filter((_, m) => m !== n))}>Take out</button>
+          </div>
           </div>
         </details>
       ))}
