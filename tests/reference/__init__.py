@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import adapters, api, commands, configuration, licences, messages, sdk
+from tests.reference import adapters, api, commands, configuration, decisions, licences, messages, sdk
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES: dict[str, Callable[[], str]] = {
@@ -16,4 +16,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "messages.md": messages.page,
     "sdk-reference.md": sdk.page,
     "licences.md": licences.page,
+    "decisions/index.md": decisions.page,
 }
