@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import hmac
 import io
+import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -219,24 +220,12 @@ async def test_a_body_above_the_inline_limit_travels_by_reference(place: Place, 
         assert await Blobs(bus.client, "bodies").read(message.body_ref) == body
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"X-Hub-Signature-256": ""},
-        {"X-Hub-Signature-256": "sha256="},
-        {"X-Hub-Signature-256": "sha256=00"},
-        {"X-Hub-Signature-256": "sha1=" + "0" * 40},
-        {"X-Hub-Signature-256": "sha256=" + "é" * 64},
-        {"X-Hub-Signature-256": "sha256=" + "0" * 64},
-    ],
-)
-async def test_a_wrong_signature_is_401_and_nothing_is_kept(place: Place, client: Client, headers: dict[str, str]) -> None:
+async def test_a_wrong_signature_is_401_and_nothing_is_kept(place: Place, client: Client) -> None:
     async with source(place, client) as (id_, _):
-        json_type = {"Content-Type": "application/json"}
-        got = await client("POST", f"/hooks/{id_}", data=BODY, headers=json_type | headers)
-    assert got.status == 401
-    assert got.headers["Content-Type"] == "application/problem+json"
+        for signature in (None, "", "sha256=", "sha256=00", "sha1=" + "0" * 40, "sha256=" + "é" * 64, "sha256=" + "0" * 64):
+            headers = {"Content-Type": "application/json"} | ({} if signature is None else {"X-Hub-Signature-256": signature})
+            got = await client("POST", f"/hooks/{id_}", data=BODY, headers=headers)
+            assert (got.status, got.headers["Content-Type"]) == (401, "application/problem+json"), signature
     assert await stream(place, "WEBHOOKS") == []
 
 
@@ -335,30 +324,23 @@ async def test_no_answer_tells_what_it_is_made_of(client: Client) -> None:
     assert b"aiohttp" not in said.lower()
 
 
-@pytest.mark.parametrize(
-    "content_type", ["(" * 5000, "a/b" + ";" * 8000, "application/json" + ";a=b" * 1900, "=?utf-8?q?=41?=" * 500]
-)
-async def test_a_content_type_that_nobody_can_read_is_refused_or_passed_over(
-    place: Place, client: Client, content_type: str
-) -> None:
+async def test_a_content_type_that_nobody_can_read_is_refused_or_passed_over(place: Place, client: Client) -> None:
     async with source(place, client) as (id_, _):
-        got = await client.hook(id_, headers={"Content-Type": content_type})
-        assert got.status == (202 if content_type.startswith("application/json") else 415), got.body
+        for content_type in ("(" * 5000, "a/b" + ";" * 8000, "application/json" + ";a=b" * 1900, "=?utf-8?q?=41?=" * 500):
+            got = await client.hook(id_, headers={"Content-Type": content_type})
+            assert got.status == (202 if content_type.startswith("application/json") else 415), got.body
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/api/v1/runs", "/api/v1/nothing", "/nothing"])
-@pytest.mark.parametrize("expected", ["x", "\udcff"])
-async def test_an_expectation_that_nobody_can_meet_is_a_problem_on_every_route(client: Client, path: str, expected: str) -> None:
+async def test_an_expectation_that_nobody_can_meet_is_a_problem_on_every_route(client: Client) -> None:
     address = urlsplit(client.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(
-        f"GET {path} HTTP/1.1\r\nHost: a\r\nExpect: {expected}\r\nConnection: close\r\n\r\n".encode(errors="surrogateescape")
-    )
-    said = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    assert b" 417 " in said.splitlines()[0], said
-    assert b"application/problem+json" in said
+    for path, expected in itertools.product(("/healthz", "/api/v1/runs", "/api/v1/nothing", "/nothing"), (b"x", b"\xff")):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(b"GET %b HTTP/1.1\r\nHost: a\r\nExpect: %b\r\nConnection: close\r\n\r\n" % (path.encode(), expected))
+        said = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert b" 417 " in said.splitlines()[0], said
+        assert b"application/problem+json" in said
 
 
 async def test_who_waits_to_be_told_to_go_on_is_told_so(client: Client) -> None:
@@ -539,26 +521,17 @@ async def test_only_the_platform_key_is_let_in(place: Place, client: Client) -> 
     await eventually(audited)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        b"/api/v1/sources/%FF",
-        b"/api/v1/sources/\xff",
-        b"/api/v1/runs/%00",
-        b"/hooks/%ED%A0%80",
-        b"/api/v1/runs?org=%FF",
-    ],
-)
-async def test_paths_that_are_no_text_are_no_bugs(client: Client, path: bytes) -> None:
-    address = urlsplit(client.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    key = client.key["Authorization"].encode()
-    writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: h\r\nAuthorization: " + key + b"\r\n\r\n")
-    status = int((await reader.readline()).split()[1])
-    writer.close()
-    await writer.wait_closed()
-    # 503: what could be a name is asked for, and nobody answers here.
-    assert status in {400, 404, 422, 503}
+async def test_paths_that_are_no_text_are_no_bugs(client: Client) -> None:
+    address, key = urlsplit(client.url), client.key["Authorization"].encode()
+    sources, runs = b"/api/v1/sources/", b"/api/v1/runs"
+    for path in (sources + b"%FF", sources + b"\xff", runs + b"/%00", b"/hooks/%ED%A0%80", runs + b"?org=%FF"):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: h\r\nAuthorization: " + key + b"\r\n\r\n")
+        status = int((await reader.readline()).split()[1])
+        writer.close()
+        await writer.wait_closed()
+        # 503: what could be a name is asked for, and nobody answers here.
+        assert status in {400, 404, 422, 503}, path
 
 
 async def test_an_answer_that_nobody_gives_is_503(client: Client) -> None:

@@ -148,70 +148,65 @@ async def test_credentials_that_are_no_tokens_say_how_they_are_sent(place: Place
         assert {one.status for one in (await listed(it.gateway, "connection", org="acme"))[0]} == {"active"}
 
 
-@pytest.mark.parametrize(
-    ("wrong", "path"),
-    [
-        ({"token": None}, "token"),
-        ({"grant": "basic", "token": "x"}, "username"),
-        ({"grant": "basic", "token": "x", "username": "me:x"}, "username"),
-        ({"grant": "api_key", "token": "x", "query": "k", "header": "X"}, "query"),
-        ({"token": "x", "header": "X Y"}, "header"),
-        ({"token": "x", "prefix": "a\nb"}, "prefix"),
-        ({"token": "x", "base_url": "https://user@host"}, "base_url"),
-        ({"token": "x", "provider": "nobody"}, "provider"),
-        ({"token": "x", "provider": "github", "client_id": "c"}, "client_id"),
-        ({"token": "x", "parameters": {"tenant": "c"}}, "parameters"),
-        ({"grant": "client_credentials"}, "provider"),
-        ({"grant": "client_credentials", "provider": "nobody", "client_id": "c"}, "provider"),
-        ({"grant": "client_credentials", "provider": "github"}, "client_id"),
-        ({"grant": "client_credentials", "provider": "github", "token": "x"}, "client_id"),
-        ({"grant": "client_credentials", "provider": "zendesk", "client_id": "c"}, "parameters.subdomain"),
-        ({"grant": "authorization_code", "provider": "paypal", "client_id": "c"}, "provider"),
-    ],
-)
-async def test_what_makes_no_connection_is_refused_naming_the_field(place: Place, wrong: dict[str, Any], path: str) -> None:
+NO_CONNECTIONS: list[tuple[dict[str, Any], str]] = [
+    ({"token": None}, "token"),
+    ({"grant": "basic", "token": "x"}, "username"),
+    ({"grant": "basic", "token": "x", "username": "me:x"}, "username"),
+    ({"grant": "api_key", "token": "x", "query": "k", "header": "X"}, "query"),
+    ({"token": "x", "header": "X Y"}, "header"),
+    ({"token": "x", "prefix": "a\nb"}, "prefix"),
+    ({"token": "x", "base_url": "https://user@host"}, "base_url"),
+    ({"token": "x", "provider": "nobody"}, "provider"),
+    ({"token": "x", "provider": "github", "client_id": "c"}, "client_id"),
+    ({"token": "x", "parameters": {"tenant": "c"}}, "parameters"),
+    ({"grant": "client_credentials"}, "provider"),
+    ({"grant": "client_credentials", "provider": "nobody", "client_id": "c"}, "provider"),
+    ({"grant": "client_credentials", "provider": "github"}, "client_id"),
+    ({"grant": "client_credentials", "provider": "github", "token": "x"}, "client_id"),
+    ({"grant": "client_credentials", "provider": "zendesk", "client_id": "c"}, "parameters.subdomain"),
+    ({"grant": "authorization_code", "provider": "paypal", "client_id": "c"}, "provider"),
+]
+NO_PROVIDERS: list[tuple[dict[str, Any], str]] = [
+    ({}, "token_url"),
+    ({"known": "nobody"}, "known"),
+    ({"token_url": "ftp://x/token"}, "token_url"),
+    ({"token_url": "https://u:p@x.example/token"}, "token_url"),
+    ({"token_url": "https://x.example/token#f"}, "token_url"),
+    ({"token_url": "https://{host}/token"}, "token_url"),
+    ({"token_url": "https://{host}.com/token"}, "token_url"),
+    ({"token_url": "https://x{host}/token"}, "token_url"),
+    ({"known": "github", "revoke_url": "https://x.example/{a}?b={c}"}, "revoke_url"),
+    ({"known": "github", "client_secret": "s"}, "client_id"),
+    ({"known": "github", "client_id": "c", "client_secret": "a\nb"}, "client_secret"),
+]
+
+
+@pytest.mark.parametrize(("noun", "name", "every"), [("connection", "halo", NO_CONNECTIONS), ("provider", "local", NO_PROVIDERS)])
+async def test_what_makes_no_connection_or_provider_is_refused_naming_the_field(
+    place: Place, noun: str, name: str, every: list[tuple[dict[str, Any], str]]
+) -> None:
     async with asking(place) as it:
-        with pytest.raises(Invalid) as refused:
-            await it.put("connection", "halo", **wrong)
-        assert path in [one.path for one in refused.value.errors]
+        for wrong, path in every:
+            with pytest.raises(Invalid) as refused:
+                await it.put(noun, name, **wrong)
+            assert path in [one.path for one in refused.value.errors], wrong
 
 
-@pytest.mark.parametrize(
-    ("wrong", "path"),
-    [
-        ({}, "token_url"),
-        ({"known": "nobody"}, "known"),
-        ({"token_url": "ftp://x/token"}, "token_url"),
-        ({"token_url": "https://u:p@x.example/token"}, "token_url"),
-        ({"token_url": "https://x.example/token#f"}, "token_url"),
-        ({"token_url": "https://{host}/token"}, "token_url"),
-        ({"token_url": "https://{host}.com/token"}, "token_url"),
-        ({"token_url": "https://x{host}/token"}, "token_url"),
-        ({"known": "github", "revoke_url": "https://x.example/{a}?b={c}"}, "revoke_url"),
-        ({"known": "github", "client_secret": "s"}, "client_id"),
-        ({"known": "github", "client_id": "c", "client_secret": "a\nb"}, "client_secret"),
-    ],
-)
-async def test_what_makes_no_provider_is_refused_naming_the_field(place: Place, wrong: dict[str, Any], path: str) -> None:
+async def test_a_value_cannot_lead_a_templated_host_elsewhere(place: Place) -> None:
     async with asking(place) as it:
-        with pytest.raises(Invalid) as refused:
-            await it.put("provider", "local", **wrong)
-        assert path in [one.path for one in refused.value.errors]
-
-
-@pytest.mark.parametrize(
-    "value", ["evil.com/", "evil.com#", "a@evil.com", "evil.com:80", "..", "A", "", "a b", "%2e", "evil.com\\"]
-)
-async def test_a_value_cannot_lead_a_templated_host_elsewhere(place: Place, value: str) -> None:
-    async with asking(place) as it:
-        it_is = {"grant": "client_credentials", "client_id": "c", "token": "s", "parameters": {"subdomain": value}}
-        with pytest.raises(Invalid):
-            await it.put("connection", "halo", provider="zendesk", **it_is)
+        it_is = {"grant": "client_credentials", "client_id": "c", "token": "s"}
         await it.put("provider", "free", token_url="https://{domain}/token", hosts=["*.example.com"])
-        for domain in (value, "evil.com", "example.com", "example.com.evil.com", "notexample.com"):
+
+        async def refused(provider: str, **parameters: str) -> None:
             with pytest.raises(Invalid):
-                await it.put("connection", "halo", provider="free", **it_is | {"parameters": {"domain": domain}})
-        await it.put("connection", "halo", provider="free", **it_is | {"parameters": {"domain": "a.example.com"}})
+                await it.put("connection", "halo", provider=provider, **it_is, parameters=parameters)
+
+        for value in ("evil.com/", "evil.com#", "a@evil.com", "evil.com:80", "..", "A", "", "a b", "%2e", "evil.com\\"):
+            await refused("zendesk", subdomain=value)
+            await refused("free", domain=value)
+        for domain in ("evil.com", "example.com", "example.com.evil.com", "notexample.com"):
+            await refused("free", domain=domain)
+        await it.put("connection", "halo", provider="free", **it_is, parameters={"domain": "a.example.com"})
 
 
 async def test_a_provider_within_the_house_is_never_asked(place: Place) -> None:

@@ -211,18 +211,15 @@ def test_a_setting_that_is_no_rate_is_named(given: str) -> None:
     assert "MILLRACE_KEY_RATE" in [one.path for one in refusal.value.problems]
 
 
-@pytest.mark.parametrize(
-    ("path", "fields", "name"),
-    [
+async def test_a_rate_that_means_nothing_is_named(client: Client) -> None:
+    for path, fields, name in (
         ("/api/v1/keys?org=acme", {"name": "x", "role": "viewer", "burst": 5}, "burst"),
         ("/api/v1/keys?org=acme", {"name": "x", "role": "viewer", "rate": 0}, "rate"),
         ("/api/v1/orgs", {"name": "acme", "webhook_burst": 5}, "webhook_burst"),
         ("/api/v1/orgs", {"name": "acme", "rate": 1e9}, "rate"),
-    ],
-)
-async def test_a_rate_that_means_nothing_is_named(client: Client, path: str, fields: dict[str, Any], name: str) -> None:
-    got = await client("POST", path, json=fields)
-    assert (got.status, [one["path"] for one in got.json["errors"]]) == (422, [name])
+    ):
+        got = await client("POST", path, json=fields)
+        assert (got.status, [one["path"] for one in got.json["errors"]]) == (422, [name]), fields
 
 
 async def test_an_address_without_a_key_is_told_to_wait_and_others_are_not(place: Place) -> None:

@@ -40,29 +40,29 @@ async def emit(call: Api, type_: str, data: Any) -> str:
     return str(answer["id"])
 
 
-@pytest.mark.parametrize(
-    ("fields", "path", "said"),
-    [
-        ({"filter": "event.data.x =="}, "filter", "line 1, column 16: Syntax error: mismatched input '<EOF>'"),
-        ({"filter": "event.data.x &&\n  event.y ==== 3"}, "filter", "line 2, column 13: Syntax error: extraneous input '=='"),
-        ({"filter": "evnt.data.x"}, "filter", "there is no evnt: a filter sees event and integration"),
-        ({"input": {"a": {"$cel": "1 +"}}}, "input.a", "line 1, column 4: Syntax error"),
-        ({"input": {"a": {"$cel": "evnt.x"}}}, "input.a", "there is no evnt: an expression sees event and integration"),
-        ({"input": {"a": {"$path": "evnt.x"}}}, "input.a.$path", "is event, or begins with"),
-        ({"source": "ordres"}, "source", "there is no source 'ordres'; did you mean 'orders'?"),
-        ({"source": "elsewhere"}, "source", "there is no source 'elsewhere'"),
-    ],
-)
-async def test_a_mistake_is_refused_with_its_place(place: Place, fields: dict[str, Any], path: str, said: str) -> None:
+MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    ({"filter": "event.data.x =="}, "filter", "line 1, column 16: Syntax error: mismatched input '<EOF>'"),
+    ({"filter": "event.data.x &&\n  event.y ==== 3"}, "filter", "line 2, column 13: Syntax error: extraneous input '=='"),
+    ({"filter": "evnt.data.x"}, "filter", "there is no evnt: a filter sees event and integration"),
+    ({"input": {"a": {"$cel": "1 +"}}}, "input.a", "line 1, column 4: Syntax error"),
+    ({"input": {"a": {"$cel": "evnt.x"}}}, "input.a", "there is no evnt: an expression sees event and integration"),
+    ({"input": {"a": {"$path": "evnt.x"}}}, "input.a.$path", "is event, or begins with"),
+    ({"source": "ordres"}, "source", "there is no source 'ordres'; did you mean 'orders'?"),
+    ({"source": "elsewhere"}, "source", "there is no source 'elsewhere'"),
+]
+
+
+async def test_a_mistake_is_refused_with_its_place(place: Place) -> None:
     async with house(place) as call:
         await call("PUT", "/sources/orders", {"adapter": "topic"})
-        body = {"source": "orders", "event": "*", "workflow": "w"} | fields
-        status, answer = await call("PUT", "/subscriptions/s", body)
-        assert status == 422
-        [problem] = answer["errors"]
-        assert problem["path"] == path
-        assert problem["message"].startswith(said)
-        assert not problem["message"].endswith("did you mean 'elsewhere'?")
+        for fields, path, said in MISTAKES:
+            body = {"source": "orders", "event": "*", "workflow": "w"} | fields
+            status, answer = await call("PUT", "/subscriptions/s", body)
+            assert status == 422, fields
+            [problem] = answer["errors"]
+            assert problem["path"] == path
+            assert problem["message"].startswith(said)
+            assert not problem["message"].endswith("did you mean 'elsewhere'?")
 
 
 async def test_a_workflow_that_does_not_fit_is_a_warning(place: Place) -> None:
