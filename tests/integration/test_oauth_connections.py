@@ -21,7 +21,7 @@ from shared.bus import Bus
 from shared.commit import Journal
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import new_id, open_envelope, open_message
-from shared.errors import Conflict, Invalid, MillraceError, NotFound, PreconditionFailed, Unavailable
+from shared.errors import Conflict, Invalid, MillraceError, NotFound, Unavailable
 from shared.messages import Audited, ConnectionAuthorized
 from shared.ordered_reader import OrderedReader
 from shared.questions.oauth import GetToken, Token
@@ -124,16 +124,6 @@ async def test_concurrent_commands_of_one_name_make_one_connection_with_every_ve
         assert len(items) == 1
         said = await stored(admin, "CONNECTIONS", items[0].version)
         assert [open_message(one, ConnectionAuthorized).version for one in said] == [*range(1, items[0].version + 1)]
-
-
-async def test_the_expected_version_guards(place: Place) -> None:
-    async with running(place, "oauth"), buses(place) as (gateway, _, _admin):
-        with pytest.raises(PreconditionFailed):
-            await gateway.ask(putting(place, expected=3))
-        await gateway.ask(putting(place, expected=0))
-        with pytest.raises(PreconditionFailed):
-            await gateway.ask(putting(place, expected=0))
-        assert (await gateway.ask(putting(place, token="another", expected=1))).version == 2
 
 
 async def test_what_does_not_fit_is_invalid_and_leaves_nothing(place: Place) -> None:

@@ -14,7 +14,7 @@ from shared.bus import Bus
 from shared.commit import Journal
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import new_id, open_message
-from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Unavailable
+from shared.errors import Invalid, NotFound, PreconditionFailed, Unavailable
 from shared.messages import Audited, SecretChanged, SecretRemoved
 from shared.questions.oauth import GetSecret, GetVariable, SecretGiven, VariableView
 from shared.questions.resources import PutResource, RemoveResource, Shown
@@ -189,21 +189,6 @@ async def test_what_does_not_fit_is_invalid_and_leaves_nothing(place: Place) -> 
         assert (await listed(gateway, "variable", org="acme"))[0] == []
         await gateway.ask(variable("a" * 100, "x" * 65534))
         await gateway.ask(secret(place, "_" + "a" * 99, value="x" * 65536))
-
-
-async def test_the_expected_version_guards_a_secret(place: Place) -> None:
-    async with running(place, "oauth"), buses(place) as (gateway, _, _admin):
-        with pytest.raises(PreconditionFailed):
-            await gateway.ask(secret(place, expected=3))
-        command = secret(place, expected=0)
-        first, again = [await gateway.ask(command) for _ in range(2)]
-        assert again == msgspec.structs.replace(first, changes={})
-        with pytest.raises(PreconditionFailed):
-            await gateway.ask(secret(place, expected=0))
-        assert (await gateway.ask(secret(place, value="another one", expected=1))).version == 2
-        await gateway.ask(removing())
-        with pytest.raises(Conflict):
-            await gateway.ask(command)
 
 
 async def test_every_secret_given_or_denied_is_on_record_without_its_value(place: Place) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,49 +54,53 @@ async def api(place: Place) -> AsyncIterator[Api]:
 
 
 INTEGRATION = {"config_schema": {"type": "object"}}
-ENTITIES = [
-    ("events", "/sources/race", SOURCE, {"enabled": False}),
-    ("events", "/subscriptions/race", SUBSCRIPTION, {"enabled": False}),
-    ("events", "/integrations/race", INTEGRATION, {"description": "changed"}),
-    ("events", "/integrations/halo/mappings/default", {"config": {"a": 1}}, {"entity_id": "7"}),
-    ("oauth", "/connections/race", CONNECTION, {"token": "t-2"}),
+ENTITIES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("/sources/race", SOURCE, {"enabled": False}),
+    ("/subscriptions/race", SUBSCRIPTION, {"enabled": False}),
+    ("/integrations/race", INTEGRATION, {"description": "changed"}),
+    ("/integrations/halo/mappings/default", {"config": {"a": 1}}, {"entity_id": "7"}),
+    ("/connections/race", CONNECTION, {"token": "t-2"}),
 ]
 
 
-@pytest.mark.parametrize(("service", "path", "body", "change"), ENTITIES)
-async def test_a_change_and_a_deletion_of_one_version_do_not_both_happen(
-    place: Place, service: str, path: str, body: Any, change: Any
-) -> None:
-    # Two replicas of the owner: no lock of a process decides, the broker does.
-    async with running(place, service), running(place, service), running(place, "events"), api(place) as call:
+@asynccontextmanager
+async def owners(place: Place) -> AsyncIterator[Api]:
+    """Two replicas of each owner: no lock of a process decides, the broker does."""
+    async with AsyncExitStack() as stack:
+        for service in ("events", "events", "oauth", "oauth"):
+            await stack.enter_async_context(running(place, service))
+        call = await stack.enter_async_context(api(place))
         assert (await call("PUT", "/sources/repo", SOURCE))[0] == 200
         assert (await call("PUT", "/integrations/halo", INTEGRATION))[0] == 200
-        for number in range(ROUNDS):
+        yield call
+
+
+async def test_a_change_and_a_deletion_of_one_version_do_not_both_happen(place: Place) -> None:
+    async with owners(place) as call:
+        for (path, body, change), number in itertools.product(ENTITIES, range(ROUNDS)):
             _, tag = await call("PUT", path, body)
             put = call("PUT", path, body | change, If_Match=tag)
             delete = call("DELETE", path, If_Match=tag)
             first, second = (put, delete) if number % 2 else (delete, put)
             statuses = sorted(status for status, _ in await asyncio.gather(first, second))
-            assert statuses in ([200, 412], [204, 412])
+            assert statuses in ([200, 412], [204, 412]), path
             gone = statuses[0] == 204
             assert (await call("GET", path))[0] == (404 if gone else 200)
 
 
-@pytest.mark.parametrize(("service", "path", "body", "change"), ENTITIES)
-async def test_a_deletion_of_another_version_deletes_nothing(place: Place, service: str, path: str, body: Any, change: Any) -> None:
-    async with running(place, service), running(place, "events"), api(place) as call:
-        await call("PUT", "/sources/repo", SOURCE)
-        await call("PUT", "/integrations/halo", INTEGRATION)
-        _, old = await call("PUT", path, body)
-        _, new = await call("PUT", path, body | change)
-        assert old != new
-        for tag in (old, '"0"', '"nonsense"', "W/garbage"):
-            assert (await call("DELETE", path, If_Match=tag))[0] == 412
-        assert (await call("GET", path)) == (200, new)
-        assert (await call("DELETE", path, If_Match=new))[0] == 204
-        assert (await call("DELETE", path))[0] == 404
-        assert (await call("PUT", path, body))[0] == 200
-        assert (await call("DELETE", path, If_Match="*"))[0] == 204
+async def test_a_deletion_of_another_version_deletes_nothing(place: Place) -> None:
+    async with owners(place) as call:
+        for path, body, change in ENTITIES:
+            _, old = await call("PUT", path, body)
+            _, new = await call("PUT", path, body | change)
+            assert old != new, path
+            for tag in (old, '"0"', '"nonsense"', "W/garbage"):
+                assert (await call("DELETE", path, If_Match=tag))[0] == 412
+            assert (await call("GET", path)) == (200, new)
+            assert (await call("DELETE", path, If_Match=new))[0] == 204
+            assert (await call("DELETE", path))[0] == 404
+            assert (await call("PUT", path, body))[0] == 200
+            assert (await call("DELETE", path, If_Match="*"))[0] == 204
 
 
 async def test_a_file_is_changed_or_deleted_by_one_of_those_who_demand_one_version(place: Place, data: Path) -> None:

@@ -49,59 +49,44 @@ async def versions(bus: Bus, stream: str) -> int:
     return count
 
 
-@pytest.mark.parametrize(("noun", "field", "stream", "given"), KEPT)
-async def test_the_same_value_again_changes_nothing(place: Place, noun: str, field: str, stream: str, given: Given) -> None:
+async def test_a_patch_leaves_what_it_does_not_name(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
-        first: Shown = await gateway.ask(put(place, noun, "one"))
-        again: Shown = await gateway.ask(put(place, noun, "one", expected=1))
-        assert (first.change, again.change, again.version) == ("created", "none", 1)
-        assert again.fields == first.fields
-        assert await versions(admin, stream) == 1
-        other: Shown = await gateway.ask(put(place, noun, "two"))
-        assert (other.change, other.version, await given(executor, place, "halo")) == ("changed", 2, "two")
-        with pytest.raises(PreconditionFailed):
-            await gateway.ask(put(place, noun, "two", expected=1))
-        assert field not in first.fields
+        for noun, field, stream, given in KEPT:
+            with pytest.raises(NotFound, match=f"there is no {noun} 'halo'"):
+                await gateway.ask(put(place, noun, patch=True))
+            await gateway.ask(put(place, noun, "one", applied_as="base"))
+            same: Shown = await gateway.ask(put(place, noun, patch=True))
+            assert (same.change, same.version) == ("none", 1)
+            named: Shown = await gateway.ask(put(place, noun, patch=True, applied_as="files"))
+            assert (named.change, named.version, named.fields["applied_as"]) == ("changed", 2, "files")
+            assert await given(executor, place, "halo") == "one"
+            patched: Shown = await gateway.ask(put(place, noun, "two", patch=True))
+            assert (patched.version, patched.fields["applied_as"]) == (3, "files")
+            assert await given(executor, place, "halo") == "two"
+            for wrong in ({field: None}, {field: ""}, {field: 7}):
+                with pytest.raises(Invalid) as refused:
+                    await gateway.ask(putting(noun, "halo", ring(place), org="acme", patch=True, **wrong))
+                assert refused.value.errors[0].path == field
+            assert await versions(admin, stream) == 3
 
 
-@pytest.mark.parametrize(("noun", "field", "stream", "given"), KEPT)
-async def test_a_patch_leaves_what_it_does_not_name(place: Place, noun: str, field: str, stream: str, given: Given) -> None:
+async def test_a_dry_run_changes_nothing(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
-        with pytest.raises(NotFound, match=f"there is no {noun} 'halo'"):
-            await gateway.ask(put(place, noun, patch=True))
-        await gateway.ask(put(place, noun, "one", applied_as="base"))
-        same: Shown = await gateway.ask(put(place, noun, patch=True))
-        assert (same.change, same.version) == ("none", 1)
-        named: Shown = await gateway.ask(put(place, noun, patch=True, applied_as="files"))
-        assert (named.change, named.version, named.fields["applied_as"]) == ("changed", 2, "files")
-        assert await given(executor, place, "halo") == "one"
-        patched: Shown = await gateway.ask(put(place, noun, "two", patch=True))
-        assert (patched.version, patched.fields["applied_as"]) == (3, "files")
-        assert await given(executor, place, "halo") == "two"
-        for wrong in ({field: None}, {field: ""}, {field: 7}):
+        for noun, field, stream, given in KEPT:
+            new: Shown = await gateway.ask(put(place, noun, "one", dry_run=True))
+            assert (new.change, new.version, new.fields["status"]) == ("created", 0, "active")
+            with pytest.raises(NotFound):
+                await got(gateway, noun, "halo", org="acme")
             with pytest.raises(Invalid) as refused:
-                await gateway.ask(putting(noun, "halo", ring(place), org="acme", patch=True, **wrong))
+                await gateway.ask(put(place, noun, "", dry_run=True))
             assert refused.value.errors[0].path == field
-        assert await versions(admin, stream) == 3
-
-
-@pytest.mark.parametrize(("noun", "field", "stream", "given"), KEPT)
-async def test_a_dry_run_changes_nothing(place: Place, noun: str, field: str, stream: str, given: Given) -> None:
-    async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
-        new: Shown = await gateway.ask(put(place, noun, "one", dry_run=True))
-        assert (new.change, new.version, new.fields["status"]) == ("created", 0, "active")
-        with pytest.raises(NotFound):
-            await got(gateway, noun, "halo", org="acme")
-        with pytest.raises(Invalid) as refused:
-            await gateway.ask(put(place, noun, "", dry_run=True))
-        assert refused.value.errors[0].path == field
-        await gateway.ask(put(place, noun, "one"))
-        other: Shown = await gateway.ask(put(place, noun, "two", dry_run=True))
-        same: Shown = await gateway.ask(put(place, noun, "one", dry_run=True))
-        assert [(one.change, one.version) for one in (other, same)] == [("changed", 1), ("none", 1)]
-        with pytest.raises(PreconditionFailed):
-            await gateway.ask(put(place, noun, "two", dry_run=True, expected=7))
-        assert (await given(executor, place, "halo"), await versions(admin, stream)) == ("one", 1)
+            await gateway.ask(put(place, noun, "one"))
+            other: Shown = await gateway.ask(put(place, noun, "two", dry_run=True))
+            same: Shown = await gateway.ask(put(place, noun, "one", dry_run=True))
+            assert [(one.change, one.version) for one in (other, same)] == [("changed", 1), ("none", 1)]
+            with pytest.raises(PreconditionFailed):
+                await gateway.ask(put(place, noun, "two", dry_run=True, expected=7))
+            assert (await given(executor, place, "halo"), await versions(admin, stream)) == ("one", 1)
 
 
 async def test_a_dry_run_leaves_what_is_not_published_yet_to_the_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,26 +103,26 @@ async def test_a_dry_run_leaves_what_is_not_published_yet_to_the_sweep(place: Pl
             assert (tried.change, tried.version) == ("created", 0)
 
 
-@pytest.mark.parametrize(("noun", "field", "stream", "given"), KEPT)
-async def test_it_is_found_and_removed_by_name_or_id_once(place: Place, noun: str, field: str, stream: str, given: Given) -> None:
+async def test_it_is_found_and_removed_by_name_or_id_once(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
-        one = await told(gateway, put(place, noun, "one"))
-        assert {"id", "org", "name", "status", "version", "applied_as"} <= vars(one).keys()
-        assert set(vars(one)) == {name for name in KINDS[noun].shown.__struct_fields__ if name != "change"}
-        assert await got(gateway, noun, one.id, org="acme") == one
-        with pytest.raises(NotFound):
-            await got(gateway, noun, one.id, org="other")
-        # A name may look like an id: a put means a name.
-        twin = await told(gateway, put(place, noun, "two", name=f"a{one.id}"))
-        with pytest.raises(NotFound):
-            await given(executor, place, one.id)
-        command = removing(noun, one.id, org="acme")
-        await gateway.ask(command)
-        await gateway.ask(command)
-        assert [found.id for found in (await listed(gateway, noun, org="acme"))[0]] == [twin.id]
-        assert await versions(admin, stream) == 3
-        with pytest.raises(NotFound):
-            await gateway.ask(removing(noun, one.id, org="acme"))
+        for noun, _, stream, given in KEPT:
+            one = await told(gateway, put(place, noun, "one"))
+            assert {"id", "org", "name", "status", "version", "applied_as"} <= vars(one).keys()
+            assert set(vars(one)) == {name for name in KINDS[noun].shown.__struct_fields__ if name != "change"}
+            assert await got(gateway, noun, one.id, org="acme") == one
+            with pytest.raises(NotFound):
+                await got(gateway, noun, one.id, org="other")
+            # A name may look like an id: a put means a name.
+            twin = await told(gateway, put(place, noun, "two", name=f"a{one.id}"))
+            with pytest.raises(NotFound):
+                await given(executor, place, one.id)
+            command = removing(noun, one.id, org="acme")
+            await gateway.ask(command)
+            await gateway.ask(command)
+            assert [found.id for found in (await listed(gateway, noun, org="acme"))[0]] == [twin.id]
+            assert await versions(admin, stream) == 3
+            with pytest.raises(NotFound):
+                await gateway.ask(removing(noun, one.id, org="acme"))
 
 
 async def test_what_was_sealed_anew_meanwhile_is_not_replaced_by_what_was_read_before(place: Place) -> None:
@@ -161,21 +146,21 @@ async def test_what_was_sealed_anew_meanwhile_is_not_replaced_by_what_was_read_b
             await engine.dispose()
 
 
-@pytest.mark.parametrize("noun", ["variable", "connection", "secret"])
-async def test_a_command_is_answered_the_same_at_every_sending(place: Place, noun: str) -> None:
+async def test_a_command_is_answered_the_same_at_every_sending(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, _, _admin):
-        create = put(place, noun, "one") if noun != "variable" else putting(noun, "halo", org="acme", value=1)
-        created: Shown = await gateway.ask(create)
-        assert (created.change, bool(created.changes)) == ("created", True)
-        # What it has changed is told once.
-        assert await gateway.ask(create) == msgspec.structs.replace(created, changes={})
-        change = put(place, noun, "two") if noun != "variable" else putting(noun, "halo", org="acme", value=2)
-        changed: Shown = await gateway.ask(change)
-        assert (changed.change, bool(changed.changes)) == ("changed", True)
-        assert await gateway.ask(change) == msgspec.structs.replace(changed, changes={})
-        remove = removing(noun, created.fields["id"], org="acme")
-        await gateway.ask(remove)
-        await gateway.ask(remove)
+        for noun in ("variable", "connection", "secret"):
+            create = put(place, noun, "one") if noun != "variable" else putting(noun, "halo", org="acme", value=1)
+            created: Shown = await gateway.ask(create)
+            assert (created.change, bool(created.changes)) == ("created", True)
+            # What it has changed is told once.
+            assert await gateway.ask(create) == msgspec.structs.replace(created, changes={})
+            change = put(place, noun, "two") if noun != "variable" else putting(noun, "halo", org="acme", value=2)
+            changed: Shown = await gateway.ask(change)
+            assert (changed.change, bool(changed.changes)) == ("changed", True)
+            assert await gateway.ask(change) == msgspec.structs.replace(changed, changes={})
+            remove = removing(noun, created.fields["id"], org="acme")
+            await gateway.ask(remove)
+            await gateway.ask(remove)
 
 
 async def test_a_variable_is_the_same_only_as_json(place: Place) -> None:
