@@ -194,19 +194,19 @@ async def test_a_question_that_nobody_answers_fails_at_once_or_in_time(place: Pl
         assert client._resp_map == {}
 
 
-@pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB b 0", "a\tb"])
-async def test_a_subject_that_would_be_read_as_more_than_one_is_refused(place: Place, subject: str) -> None:
+async def test_a_subject_that_would_be_read_as_more_than_one_is_refused(place: Place) -> None:
     async with client_of(place) as client:
-        for refused in (
-            client.publish(subject, b""),
-            client.publish("a", b"", reply=subject or " "),
-            client.request(subject, b""),
-            subscribe(client, subject, Heard().take),
-        ):
-            with pytest.raises(nats.errors.BadSubjectError):
-                await refused
-        with pytest.raises(nats.errors.BadHeaderError):
-            await client.publish("a", b"", headers={f"X{subject}: y": "z"})
+        for subject in ("", "a b", "a\r\nPUB b 0", "a\tb"):
+            for refused in (
+                client.publish(subject, b""),
+                client.publish("a", b"", reply=subject or " "),
+                client.request(subject, b""),
+                subscribe(client, subject, Heard().take),
+            ):
+                with pytest.raises(nats.errors.BadSubjectError):
+                    await refused
+            with pytest.raises(nats.errors.BadHeaderError):
+                await client.publish("a", b"", headers={f"X{subject}: y": "z"})
 
 
 async def test_more_than_the_broker_takes_is_refused_and_the_connection_goes_on(place: Place, either: str) -> None:

@@ -66,12 +66,13 @@ async def test_one_holds_a_lock_at_a_time_and_each_fence_is_higher(place: Place)
         assert fences == sorted(set(fences))
 
 
-@pytest.mark.parametrize("name", ["a", "a b", "org.*.>", "é/../\x00", "x" * 200])
-async def test_a_name_may_be_any_text_and_names_do_not_meet(place: Place, name: str) -> None:
-    async with locks_of(place) as locks, locks.hold(name, wait=10), locks.hold(f"{name}.", wait=10):
-        with pytest.raises(Conflict, match="was not free within 0 s"):
-            async with locks.hold(name, wait=0):
-                pass
+async def test_a_name_may_be_any_text_and_names_do_not_meet(place: Place) -> None:
+    async with locks_of(place) as locks:
+        for name in ("a", "a b", "org.*.>", "é/../\x00", "x" * 200):
+            async with locks.hold(name, wait=10), locks.hold(f"{name}.", wait=10):
+                with pytest.raises(Conflict, match="was not free within 0 s"):
+                    async with locks.hold(name, wait=0):
+                        pass
 
 
 async def test_a_lock_is_free_after_its_block_however_that_ends(place: Place) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import asyncpg
 import nats
 import pytest
+import pytest_asyncio
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
@@ -19,7 +21,14 @@ from shared.ordered_reader import OrderedReader
 from shared.pull import StreamError, api_request, inbox_prefix
 from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK, Work, among_replicas
 from tests.support.inside import bus_of
-from tests.support.servers import Place
+from tests.support.servers import Place, Servers
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def place(servers: Servers) -> AsyncIterator[Place]:
+    """One for all: what is refused leaves nothing behind."""
+    async with servers.place() as given:
+        yield given
 
 
 async def refusals(place: Place, service: str, subject: str, *, subscribe: bool = False) -> list[str]:

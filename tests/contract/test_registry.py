@@ -81,18 +81,22 @@ async def test_a_view_of_nothing_but_what_it_cannot_decode_is_complete(place: Pl
         assert list(view.values()) == []
 
 
-@pytest.mark.parametrize("document", UNDECODABLE)
-async def test_its_owner_replaces_what_cannot_be_decoded(place: Place, document: bytes) -> None:
-    await write(place, "broken", document)
+async def test_its_owner_replaces_what_cannot_be_decoded(place: Place) -> None:
+    broken = {f"broken-{number}": document for number, document in enumerate(UNDECODABLE)}
+    for key, document in broken.items():
+        await write(place, key, document)
     async with viewing(place) as (view, health), bus_of(place, "events") as bus:
         writer = RegistryWriter(bus.client, "sources", SourceEntry)
-        assert await writer.put("broken", 5, entry("mended"))
+        for key in broken:
+            assert await writer.put(key, 5, entry("mended"))
 
         async def mended() -> bool:
-            return view.get("broken") == Entry(5, entry("mended")) and not health.document()["registry_sources"]["undecodable"]
+            are_mended = all(view.get(key) == Entry(5, entry("mended")) for key in broken)
+            return are_mended and not health.document()["registry_sources"]["undecodable"]
 
         await eventually(mended)
-        assert not await writer.put("broken", 5, entry("again"))
+        for key in broken:
+            assert not await writer.put(key, 5, entry("again"))
 
 
 async def test_its_owner_makes_an_entry_anew_at_the_same_sequence_and_its_readers_follow(place: Place) -> None:

@@ -122,9 +122,9 @@ async def test_state_goes_with_its_organization(place: Place, replicas: list[Sta
     assert (await replicas[0].get("here", "a")).value == 1
 
 
-@pytest.mark.parametrize(("value", "by"), [("a", 1), (1.5, 1), (True, 1), (None, 1), (2**53, 1), (-(2**53), -1)])
-async def test_what_is_no_number_or_would_be_too_large_is_not_incremented(replicas: list[States], value: object, by: int) -> None:
-    await replicas[0].put(change("n"), value, None, None)
-    with pytest.raises(Invalid):
-        await replicas[0].increment(change("n"), by, None)
-    assert (await replicas[0].get("default", "n")).value == value
+async def test_what_is_no_number_or_would_be_too_large_is_not_incremented(replicas: list[States]) -> None:
+    for value, by in (("a", 1), (1.5, 1), (True, 1), (None, 1), (2**53, 1), (-(2**53), -1)):
+        await replicas[0].put(change("n"), value, None, None)
+        with pytest.raises(Invalid):
+            await replicas[0].increment(change("n"), by, None)
+        assert (await replicas[0].get("default", "n")).value == value

@@ -15,7 +15,7 @@ from services.events import tables as deliveries
 from services.executor import tables as executions
 from services.logs import tables as archive
 from services.oauth import tables as vault
-from tests.support.servers import Place
+from tests.support.servers import Servers
 
 DECLARED = {"events": deliveries.metadata, "executor": executions.metadata, "logs": archive.metadata, "oauth": vault.metadata}
 """What declares all tables of a service's schema."""
@@ -38,11 +38,12 @@ _CHECKS = """
 """
 
 
-@pytest_asyncio.fixture
-async def admin(place: Place) -> AsyncIterator[asyncpg.Connection[Any]]:
-    connection = await asyncpg.connect(place.database_url("admin"))
-    yield connection
-    await connection.close()
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def admin(servers: Servers) -> AsyncIterator[asyncpg.Connection[Any]]:
+    async with servers.place() as place:
+        connection = await asyncpg.connect(place.database_url("admin"))
+        yield connection
+        await connection.close()
 
 
 async def found(admin: asyncpg.Connection[Any], schema: str) -> set[tuple[Any, ...]]:
@@ -53,7 +54,7 @@ async def found(admin: asyncpg.Connection[Any], schema: str) -> set[tuple[Any, .
 
 async def declare(admin: asyncpg.Connection[Any], metadata: MetaData) -> None:
     """Make the declared tables in a schema of their own."""
-    await admin.execute("CREATE SCHEMA declared; SET search_path = declared")
+    await admin.execute("DROP SCHEMA IF EXISTS declared CASCADE; CREATE SCHEMA declared; SET search_path = declared")
     for table in metadata.sorted_tables:
         for element in (CreateTable(table), *(CreateIndex(index) for index in table.indexes)):
             await admin.execute(str(element.compile(dialect=postgresql.dialect())))

@@ -391,13 +391,11 @@ async def test_large_rows_end_a_page_early_and_none_is_lost(archive: Archive) ->
     assert pages > 1
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"limit": 0}, {"limit": 1001}, {"order": "up"}, {"since": "x"}, {"q": "(("}, {"since": "now", "until": "now-1h"}],
-)
-async def test_what_does_not_fit_is_invalid(archive: Archive, wrong: dict[str, Any]) -> None:
-    with pytest.raises(Invalid):
-        await archive.find(**wrong)
+async def test_what_does_not_fit_is_invalid(archive: Archive) -> None:
+    no_time = {"since": "now", "until": "now-1h"}
+    for wrong in ({"limit": 0}, {"limit": 1001}, {"order": "up"}, {"since": "x"}, {"q": "(("}, no_time):
+        with pytest.raises(Invalid):
+            await archive.find(**wrong)
 
 
 async def test_a_page_takes_a_bounded_number_of_statements(archive: Archive) -> None:
