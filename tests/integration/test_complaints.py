@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from services.executor import config
 from services.executor.runs.claim import fold
@@ -26,8 +28,8 @@ from tests.integration.test_lost_waits import ByHand, away, ended_run, slots, wi
 from tests.integration.test_runs import started
 from tests.integration.test_waiting import cancel
 from tests.support.inside import bus_of, eventually, running
-from tests.support.river import COUNT, Outside, river, sandbox_settings
-from tests.support.servers import Place
+from tests.support.river import COUNT, Outside, river, sandbox_settings, standing
+from tests.support.servers import Place, Servers
 
 WORKFLOWS = (
     COUNT
@@ -113,6 +115,14 @@ async def deploy(outside: Outside) -> None:
     assert view.problems == []
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def outside(servers: Servers) -> AsyncIterator[Outside]:
+    """Both services with these workflows, for tests that need nothing of their own."""
+    async with standing(servers) as made:
+        await deploy(made)
+        yield made
+
+
 async def test_1_no_run_stays_queued_when_nobody_was_there_as_it_was_asked_for(
     place: Place, data: Path, shared_folder: Path
 ) -> None:
@@ -185,27 +195,25 @@ async def asked_for(outside: Outside, workflow: str) -> str | None:
         return None
 
 
-async def test_5_a_request_that_comes_twice_is_carried_out_once(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        version = (await outside.run(await outside.request("plain"), "succeeded")).version
-        asked = RunRequested(
-            run="twice",
-            workflow="plain",
-            version=version,
-            input={"folder": str(shared_folder)},
-            requested_by="test",
-            timeout=60.0,
-        )
-        first = outside.bus.seal(asked, org="default", id="twice")
-        await outside.bus.append(first, 0)
-        await outside.bus.append(first, 0)  # the same request, whose answer was lost
-        await outside.run("twice", "succeeded")
-        await outside.bus.append(first, 0)
-        with pytest.raises(Conflict):  # another one for the same run
-            await outside.bus.append(outside.bus.seal(asked, org="default"), 0)
-        assert (await outside.types("twice")).count("run.started") == 1
-        assert (shared_folder / "plain").read_text() == "x"
+async def test_5_a_request_that_comes_twice_is_carried_out_once(outside: Outside, shared_folder: Path) -> None:
+    version = (await outside.run(await outside.request("plain"), "succeeded")).version
+    asked = RunRequested(
+        run="twice",
+        workflow="plain",
+        version=version,
+        input={"folder": str(shared_folder)},
+        requested_by="test",
+        timeout=60.0,
+    )
+    first = outside.bus.seal(asked, org="default", id="twice")
+    await outside.bus.append(first, 0)
+    await outside.bus.append(first, 0)  # the same request, whose answer was lost
+    await outside.run("twice", "succeeded")
+    await outside.bus.append(first, 0)
+    with pytest.raises(Conflict):  # another one for the same run
+        await outside.bus.append(outside.bus.seal(asked, org="default"), 0)
+    assert (await outside.types("twice")).count("run.started") == 1
+    assert (shared_folder / "plain").read_text() == "x"
 
 
 async def test_6_no_slot_leaks_and_what_does_not_run_says_why(place: Place, data: Path, shared_folder: Path) -> None:
@@ -239,25 +247,21 @@ async def test_6_no_slot_leaks_and_what_does_not_run_says_why(place: Place, data
         await eventually(nothing_is_held)
 
 
-async def test_7_what_is_sent_twice_is_one_run_and_of_a_burst_the_newest_stands(
-    place: Place, data: Path, shared_folder: Path
-) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        source = await outside.source()
-        await outside.subscription(workflow="plain", input={"folder": str(shared_folder)})
-        deliveries = [await outside.webhook(source, {"ref": "main"}, delivery="the-sender-s") for _ in range(3)]
-        assert len(set(deliveries)) == 1
-        delivery = await outside.delivery("the-sender-s", "routed")
-        await outside.run(delivery.runs[0].id, "succeeded")
-        burst = [
-            await outside.request("newest", input={"folder": str(shared_folder), "name": "a", "number": number})
-            for number in range(1, 4)
-        ]
-        assert (await outside.run(burst[-1], "succeeded")).result == 3
-        ends = [(await outside.run(run, "cancelled")).status for run in burst[:-1]]
-        assert ends == ["cancelled", "cancelled"]
-        assert (shared_folder / "plain").read_text() == "x"
+async def test_7_what_is_sent_twice_is_one_run_and_of_a_burst_the_newest_stands(outside: Outside, shared_folder: Path) -> None:
+    source = await outside.source()
+    await outside.subscription(workflow="plain", input={"folder": str(shared_folder)})
+    deliveries = [await outside.webhook(source, {"ref": "main"}, delivery="the-sender-s") for _ in range(3)]
+    assert len(set(deliveries)) == 1
+    delivery = await outside.delivery("the-sender-s", "routed")
+    await outside.run(delivery.runs[0].id, "succeeded")
+    burst = [
+        await outside.request("newest", input={"folder": str(shared_folder), "name": "a", "number": number})
+        for number in range(1, 4)
+    ]
+    assert (await outside.run(burst[-1], "succeeded")).result == 3
+    ends = [(await outside.run(run, "cancelled")).status for run in burst[:-1]]
+    assert ends == ["cancelled", "cancelled"]
+    assert (shared_folder / "plain").read_text() == "x"
 
 
 async def test_8_a_result_over_the_limit_is_a_clear_failure_and_lists_come_in_pages(place: Place, data: Path) -> None:
@@ -308,17 +312,15 @@ async def test_10_what_is_missing_is_said_at_deployment_with_file_and_line(place
         assert "no_such_package" in view.problems[0].message
 
 
-async def test_11_a_run_out_of_memory_fails_alone(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        beside = await outside.request("held", input={"folder": str(shared_folder)})
-        await started(shared_folder)
-        for _ in range(3):
-            ended = await outside.run(await outside.request("greedy"), "failed", "crashed")
-            assert ended.reason == "oom"
-        (shared_folder / "go").touch()
-        assert (await outside.run(beside, "succeeded")).attempt == 1
-        assert (await outside.types(beside)).count("run.started") == 1
+async def test_11_a_run_out_of_memory_fails_alone(outside: Outside, shared_folder: Path) -> None:
+    beside = await outside.request("held", input={"folder": str(shared_folder)})
+    await started(shared_folder)
+    for _ in range(3):
+        ended = await outside.run(await outside.request("greedy"), "failed", "crashed")
+        assert ended.reason == "oom"
+    (shared_folder / "go").touch()
+    assert (await outside.run(beside, "succeeded")).attempt == 1
+    assert (await outside.types(beside)).count("run.started") == 1
 
 
 def test_12_the_sandbox_is_on_unless_two_settings_say_that_it_is_not(place: Place, data: Path) -> None:
@@ -352,30 +354,26 @@ async def test_13_runs_that_have_ended_leave_nothing_that_grows_but_their_rows(p
             assert (await outside.run(run, "succeeded")).attempt == 2
 
 
-async def test_14_code_that_blocks_freezes_nobody_and_is_stopped(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("blocking", input={"folder": str(shared_folder)})
-        late = await outside.request("blocking", input={"folder": str(shared_folder)}, timeout=0.5)
-        await started(shared_folder)
-        await outside.run(await outside.request("plain"), "succeeded")
-        assert (await outside.run(late, "timed_out")).reason == "timeout"
-        await cancel(outside, run)
-        await outside.run(run, "cancelled")
+async def test_14_code_that_blocks_freezes_nobody_and_is_stopped(outside: Outside, shared_folder: Path) -> None:
+    run = await outside.request("blocking", input={"folder": str(shared_folder)})
+    late = await outside.request("blocking", input={"folder": str(shared_folder)}, timeout=0.5)
+    await started(shared_folder)
+    await outside.run(await outside.request("plain"), "succeeded")
+    assert (await outside.run(late, "timed_out")).reason == "timeout"
+    await cancel(outside, run)
+    await outside.run(run, "cancelled")
 
 
-async def test_15_output_in_no_encoding_leaves_no_run_stuck(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("odd")
-        ended = await outside.run(run, "succeeded", "failed")
-        assert (ended.status, ended.error) == ("succeeded", None)
+async def test_15_output_in_no_encoding_leaves_no_run_stuck(outside: Outside) -> None:
+    run = await outside.request("odd")
+    ended = await outside.run(run, "succeeded", "failed")
+    assert (ended.status, ended.error) == ("succeeded", None)
 
-        async def told() -> set[str]:
-            answer = await outside.bus.ask(ListLines(org="default", id=run))
-            return {item.line.stream for item in answer.items}
+    async def told() -> set[str]:
+        answer = await outside.bus.ask(ListLines(org="default", id=run))
+        return {item.line.stream for item in answer.items}
 
-        async def all_told() -> bool:
-            return await told() >= {"stdout", "stderr", "log"}
+    async def all_told() -> bool:
+        return await told() >= {"stdout", "stderr", "log"}
 
-        await eventually(all_told)
+    await eventually(all_told)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from services.executor.runs import newest, resumer
 from services.executor.runs.claim import fold
@@ -17,8 +18,8 @@ from shared.errors import Unavailable
 from shared.messages import RunCancelRequested, RunRequested, RunStarted
 from tests.integration.test_runs import started
 from tests.support.inside import bus_of
-from tests.support.river import Outside, river
-from tests.support.servers import Place
+from tests.support.river import Outside, river, standing
+from tests.support.servers import Place, Servers
 
 WORKFLOWS = b"""
 import os
@@ -97,35 +98,37 @@ async def deploy(outside: Outside) -> None:
     assert view.problems == []
 
 
-async def test_a_failed_attempt_is_tried_again_until_one_succeeds(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("third", input={"folder": str(shared_folder)})
-        ended = await outside.run(run, "succeeded")
-        assert (ended.result, ended.attempt) == (3, 3)
-        failed = ["run.started", "run.waiting", "run.resumed"]
-        assert await outside.types(run) == ["run.requested", *failed, *failed, "run.started", "run.succeeded"]
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def outside(servers: Servers) -> AsyncIterator[Outside]:
+    """Both services with these workflows, for tests that need nothing of their own."""
+    async with standing(servers) as made:
+        await deploy(made)
+        yield made
 
 
-async def test_a_run_that_fails_each_time_fails_with_its_last_error(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("never", input={"folder": str(shared_folder)})
-        ended = await outside.run(run, "failed")
-        assert ended.error is not None
-        assert (ended.error.message, ended.attempt, ended.reason) == ("no: 2", 2, "error")
+async def test_a_failed_attempt_is_tried_again_until_one_succeeds(outside: Outside, shared_folder: Path) -> None:
+    run = await outside.request("third", input={"folder": str(shared_folder)})
+    ended = await outside.run(run, "succeeded")
+    assert (ended.result, ended.attempt) == (3, 3)
+    failed = ["run.started", "run.waiting", "run.resumed"]
+    assert await outside.types(run) == ["run.requested", *failed, *failed, "run.started", "run.succeeded"]
 
 
-async def test_a_run_that_waits_for_its_next_attempt_can_be_cancelled(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("again-tomorrow")
-        waiting = await outside.run(run, "waiting")
-        assert waiting.blocked_on == "retry"
-        assert waiting.error is None
-        await cancel(outside, run)
-        await outside.run(run, "cancelled")
-        assert (await outside.types(run))[-2:] == ["run.cancel_requested", "run.cancelled"]
+async def test_a_run_that_fails_each_time_fails_with_its_last_error(outside: Outside, shared_folder: Path) -> None:
+    run = await outside.request("never", input={"folder": str(shared_folder)})
+    ended = await outside.run(run, "failed")
+    assert ended.error is not None
+    assert (ended.error.message, ended.attempt, ended.reason) == ("no: 2", 2, "error")
+
+
+async def test_a_run_that_waits_for_its_next_attempt_can_be_cancelled(outside: Outside) -> None:
+    run = await outside.request("again-tomorrow")
+    waiting = await outside.run(run, "waiting")
+    assert waiting.blocked_on == "retry"
+    assert waiting.error is None
+    await cancel(outside, run)
+    await outside.run(run, "cancelled")
+    assert (await outside.types(run))[-2:] == ["run.cancel_requested", "run.cancelled"]
 
 
 async def test_a_delayed_run_begins_at_its_time_and_holds_no_worker_until_then(place: Place, data: Path) -> None:
@@ -145,13 +148,11 @@ async def test_a_delayed_run_begins_at_its_time_and_holds_no_worker_until_then(p
         assert ended.queue_ms <= waited / timedelta(milliseconds=1) + 1
 
 
-async def test_a_run_a_year_ahead_waits_and_is_cancelled_like_any(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("hurry", run_at=rfc3339(utc_now() + timedelta(days=365)))
-        assert (await outside.run(run, "delayed")).blocked_on == "time"
-        await cancel(outside, run)
-        await outside.run(run, "cancelled")
+async def test_a_run_a_year_ahead_waits_and_is_cancelled_like_any(outside: Outside) -> None:
+    run = await outside.request("hurry", run_at=rfc3339(utc_now() + timedelta(days=365)))
+    assert (await outside.run(run, "delayed")).blocked_on == "time"
+    await cancel(outside, run)
+    await outside.run(run, "cancelled")
 
 
 async def test_a_run_that_does_not_begin_in_time_expires(place: Place, data: Path, shared_folder: Path) -> None:
@@ -170,64 +171,56 @@ async def test_a_run_that_does_not_begin_in_time_expires(place: Place, data: Pat
         assert await outside.types(late) == ["run.requested", "run.expired"]
 
 
-async def test_runs_of_one_key_take_turns_in_the_order_of_their_requests(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        runs = []
-        for name in "abc":
-            runs.append(await outside.request("one_at_a_time", input={"folder": str(shared_folder), "name": name}))
-            if name != "a":
-                assert (await outside.run(runs[-1], "waiting")).blocked_on == "concurrency"
-            else:
-                await started(shared_folder)
-        assert (shared_folder / "started").read_text() == "a"
-        (shared_folder / "go").touch()
-        for run in runs:
-            await outside.run(run, "succeeded")
-        assert (shared_folder / "started").read_text() == (shared_folder / "ended").read_text() == "abc"
+async def test_runs_of_one_key_take_turns_in_the_order_of_their_requests(outside: Outside, shared_folder: Path) -> None:
+    runs = []
+    for name in "abc":
+        runs.append(await outside.request("one_at_a_time", input={"folder": str(shared_folder), "name": name}))
+        if name != "a":
+            assert (await outside.run(runs[-1], "waiting")).blocked_on == "concurrency"
+        else:
+            await started(shared_folder)
+    assert (shared_folder / "started").read_text() == "a"
+    (shared_folder / "go").touch()
+    for run in runs:
+        await outside.run(run, "succeeded")
+    assert (shared_folder / "started").read_text() == (shared_folder / "ended").read_text() == "abc"
 
 
-async def test_a_run_that_waits_for_its_turn_may_expire_or_be_cancelled(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        given = {"folder": str(shared_folder), "name": "a"}
-        first = await outside.request("one_at_a_time", input=given)
-        await started(shared_folder)
-        expiring = await outside.request("one_at_a_time", input=given, deadline=0.2)
-        cancelled = await outside.request("one_at_a_time", input=given)
-        await outside.run(cancelled, "waiting")
-        await cancel(outside, cancelled)
-        await outside.run(cancelled, "cancelled")
-        await outside.run(expiring, "expired")
-        (shared_folder / "go").touch()
-        await outside.run(first, "succeeded")
+async def test_a_run_that_waits_for_its_turn_may_expire_or_be_cancelled(outside: Outside, shared_folder: Path) -> None:
+    given = {"folder": str(shared_folder), "name": "a"}
+    first = await outside.request("one_at_a_time", input=given)
+    await started(shared_folder)
+    expiring = await outside.request("one_at_a_time", input=given, deadline=0.2)
+    cancelled = await outside.request("one_at_a_time", input=given)
+    await outside.run(cancelled, "waiting")
+    await cancel(outside, cancelled)
+    await outside.run(cancelled, "cancelled")
+    await outside.run(expiring, "expired")
+    (shared_folder / "go").touch()
+    await outside.run(first, "succeeded")
 
 
-async def test_a_rejected_run_says_whose_turn_it_is(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        first = await outside.request("only_one", input={"folder": str(shared_folder), "name": "a"})
-        await started(shared_folder)
-        second = await outside.run(await outside.request("only_one", input={"folder": str(shared_folder), "name": "a"}), "failed")
-        assert second.reason == "limit"
-        assert second.error is not None
-        assert first in second.error.message
-        other = await outside.request("only_one", input={"folder": str(shared_folder), "name": "b"})
-        (shared_folder / "go").touch()
-        await outside.run(first, "succeeded")
-        await outside.run(other, "succeeded")
+async def test_a_rejected_run_says_whose_turn_it_is(outside: Outside, shared_folder: Path) -> None:
+    first = await outside.request("only_one", input={"folder": str(shared_folder), "name": "a"})
+    await started(shared_folder)
+    second = await outside.run(await outside.request("only_one", input={"folder": str(shared_folder), "name": "a"}), "failed")
+    assert second.reason == "limit"
+    assert second.error is not None
+    assert first in second.error.message
+    other = await outside.request("only_one", input={"folder": str(shared_folder), "name": "b"})
+    (shared_folder / "go").touch()
+    await outside.run(first, "succeeded")
+    await outside.run(other, "succeeded")
 
 
-async def test_a_newer_run_cancels_the_older_ones_of_its_key(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        given: dict[str, Any] = {"folder": str(shared_folder), "name": "a"}
-        first = await outside.request("the_newest", input=given)
-        await started(shared_folder)
-        second = await outside.request("the_newest", input=given | {"name": "b"})
-        await outside.run(first, "cancelled")
-        (shared_folder / "go").touch()
-        await outside.run(second, "succeeded")
+async def test_a_newer_run_cancels_the_older_ones_of_its_key(outside: Outside, shared_folder: Path) -> None:
+    given: dict[str, Any] = {"folder": str(shared_folder), "name": "a"}
+    first = await outside.request("the_newest", input=given)
+    await started(shared_folder)
+    second = await outside.request("the_newest", input=given | {"name": "b"})
+    await outside.run(first, "cancelled")
+    (shared_folder / "go").touch()
+    await outside.run(second, "succeeded")
 
 
 async def requested_later(outside: Outside, workflow: str, **fields: Any) -> Callable[[], Awaitable[str]]:
@@ -269,18 +262,16 @@ async def test_a_newer_run_cancels_the_older_ones_although_its_worker_was_interr
 
 
 async def test_an_older_run_that_comes_later_is_cancelled_by_the_newer_one_that_goes_on(
-    place: Place, data: Path, shared_folder: Path
+    outside: Outside, shared_folder: Path
 ) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        given: dict[str, Any] = {"folder": str(shared_folder), "name": "a"}
-        publish = await requested_later(outside, "the_newest", input=given)
-        newer = await outside.request("the_newest", input=given)
-        await started(shared_folder)
-        older = await publish()
-        await outside.run(older, "cancelled")
-        (shared_folder / "go").touch()
-        await outside.run(newer, "succeeded")
+    given: dict[str, Any] = {"folder": str(shared_folder), "name": "a"}
+    publish = await requested_later(outside, "the_newest", input=given)
+    newer = await outside.request("the_newest", input=given)
+    await started(shared_folder)
+    older = await publish()
+    await outside.run(older, "cancelled")
+    (shared_folder / "go").touch()
+    await outside.run(newer, "succeeded")
 
 
 async def test_an_older_run_does_not_take_the_slot_for_which_a_newer_one_waits(
@@ -357,12 +348,10 @@ async def test_a_worker_that_stops_gives_its_run_back_at_once_and_unharmed(place
         assert (folded.state.lost, [one.status for one in folded.state.attempts]) == (0, ["released", "succeeded"])
 
 
-async def test_a_run_shows_whether_its_process_was_its_own(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        shared = await outside.run(await outside.request("shared_process"), "succeeded")
-        own = await outside.run(await outside.request("hurry"), "succeeded")
-        assert (shared.sandbox or {})["isolation"] == "workflow"
-        assert (own.sandbox or {})["isolation"] == "run"
-        again = await outside.run(await outside.request("shared_process"), "succeeded")
-        assert (shared.result, again.result) == (1, 2)
+async def test_a_run_shows_whether_its_process_was_its_own(outside: Outside) -> None:
+    shared = await outside.run(await outside.request("shared_process"), "succeeded")
+    own = await outside.run(await outside.request("hurry"), "succeeded")
+    assert (shared.sandbox or {})["isolation"] == "workflow"
+    assert (own.sandbox or {})["isolation"] == "run"
+    again = await outside.run(await outside.request("shared_process"), "succeeded")
+    assert (shared.result, again.result) == (1, 2)

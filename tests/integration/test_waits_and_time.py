@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from shared import aggregate
 from shared.envelope import utc_now
@@ -14,8 +16,8 @@ from shared.messages import RunWaiting
 from shared.questions.runs import ListLines, ListSteps, StepList
 from tests.integration.test_durable import signal
 from tests.support.inside import eventually
-from tests.support.river import COUNT, Outside, river
-from tests.support.servers import Place
+from tests.support.river import COUNT, Outside, standing
+from tests.support.servers import Servers
 
 WORKFLOWS = (
     COUNT
@@ -240,6 +242,14 @@ async def deploy(outside: Outside) -> None:
     assert view.problems == []
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def outside(servers: Servers) -> AsyncIterator[Outside]:
+    """Both services with these workflows, for tests that need nothing of their own."""
+    async with standing(servers) as made:
+        await deploy(made)
+        yield made
+
+
 async def waits(outside: Outside, run: str) -> list[RunWaiting]:
     """Return all that a run has said of its waits, be they over or not."""
     history = [stored.message() async for stored in aggregate.history(outside.bus.client, "run", run)]
@@ -254,115 +264,97 @@ async def lines(outside: Outside, run: str) -> list[str]:
 HOWS = ["timeout", "wait_for", "shield", "gather", "group", "wait", "sleep", "child"]
 
 
-async def test_a_time_out_of_the_author_s_own_ends_a_wait_in_time_and_for_good(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        runs = {how: await outside.request("limited", input={"how": how, "after": 1.5}) for how in HOWS}
-        for how, run in runs.items():
-            # One that came too late is heard by nobody, however often the workflow comes by.
-            ended = await outside.run(run, "succeeded")
-            assert ended.result == [*([0, 1] if how == "wait" else []), "TimeoutError", 7, "later"], how
-            assert ended.error is None
-            waited = await waits(outside, run)
-            assert waited, how
-            assert all(one.until is not None for one in waited), how
+async def test_a_time_out_of_the_author_s_own_ends_a_wait_in_time_and_for_good(outside: Outside) -> None:
+    runs = {how: await outside.request("limited", input={"how": how, "after": 1.5}) for how in HOWS}
+    for how, run in runs.items():
+        # One that came too late is heard by nobody, however often the workflow comes by.
+        ended = await outside.run(run, "succeeded")
+        assert ended.result == [*([0, 1] if how == "wait" else []), "TimeoutError", 7, "later"], how
+        assert ended.error is None
+        waited = await waits(outside, run)
+        assert waited, how
+        assert all(one.until is not None for one in waited), how
 
 
-async def test_a_signal_after_the_time_out_changes_nothing_any_more(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("limited", input={"how": "timeout", "seconds": 1.5, "after": "end"})
+async def test_a_signal_after_the_time_out_changes_nothing_any_more(outside: Outside) -> None:
+    run = await outside.request("limited", input={"how": "timeout", "seconds": 1.5, "after": "end"})
 
-        async def given_up() -> list[RunWaiting] | None:
-            return found if len(found := await waits(outside, run)) == 2 else None
+    async def given_up() -> list[RunWaiting] | None:
+        return found if len(found := await waits(outside, run)) == 2 else None
 
-        first, second = await eventually(given_up)  # type: ignore[misc]
-        requested = (await outside.run(run, "waiting")).requested_at
-        assert timedelta(seconds=0.5) < datetime.fromisoformat(first.until) - datetime.fromisoformat(requested)
-        assert datetime.fromisoformat(first.until) < utc_now() + timedelta(seconds=1)
-        assert second.until is None
-        await signal(outside, run, "go", "too late")
-        await signal(outside, run, "end")
-        assert (await outside.run(run, "succeeded")).result == ["TimeoutError", 7, "later"]
+    first, second = await eventually(given_up)  # type: ignore[misc]
+    requested = (await outside.run(run, "waiting")).requested_at
+    assert timedelta(seconds=0.5) < datetime.fromisoformat(first.until) - datetime.fromisoformat(requested)
+    assert datetime.fromisoformat(first.until) < utc_now() + timedelta(seconds=1)
+    assert second.until is None
+    await signal(outside, run, "go", "too late")
+    await signal(outside, run, "end")
+    assert (await outside.run(run, "succeeded")).result == ["TimeoutError", 7, "later"]
 
 
-async def test_a_signal_before_the_time_out_is_heard(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("limited", input={"how": "timeout", "seconds": 3600, "after": 1.2})
-        assert (await outside.run(run, "waiting")).until is not None
-        await signal(outside, run, "go", "now")
-        assert (await outside.run(run, "succeeded")).result == [7, "later"]
+async def test_a_signal_before_the_time_out_is_heard(outside: Outside) -> None:
+    run = await outside.request("limited", input={"how": "timeout", "seconds": 3600, "after": 1.2})
+    assert (await outside.run(run, "waiting")).until is not None
+    await signal(outside, run, "go", "now")
+    assert (await outside.run(run, "succeeded")).result == [7, "later"]
 
 
-async def test_a_waiting_task_that_is_cancelled_is_given_up(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("limited", input={"how": "cancel", "seconds": 1.2, "after": 1.2})
-        assert (await outside.run(run, "succeeded")).result == ["CancelledError", 7, "later"]
+async def test_a_waiting_task_that_is_cancelled_is_given_up(outside: Outside) -> None:
+    run = await outside.request("limited", input={"how": "cancel", "seconds": 1.2, "after": 1.2})
+    assert (await outside.run(run, "succeeded")).result == ["CancelledError", 7, "later"]
 
 
-async def test_the_steps_of_a_run_say_how_a_wait_without_a_result_ended(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("limited", input={"how": "timeout", "seconds": 0.5})
-        await outside.run(run, "succeeded")
+async def test_the_steps_of_a_run_say_how_a_wait_without_a_result_ended(outside: Outside) -> None:
+    run = await outside.request("limited", input={"how": "timeout", "seconds": 0.5})
+    await outside.run(run, "succeeded")
 
-        async def recorded() -> list[tuple[str, Any, bool, bool]] | None:
-            listed: StepList = await outside.bus.ask(ListSteps(org="default", id=run))
-            return [(one.name, one.result, one.timed_out, one.given_up) for one in listed.items if one.kind == "signal"] or None
+    async def recorded() -> list[tuple[str, Any, bool, bool]] | None:
+        listed: StepList = await outside.bus.ask(ListSteps(org="default", id=run))
+        return [(one.name, one.result, one.timed_out, one.given_up) for one in listed.items if one.kind == "signal"] or None
 
-        assert await eventually(recorded) == [("go", None, False, True)]
+    assert await eventually(recorded) == [("go", None, False, True)]
 
 
-async def test_a_time_out_goes_on_over_all_attempts_and_beside_steps(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("in_time", input={"folder": str(shared_folder)})
-        waiting = await outside.run(run, "waiting")
+async def test_a_time_out_goes_on_over_all_attempts_and_beside_steps(outside: Outside, shared_folder: Path) -> None:
+    run = await outside.request("in_time", input={"folder": str(shared_folder)})
+    waiting = await outside.run(run, "waiting")
 
-        async def for_go() -> Any:
-            view = await outside.run(run, "waiting")
-            return view if view.blocked_on == "signal" else None
+    async def for_go() -> Any:
+        view = await outside.run(run, "waiting")
+        return view if view.blocked_on == "signal" else None
 
-        waiting = await eventually(for_go)
-        assert waiting.until is not None
-        left = datetime.fromisoformat(waiting.until) - datetime.fromisoformat(waiting.started_at)
-        assert timedelta(seconds=3598) < left < timedelta(seconds=3660)
-        await signal(outside, run, "go", 5)
-        assert (await outside.run(run, "succeeded")).result == [1, 5]
+    waiting = await eventually(for_go)
+    assert waiting.until is not None
+    left = datetime.fromisoformat(waiting.until) - datetime.fromisoformat(waiting.started_at)
+    assert timedelta(seconds=3598) < left < timedelta(seconds=3660)
+    await signal(outside, run, "go", 5)
+    assert (await outside.run(run, "succeeded")).result == [1, 5]
 
 
-async def test_what_else_goes_on_is_finished_before_the_run_waits(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        for sent, how in enumerate(["asyncio", "thread", "own thread", "pool", "task"], start=1):
-            run = await outside.request("beside", input={"folder": str(shared_folder), "how": how})
-            await outside.run(run, "waiting")
-            assert (shared_folder / "mail").read_text() == "x" * (2 * sent - 1), how
-            await signal(outside, run, "approval", how)
-            assert (await outside.run(run, "succeeded")).result == how
-            # Outside of a step it is done once per attempt.
-            (shared_folder / "mail").write_text("x" * 2 * sent)
-
-
-async def test_a_plain_function_lets_its_threads_finish(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("plainly_beside", input={"folder": str(shared_folder)})
+async def test_what_else_goes_on_is_finished_before_the_run_waits(outside: Outside, shared_folder: Path) -> None:
+    for sent, how in enumerate(["asyncio", "thread", "own thread", "pool", "task"], start=1):
+        run = await outside.request("beside", input={"folder": str(shared_folder), "how": how})
         await outside.run(run, "waiting")
-        assert (shared_folder / "mail").read_text() == "x"
-        await signal(outside, run, "approval", 1)
-        assert (await outside.run(run, "succeeded")).result == 1
+        assert (shared_folder / "mail").read_text() == "x" * (2 * sent - 1), how
+        await signal(outside, run, "approval", how)
+        assert (await outside.run(run, "succeeded")).result == how
+        # Outside of a step it is done once per attempt.
+        (shared_folder / "mail").write_text("x" * 2 * sent)
 
 
-async def test_what_only_waits_for_others_keeps_no_run_from_waiting(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("idle_company")
-        await outside.run(run, "waiting")
-        await signal(outside, run, "approval", 1)
-        assert (await outside.run(run, "succeeded")).result == 1
+async def test_a_plain_function_lets_its_threads_finish(outside: Outside, shared_folder: Path) -> None:
+    run = await outside.request("plainly_beside", input={"folder": str(shared_folder)})
+    await outside.run(run, "waiting")
+    assert (shared_folder / "mail").read_text() == "x"
+    await signal(outside, run, "approval", 1)
+    assert (await outside.run(run, "succeeded")).result == 1
+
+
+async def test_what_only_waits_for_others_keeps_no_run_from_waiting(outside: Outside) -> None:
+    run = await outside.request("idle_company")
+    await outside.run(run, "waiting")
+    await signal(outside, run, "approval", 1)
+    assert (await outside.run(run, "succeeded")).result == 1
 
 
 @pytest.mark.parametrize(
@@ -373,97 +365,79 @@ async def test_what_only_waits_for_others_keeps_no_run_from_waiting(place: Place
         ("run", "step 'a' waits for a run"),
     ],
 )
-async def test_a_wait_within_a_step_says_at_once_what_to_do(place: Place, data: Path, how: str, said: str) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        ended = await outside.run(await outside.request("in_a_step", input={"how": how}), "failed")
-        assert ended.error is not None
-        assert ended.error.type == "RuntimeError"
-        assert said in ended.error.message
-        assert "Wait outside of steps" in ended.error.message
+async def test_a_wait_within_a_step_says_at_once_what_to_do(outside: Outside, how: str, said: str) -> None:
+    ended = await outside.run(await outside.request("in_a_step", input={"how": how}), "failed")
+    assert ended.error is not None
+    assert ended.error.type == "RuntimeError"
+    assert said in ended.error.message
+    assert "Wait outside of steps" in ended.error.message
 
 
-async def test_a_short_sleep_and_another_step_within_a_step_work(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        slept = await outside.request("in_a_step", input={"how": "sleep"})
-        inner = await outside.request("in_a_step", input={"how": "step"})
-        assert (await outside.run(slept, "succeeded")).result == ["slept", 6, 7]
-        assert (await outside.run(inner, "succeeded")).result == [5, 6, 7]
+async def test_a_short_sleep_and_another_step_within_a_step_work(outside: Outside) -> None:
+    slept = await outside.request("in_a_step", input={"how": "sleep"})
+    inner = await outside.request("in_a_step", input={"how": "step"})
+    assert (await outside.run(slept, "succeeded")).result == ["slept", 6, 7]
+    assert (await outside.run(inner, "succeeded")).result == [5, 6, 7]
 
 
 @pytest.mark.parametrize("how", ["step", "thread"])
-async def test_an_exhausted_iterator_in_a_thread_is_an_error(place: Place, data: Path, how: str) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        ended = await outside.run(await outside.request("exhausted", input={"how": how}), "failed")
-        assert ended.error is not None
-        assert ended.error.type == "RuntimeError"
-        assert ended.error.message.endswith("raised StopIteration")
+async def test_an_exhausted_iterator_in_a_thread_is_an_error(outside: Outside, how: str) -> None:
+    ended = await outside.run(await outside.request("exhausted", input={"how": how}), "failed")
+    assert ended.error is not None
+    assert ended.error.type == "RuntimeError"
+    assert ended.error.message.endswith("raised StopIteration")
 
 
-async def test_lines_of_an_earlier_attempt_are_not_said_again(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("talkative")
+async def test_lines_of_an_earlier_attempt_are_not_said_again(outside: Outside) -> None:
+    run = await outside.request("talkative")
+    await outside.run(run, "waiting")
+    await signal(outside, run, "go", 5)
+    await outside.run(run, "succeeded")
+    assert sorted(await lines(outside, run)) == sorted(
+        ["begun", "printed one", "in the step", "after first", "after go 5", "raw two", "printed three"]
+    )
+
+
+async def test_a_retry_says_anew_what_comes_after_the_last_step_that_is_done(outside: Outside) -> None:
+    run = await outside.request("talkative", input={"fail": True})
+    await outside.run(run, "waiting")
+    await signal(outside, run, "go", 5)
+    await outside.run(run, "failed")
+    said = await lines(outside, run)
+    assert said.count("begun") == said.count("printed three") == said.count("after go 5") == said.count("raw two") == 1
+    assert said.count("about to fail") == 2
+
+
+async def test_lines_of_tasks_beside_each_other_are_said_once_each(outside: Outside) -> None:
+    run = await outside.request("talk_beside")
+    for name in "baab":
         await outside.run(run, "waiting")
-        await signal(outside, run, "go", 5)
-        await outside.run(run, "succeeded")
-        assert sorted(await lines(outside, run)) == sorted(
-            ["begun", "printed one", "in the step", "after first", "after go 5", "raw two", "printed three"]
-        )
+        await signal(outside, run, name)
+    await outside.run(run, "succeeded")
+    assert sorted(await lines(outside, run)) == sorted(f"{what} {name}" for what in ("begun", "first", "second") for name in "ab")
 
 
-async def test_a_retry_says_anew_what_comes_after_the_last_step_that_is_done(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("talkative", input={"fail": True})
-        await outside.run(run, "waiting")
-        await signal(outside, run, "go", 5)
-        await outside.run(run, "failed")
-        said = await lines(outside, run)
-        assert said.count("begun") == said.count("printed three") == said.count("after go 5") == said.count("raw two") == 1
-        assert said.count("about to fail") == 2
+async def test_of_two_waits_the_one_that_was_over_first_stays_the_first(outside: Outside) -> None:
+    run = await outside.request("raced")
+    await outside.run(run, "waiting")
+    await signal(outside, run, "b", "second task")
+
+    async def slept() -> bool:
+        return (await outside.types(run)).count("run.waiting") >= 2
+
+    await eventually(slept)
+    await signal(outside, run, "a", "first task")
+    assert (await outside.run(run, "succeeded")).result == [0, "second task", "first task"]
 
 
-async def test_lines_of_tasks_beside_each_other_are_said_once_each(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("talk_beside")
-        for name in "baab":
-            await outside.run(run, "waiting")
-            await signal(outside, run, name)
-        await outside.run(run, "succeeded")
-        assert sorted(await lines(outside, run)) == sorted(
-            f"{what} {name}" for what in ("begun", "first", "second") for name in "ab"
-        )
-
-
-async def test_of_two_waits_the_one_that_was_over_first_stays_the_first(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("raced")
-        await outside.run(run, "waiting")
-        await signal(outside, run, "b", "second task")
-
-        async def slept() -> bool:
-            return (await outside.types(run)).count("run.waiting") >= 2
-
-        await eventually(slept)
-        await signal(outside, run, "a", "first task")
-        assert (await outside.run(run, "succeeded")).result == [0, "second task", "first task"]
-
-
-async def test_lines_are_kept_whatever_they_hold(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("hostile_lines")
-        assert (await outside.run(run, "succeeded")).result == 1
-        said = await lines(outside, run)
-        assert "not \ufffd utf-8" in said
-        assert "nul \ufffd" in said
-        assert "half \\ud800" in said
-        assert "no end of line" in said
-        assert sum(line.count("x") for line in said if set(line) == {"x"}) == 300_000
-        assert sum(line.startswith("odd") for line in said) == 7
-        assert any(line.startswith("\ufffd" * 1000) for line in said)
+async def test_lines_are_kept_whatever_they_hold(outside: Outside) -> None:
+    run = await outside.request("hostile_lines")
+    assert (await outside.run(run, "succeeded")).result == 1
+    said = await lines(outside, run)
+    assert "not \ufffd utf-8" in said
+    assert "nul \ufffd" in said
+    assert "half \\ud800" in said
+    assert "no end of line" in said
+    assert sum(line.count("x") for line in said if set(line) == {"x"}) == 300_000
+    assert sum(line.startswith("odd") for line in said) == 7
+    assert any(line.startswith("\ufffd" * 1000) for line in said)

@@ -25,8 +25,9 @@ from shared.questions.files import FileView, PutFile
 from shared.questions.runs import GetRun, ListRuns, RunView, SignalRun
 from shared.questions.workflows import FindWorkflow, WorkflowFound
 from tests.support.inside import bus_of, eventually, running
+from tests.support.places import open_folder
 from tests.support.resources import putting, ring, told
-from tests.support.servers import Place
+from tests.support.servers import Place, Servers
 
 # The beginning of workflows that leave a mark for each time that they come by.
 COUNT = b"""
@@ -183,6 +184,14 @@ async def river(place: Place, data: Path, **environment: str) -> AsyncIterator[O
         bus_of(place, "gateway") as bus,
     ):
         yield Outside(place, bus)
+
+
+@asynccontextmanager
+async def standing(servers: Servers) -> AsyncIterator[Outside]:
+    """Run both services in a place and a folder of their own, for more tests than one."""
+    with open_folder() as folder:
+        async with servers.place() as place, river(place, folder) as outside:
+            yield outside
 
 
 async def uncompiled(_tree: Path, _paths: list[str]) -> dict[str, bytes | None]:
