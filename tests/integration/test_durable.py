@@ -282,12 +282,3 @@ async def test_a_sleeping_run_is_cancelled_at_once(outside: Outside) -> None:
     await outside.run(run, "waiting")
     await cancel(outside, run)
     await outside.run(run, "cancelled")
-
-
-async def test_another_executor_goes_on_with_what_one_left_waiting(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("nap", input={"folder": str(shared_folder)})
-        await outside.waited(run)
-    async with river(place, data / "second") as outside:
-        assert (await outside.run(run, "succeeded")).result == [2, 1, 1]

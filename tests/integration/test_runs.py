@@ -1,17 +1,20 @@
-"""What becomes of a run when its author, its executor or the broker misbehaves."""
+"""What becomes of a run when its author or its executor misbehaves."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 from pathlib import Path
+
+import pytest_asyncio
 
 from services.executor.runs.claim import fold
 from shared.messages import RunCancelRequested, RunStarted, RunSucceeded, RunUsage
+from shared.questions.runs import ListLines
 from tests.support.inside import eventually
-from tests.support.pausing import paused
-from tests.support.river import Outside, river
-from tests.support.servers import Place
+from tests.support.river import Outside, river, standing
+from tests.support.servers import Place, Servers
 
 WORKFLOWS = b"""
 import os
@@ -88,52 +91,52 @@ async def deploy(outside: Outside) -> None:
     assert view.problems == []
 
 
-async def test_each_way_to_end_has_its_status_and_reason(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        runs = {name: await outside.request(name) for name in ("fail", "leave", "huge")}
-        failed = await outside.run(runs["fail"], "failed")
-        assert failed.reason == "error"
-        assert failed.error is not None
-        assert (failed.error.type, failed.error.message) == ("LookupError", "no such ticket")
-        assert "workflows.py" in failed.error.traceback
-        crashed = await outside.run(runs["leave"], "crashed")
-        assert crashed.error is not None
-        limited = await outside.run(runs["huge"], "failed")
-        assert limited.reason == "limit"
-        assert limited.error is not None
-        assert str((65 << 20) + 2) in limited.error.message
-        assert str(64 << 20) in limited.error.message
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def outside(servers: Servers) -> AsyncIterator[Outside]:
+    """Both services with these workflows, for tests that need nothing of their own."""
+    async with standing(servers) as made:
+        await deploy(made)
+        yield made
 
 
-async def test_a_large_result_is_kept_by_reference_and_its_parent_is_told_where(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        parent = await outside.run(await outside.request("parent"), "succeeded")
-        assert (parent.result_ref, parent.result_bytes) == (None, None)
-        assert parent.result["bytes"] == 300_002
-        large = await outside.run(await outside.request("large"), "succeeded")
-        assert (large.result, large.result_ref, large.result_bytes) == (None, parent.result["$ref"], 300_002)
-        assert large.result_ref == hashlib.sha256(b'"' + b"x" * 300_000 + b'"').hexdigest()
+async def test_each_way_to_end_has_its_status_and_reason(outside: Outside) -> None:
+    runs = {name: await outside.request(name) for name in ("fail", "leave", "huge")}
+    failed = await outside.run(runs["fail"], "failed")
+    assert failed.reason == "error"
+    assert failed.error is not None
+    assert (failed.error.type, failed.error.message) == ("LookupError", "no such ticket")
+    assert "workflows.py" in failed.error.traceback
+    crashed = await outside.run(runs["leave"], "crashed")
+    assert crashed.error is not None
+    limited = await outside.run(runs["huge"], "failed")
+    assert limited.reason == "limit"
+    assert limited.error is not None
+    assert str((65 << 20) + 2) in limited.error.message
+    assert str(64 << 20) in limited.error.message
 
 
-async def test_an_attempt_over_its_time_is_ended(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("hold", input={"folder": str(shared_folder)}, timeout=0.5)
-        ended = await outside.run(run, "timed_out")
-        assert ended.reason == "timeout"
-        assert await outside.types(run) == ["run.requested", "run.started", "run.timed_out"]
+async def test_a_large_result_is_kept_by_reference_and_its_parent_is_told_where(outside: Outside) -> None:
+    parent = await outside.run(await outside.request("parent"), "succeeded")
+    assert (parent.result_ref, parent.result_bytes) == (None, None)
+    assert parent.result["bytes"] == 300_002
+    large = await outside.run(await outside.request("large"), "succeeded")
+    assert (large.result, large.result_ref, large.result_bytes) == (None, parent.result["$ref"], 300_002)
+    assert large.result_ref == hashlib.sha256(b'"' + b"x" * 300_000 + b'"').hexdigest()
 
 
-async def test_a_cancelled_run_stops_and_says_so_once(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("hold", input={"folder": str(shared_folder)})
-        await started(shared_folder)
-        await cancel(outside, run)
-        await outside.run(run, "cancelled")
-        assert await outside.types(run) == ["run.requested", "run.started", "run.cancel_requested", "run.cancelled"]
+async def test_an_attempt_over_its_time_is_ended(outside: Outside, shared_folder: Path) -> None:
+    run = await outside.request("hold", input={"folder": str(shared_folder)}, timeout=0.5)
+    ended = await outside.run(run, "timed_out")
+    assert ended.reason == "timeout"
+    assert await outside.types(run) == ["run.requested", "run.started", "run.timed_out"]
+
+
+async def test_a_cancelled_run_stops_and_says_so_once(outside: Outside, shared_folder: Path) -> None:
+    run = await outside.request("hold", input={"folder": str(shared_folder)})
+    await started(shared_folder)
+    await cancel(outside, run)
+    await outside.run(run, "cancelled")
+    assert await outside.types(run) == ["run.requested", "run.started", "run.cancel_requested", "run.cancelled"]
 
 
 async def test_a_cancellation_before_the_claim_wins(place: Place, data: Path, shared_folder: Path) -> None:
@@ -203,50 +206,16 @@ async def test_a_redelivered_run_that_has_ended_is_not_run_again(place: Place, d
         assert before.count("run.step_completed") == 2
 
 
-async def test_a_drained_executor_gives_its_run_back_at_once(place: Place, data: Path, shared_folder: Path) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("hold", input={"folder": str(shared_folder)})
-        await started(shared_folder)
-    (shared_folder / "go").touch()
-    async with river(place, data) as outside:
-        view = await outside.run(run, "succeeded")
-        assert view.attempt == 2
-        types = await outside.types(run)
-        # Said to be given back, so that no claim looks as if it had been lost.
-        assert types == ["run.requested", "run.started", "run.resumed", "run.started", "run.succeeded"]
+async def test_the_lines_of_a_run_are_kept_in_order(outside: Outside) -> None:
+    run = await outside.request("talk")
+    await outside.run(run, "succeeded")
 
+    async def there() -> list[tuple[str, str]]:
+        answer = await outside.bus.ask(ListLines(org="default", id=run))
+        return [(item.line.stream, item.line.message) for item in answer.items if len(answer.items) == 3]
 
-async def test_a_broker_that_pauses_during_a_run_delays_its_end_and_loses_nothing(
-    place: Place, data: Path, shared_folder: Path
-) -> None:
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("hold", input={"folder": str(shared_folder)})
-        await started(shared_folder)
-        async with paused(place.broker_pid):
-            (shared_folder / "go").touch()
-            await asyncio.sleep(4)
-        view = await outside.run(run, "succeeded")
-        assert view.attempt == 1
-        assert await outside.types(run) == ["run.requested", "run.started", "run.succeeded"]
-        assert (shared_folder / "started").read_text() == "x"
-
-
-async def test_the_lines_of_a_run_are_kept_in_order(place: Place, data: Path) -> None:
-    from shared.questions.runs import ListLines
-
-    async with river(place, data) as outside:
-        await deploy(outside)
-        run = await outside.request("talk")
-        await outside.run(run, "succeeded")
-
-        async def there() -> list[tuple[str, str]]:
-            answer = await outside.bus.ask(ListLines(org="default", id=run))
-            return [(item.line.stream, item.line.message) for item in answer.items if len(answer.items) == 3]
-
-        lines = await eventually(there)
-        assert isinstance(lines, list)
-        # What is logged and what is printed come by two ways; each keeps its order.
-        assert [message for stream, message in lines if stream == "log"] == ["said"]
-        assert next(message for stream, message in lines if stream == "stdout") == "printed"
+    lines = await eventually(there)
+    assert isinstance(lines, list)
+    # What is logged and what is printed come by two ways; each keeps its order.
+    assert [message for stream, message in lines if stream == "log"] == ["said"]
+    assert next(message for stream, message in lines if stream == "stdout") == "printed"
