@@ -6,7 +6,6 @@ from pathlib import Path
 
 from shared import aggregate
 from shared.envelope import new_id
-from shared.questions.events import RetryDelivery
 from tests.support.inside import bus_of
 from tests.support.river import river
 from tests.support.servers import Place
@@ -19,35 +18,6 @@ def greet(event: dict) -> dict:
     log.info("greeting", ref=event["data"]["ref"])
     return {"ref": event["data"]["ref"]}
 """
-
-
-async def test_a_webhook_becomes_a_run_with_its_result(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        view = await outside.put_file("workflows/greet.py", WORKFLOW)
-        assert view.problems == []
-        assert view.workflows == ["greet"]
-        source = await outside.source()
-        await outside.subscription()
-        delivery = await outside.delivery(await outside.webhook(source, {"ref": "refs/heads/main"}), "routed")
-        async for stored in aggregate.history(outside.bus.client, "run", delivery.runs[0].id):
-            assert stored.envelope.correlationid == delivery.id
-        run = await outside.run(delivery.runs[0].id, "succeeded")
-        assert run.result == {"ref": "refs/heads/main"}
-        assert run.attempt == 1
-
-
-async def test_a_webhook_for_a_missing_workflow_is_unroutable_until_it_is_retried(place: Place, data: Path) -> None:
-    async with river(place, data) as outside:
-        source = await outside.source()
-        await outside.subscription()
-        id_ = await outside.webhook(source, {"ref": "refs/heads/main"})
-        delivery = await outside.delivery(id_, "unroutable")
-        assert delivery.reason == "there is no workflow 'greet'"
-        await outside.put_file("greet.py", WORKFLOW)
-        await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=id_))
-        delivery = await outside.delivery(id_, "routed")
-        run = await outside.run(delivery.runs[0].id, "succeeded")
-        assert run.delivery == id_
 
 
 async def test_a_broken_file_is_refused_with_its_line_and_the_last_good_version_serves(place: Place, data: Path) -> None:
