@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import secrets
@@ -81,8 +82,7 @@ class Servers:
         client = await nats.connect(place.nats_url("admin"))
         try:
             js = client.jetstream(timeout=10)
-            for info in await js.streams_info():
-                await js.delete_stream(str(info.config.name))
+            await asyncio.gather(*(js.delete_stream(str(info.config.name)) for info in await js.streams_info()))
         finally:
             await client.close()
 
