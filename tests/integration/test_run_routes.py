@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
+import pytest_asyncio
 
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
@@ -30,8 +30,9 @@ from tests.integration import test_durable, test_waiting
 from tests.integration.test_gateway import Client, gateway, stream
 from tests.integration.test_runs import started
 from tests.support.inside import bus_of, eventually, running
+from tests.support.places import open_folder
 from tests.support.river import Outside, river
-from tests.support.servers import Place
+from tests.support.servers import Place, Servers
 from tests.support.statements import counting
 
 WORKFLOWS = b"""
@@ -126,10 +127,11 @@ async def house(place: Place, data: Path, **executor: str) -> AsyncIterator[Hous
         yield House(client, outside, place)
 
 
-@pytest.fixture
-async def home(place: Place, data: Path) -> AsyncIterator[House]:
-    async with house(place, data, MILLRACE_SLOTS="1") as made:
-        yield made
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def home(servers: Servers) -> AsyncIterator[House]:
+    with open_folder() as folder:
+        async with servers.place() as place, house(place, folder, MILLRACE_SLOTS="1") as made:
+            yield made
 
 
 async def test_a_run_says_what_it_is_blocked_on_and_nothing_once_it_goes_on(home: House, shared_folder: Path) -> None:
@@ -169,15 +171,16 @@ async def test_who_waits_in_vain_is_told_how_the_run_is(home: House) -> None:
     assert got.headers["Location"] == f"/api/v1/runs/{got.json['id']}"
 
 
-async def test_runs_are_found_by_how_their_ids_begin(home: House) -> None:
-    ids = [(await home.run("talk", input={"lines": 1}))["id"] for _ in range(3)]
-    for id_ in ids:
-        await home.outside.recorded(id_)
-    for length in (36, 30, 8, 1):
-        found = [run["id"] for run in (await home.get(f"/runs?id={ids[0][:length]}"))["items"]]
-        assert sorted(found) == sorted(id_ for id_ in ids if id_.startswith(ids[0][:length]))
-    assert (await home.get("/runs?id=zz"))["items"] == []
-    assert (await home.get("/runs?id=%25"))["items"] == []
+async def test_runs_are_found_by_how_their_ids_begin(place: Place, data: Path) -> None:
+    async with house(place, data) as home:
+        ids = [(await home.run("talk", input={"lines": 1}))["id"] for _ in range(3)]
+        for id_ in ids:
+            await home.outside.recorded(id_)
+        for length in (36, 30, 8, 1):
+            found = [run["id"] for run in (await home.get(f"/runs?id={ids[0][:length]}"))["items"]]
+            assert sorted(found) == sorted(id_ for id_ in ids if id_.startswith(ids[0][:length]))
+        assert (await home.get("/runs?id=zz"))["items"] == []
+        assert (await home.get("/runs?id=%25"))["items"] == []
 
 
 async def test_a_queued_run_waits_for_a_worker_and_one_at_a_full_key_for_its_turn(home: House, shared_folder: Path) -> None:
@@ -293,7 +296,7 @@ async def test_what_cannot_be_asked_is_named(home: House) -> None:
         assert (await home.get(path, 400))["errors"][0]["path"] == "cursor"
 
 
-async def test_a_signal_is_audited_and_refused_where_there_is_nobody_to_hear_it(home: House, place: Place) -> None:
+async def test_a_signal_is_audited_and_refused_where_there_is_nobody_to_hear_it(home: House) -> None:
     run = (await home.run("approval", "waiting"))["id"]
     path = f"/api/v1/runs/{run}/signals"
     for asked, status in (
@@ -308,7 +311,8 @@ async def test_a_signal_is_audited_and_refused_where_there_is_nobody_to_hear_it(
     assert (await home.client("POST", f"{path}/approval", headers={})).status == 401
     assert (await home.come_to(run, "succeeded"))["result"]["data"] == {"yes": True}
     assert (await home.client("POST", f"{path}/approval")).status == 409
-    audited = [msgspec.json.decode(one.data, type=Audited) for one in await stream(place, "AUDIT") if b"signal" in bytes(one.data)]
+    said = [one.data for one in await stream(home.place, "AUDIT") if b"signal" in bytes(one.data)]
+    audited = [msgspec.json.decode(one, type=Audited) for one in said]
     assert [(one.target, one.outcome) for one in audited if one.verb == "signal" and one.target == run] == [
         (run, "not_found"),
         (run, "invalid"),
@@ -319,8 +323,8 @@ async def test_a_signal_is_audited_and_refused_where_there_is_nobody_to_hear_it(
     ]
 
 
-async def test_why_of_a_run_that_failed_ends_with_its_error_and_its_last_lines(home: House, place: Place) -> None:
-    async with running(place, "logs"):
+async def test_why_of_a_run_that_failed_ends_with_its_error_and_its_last_lines(home: House) -> None:
+    async with running(home.place, "logs"):
         run = (await home.run("stumble", "failed", input={"lines": 12}))["id"]
 
         async def told() -> Any:
@@ -341,8 +345,8 @@ async def test_why_of_a_run_that_failed_ends_with_its_error_and_its_last_lines(h
         assert (why["status"], why["error"], why["lines"]) == (None, None, [])
 
 
-async def test_why_tells_what_led_to_a_run_and_what_came_of_it(home: House, place: Place, shared_folder: Path) -> None:
-    async with running(place, "logs"):
+async def test_why_tells_what_led_to_a_run_and_what_came_of_it(home: House, shared_folder: Path) -> None:
+    async with running(home.place, "logs"):
         parent = await home.run("parent", "succeeded", input={"folder": str(shared_folder), "children": 2})
         path = f"/runs/{parent['id']}/why"
 
@@ -378,7 +382,7 @@ class Replica(msgspec.Struct, frozen=True):
     groups: WorkerGroups
 
 
-async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: House, place: Place) -> None:
+async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: House) -> None:
     run = (await home.run("talk", "succeeded", input={"lines": 300}))["id"]
     large = (await home.run("large", "succeeded", input={"bytes": 10, "times": 50}))["id"]
     for one in (run, large):
@@ -388,7 +392,7 @@ async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: 
         return len((await home.outside.bus.ask(ListLines(org="default", id=run))).items) == 300
 
     await eventually(written)
-    url = place.database_url("executor")
+    url = home.place.database_url("executor")
     engine = open_engine(url, service="executor")
     try:
         async with home.executor_bus() as bus:

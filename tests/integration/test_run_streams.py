@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 import pytest
+import pytest_asyncio
 
 from services.executor.runs.purge import purge
 from services.gateway import serving, watching
@@ -25,8 +26,9 @@ from tests.integration import test_durable
 from tests.integration.test_gateway import Client, Cut, gateway
 from tests.integration.test_run_routes import WORKFLOWS, House, house
 from tests.support.inside import eventually
+from tests.support.places import open_folder
 from tests.support.river import river
-from tests.support.servers import Place
+from tests.support.servers import Place, Servers
 
 
 class Event(msgspec.Struct):
@@ -37,8 +39,16 @@ class Event(msgspec.Struct):
     data: Any
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def home(servers: Servers) -> AsyncIterator[House]:
+    with open_folder() as folder:
+        async with servers.place() as place, house(place, folder) as made:
+            yield made
+
+
 @pytest.fixture
-async def home(place: Place, data: Path) -> AsyncIterator[House]:
+async def own(place: Place, data: Path) -> AsyncIterator[House]:
+    """A house in which nobody else has had a stream."""
     async with house(place, data) as made:
         yield made
 
@@ -130,19 +140,19 @@ async def test_what_cannot_be_streamed_is_refused_before_anything_is_sent(home: 
 
 
 async def test_streams_are_bounded_in_number_and_a_client_that_leaves_makes_room(
-    home: House, monkeypatch: pytest.MonkeyPatch
+    own: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "OF_CONNECTIONS", MAX_CONNECTIONS)
     monkeypatch.setattr(sse, "THERE", 0.05)
-    run = (await home.run("approval", "waiting"))["id"]
+    run = (await own.run("approval", "waiting"))["id"]
     path = f"/api/v1/runs/{run}/stream"
-    async with home.client.session.get(home.client.url + path, headers=home.client.key) as response:
+    async with own.client.session.get(own.client.url + path, headers=own.client.key) as response:
         await response.content.readline()
-        got = await home.client("GET", path)
+        got = await own.client("GET", path)
         assert (got.status, got.headers["Retry-After"]) == (503, "5")
         response.close()
 
-    await eventually(lambda: room(home, run))
+    await eventually(lambda: room(own, run))
 
 
 async def room(home: House, run: str) -> bool:
@@ -152,36 +162,36 @@ async def room(home: House, run: str) -> bool:
         return response.status == 200
 
 
-async def test_a_quiet_stream_says_that_it_is_there(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_quiet_stream_says_that_it_is_there(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "HEARTBEAT", 0.1)
     monkeypatch.setattr(sse, "THERE", 0.05)
-    run = (await home.run("approval", "waiting"))["id"]
+    run = (await own.run("approval", "waiting"))["id"]
     async with (
         asyncio.timeout(60),
-        home.client.session.get(f"{home.client.url}/api/v1/runs/{run}/stream", headers=home.client.key) as response,
+        own.client.session.get(f"{own.client.url}/api/v1/runs/{run}/stream", headers=own.client.key) as response,
     ):
         while await response.content.readline() != b": \n":
             pass
         response.close()
 
 
-async def test_a_client_that_takes_nothing_is_cut_and_told_why(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_takes_nothing_is_cut_and_told_why(own: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "SLOW", 0.3)
     monkeypatch.setattr(watching, "OF_CONNECTIONS", MAX_CONNECTIONS)
-    run = (await home.run("talk", "succeeded", input={"lines": 200, "length": 60_000}))["id"]
-    address = urlsplit(home.client.url)
+    run = (await own.run("talk", "succeeded", input={"lines": 200, "length": 60_000}))["id"]
+    address = urlsplit(own.client.url)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(client, (address.hostname, address.port))
-        key = home.client.key["Authorization"]
+        key = own.client.key["Authorization"]
         await loop.sock_sendall(
             client, f"GET /api/v1/runs/{run}/stream HTTP/1.1\r\nHost: h\r\nAuthorization: {key}\r\n\r\n".encode()
         )
         assert await loop.sock_recv(client, 15) == b"HTTP/1.1 200 OK"
         # It takes nothing more until its place is free again.
-        await eventually(lambda: room(home, run))
+        await eventually(lambda: room(own, run))
         read = b""
         async with asyncio.timeout(60):
             while part := await loop.sock_recv(client, 1 << 20):
