@@ -13,7 +13,7 @@ from nats.aio.client import Client
 
 from deploy.credentials import SERVICES, Credentials
 from deploy.errors import StartError
-from shared.addresses import user_of, with_user, without_password, writable
+from shared.addresses import tls_of, user_of, with_user, without_password, writable
 from shared.client import connect
 from shared.errors import Unavailable
 from shared.pull import StreamError, api_request
@@ -65,7 +65,18 @@ def unreached(url: str, errors: list[Exception]) -> str:
     if any("authorization" in str(one).lower() for one in errors):
         user = user_of(url)
         return f"The NATS server does not take the user {user[0]!r} with its password." if user else "The NATS server wants a user."
-    return f"The NATS server {without_password(url)} cannot be reached: {type(errors[0]).__name__}."
+    # Where every server was tried, the last word is that there is none.
+    told = next((one for one in errors if not isinstance(one, nats.errors.NoServersError)), errors[0])
+    why = f"{type(told).__name__}: {told}".rstrip(": .")
+    return f"The NATS server {without_password(url)} cannot be reached: {why}."
+
+
+def check_files(url: str) -> None:
+    """Raise `StartError` when a database's address names files for TLS that cannot be used: the driver does not say which."""
+    try:
+        tls_of(url)
+    except ValueError as error:
+        raise StartError(f"The address of the Postgres server {error}.") from error
 
 
 def without_secret(error: Exception, url: str) -> str:
@@ -93,7 +104,7 @@ async def _is_taken(url: str) -> bool:
     except (nats.errors.Error, OSError, TimeoutError) as error:
         if any("authorization" in str(one).lower() for one in (error, *heard)):
             return False
-        raise StartError(unreached(url, [error])) from error
+        raise StartError(unreached(url, [error, *heard])) from error
     await client.close()
     return True
 

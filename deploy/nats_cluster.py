@@ -88,7 +88,7 @@ class NatsCluster:
         )
 
 
-def cluster_block(listen: str, routes: list[str], password: str) -> str:
+def cluster_block(listen: str, routes: list[str], password: str, *, extra: str = "") -> str:
     """Return the part of a server's configuration by which it is one of a cluster, with the addresses of all of them."""
     peers = [f"nats-route://route:{quote(password, safe='')}@{route}" for route in routes]
     return f"""\
@@ -97,7 +97,7 @@ cluster {{
   listen: {json.dumps(listen)}
   authorization {{ user: route, password: {json.dumps(password)} }}
   routes: {json.dumps(peers)}
-}}
+{extra}}}
 """
 
 

@@ -11,6 +11,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from deploy.errors import StartError
+from deploy.given import unreached
 from shared.client import connect
 from shared.envelope import new_id
 from shared.messages.shards import VARIABLE
@@ -61,12 +62,17 @@ async def administrator(url: str) -> AsyncIterator[Client]:
 
     Raises `StartError` when it cannot be reached, or its streams have another number of shards than this process was told.
     """
+    said: list[Exception] = []
+
+    async def hear(error: Exception) -> None:
+        said.append(error)
+
     try:
         client = await connect(
-            url, name="millrace-admin", connect_timeout=5, max_reconnect_attempts=1, allow_reconnect=False, error_cb=_quiet
+            url, name="millrace-admin", connect_timeout=5, max_reconnect_attempts=1, allow_reconnect=False, error_cb=hear
         )
     except (nats.errors.Error, OSError, TimeoutError) as error:
-        raise StartError(f"The NATS server cannot be reached: {type(error).__name__}.") from error
+        raise StartError(unreached(url, [error, *said])) from error
     try:
         if (wrong := await difference(client)) is not None:
             raise StartError(f"{VARIABLE} {wrong}.")
@@ -135,7 +141,3 @@ async def keys(client: Client, stream: str, filter_: str, *, place: int = 1) -> 
         offset += len(subjects)
         if not subjects or offset >= info.get("total", 0):
             return found
-
-
-async def _quiet(_error: Exception) -> None:
-    """Print nothing: errors that matter are raised, as one sentence."""

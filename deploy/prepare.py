@@ -213,6 +213,7 @@ async def prepare_database(url: str, credentials: Credentials, *, until: Mapping
 
     Or, where a service is named in `until`, to a migration of it.
     """
+    given.check_files(url)
     try:
         connection = await asyncpg.connect(
             url, timeout=10, server_settings={"application_name": "millrace-prepare"}, **writable(url)

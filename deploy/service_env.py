@@ -41,15 +41,17 @@ def shards_told() -> dict[str, str]:
 def nats_config_of(credentials: Credentials, nats_url: str) -> str:
     """Return the configuration of the broker at `nats_url`, the same for each server where the URL names several.
 
-    Those have their name from the variable NATS_SERVER_NAME, and reach each other at port 6222.
+    Those have their name from the variable NATS_SERVER_NAME, and reach each other at port 6222. Where the URL begins with tls:// it
+    includes tls.conf, a file of the operator's beside it.
     """
     servers = servers_of(nats_url)
+    tls = 'include "tls.conf"\n' if nats_url.strip().startswith("tls://") else ""
     listen = f"0.0.0.0:{urlsplit(servers[0]).port or 4222}"
     if len(servers) == 1:
-        return nats_config(credentials, listen=listen, store_dir="/data/jetstream")
+        return nats_config(credentials, listen=listen, store_dir="/data/jetstream", extra=tls)
     routes = [f"{urlsplit(one).hostname}:{ROUTES}" for one in servers]
-    cluster = cluster_block(f"0.0.0.0:{ROUTES}", routes, credentials.nats_admin)
-    return nats_config(credentials, listen=listen, store_dir="/data/jetstream", server_name="$NATS_SERVER_NAME", extra=cluster)
+    extra = tls + cluster_block(f"0.0.0.0:{ROUTES}", routes, credentials.nats_admin, extra=tls)
+    return nats_config(credentials, listen=listen, store_dir="/data/jetstream", server_name="$NATS_SERVER_NAME", extra=extra)
 
 
 def write(folder: Path, credentials: Credentials, *, nats_url: str, database_url: str, public_url: str) -> list[Path]:

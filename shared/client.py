@@ -27,7 +27,7 @@ from nats.aio.subscription import Subscription
 from nats.nuid import NUID
 from nats.protocol.parser import PONG
 
-from shared.addresses import servers_of, user_of
+from shared.addresses import servers_of, tls_of, user_of
 from shared.wire import Wire
 
 # Private parts are replaced: of this version, which pyproject.toml pins too. Any other is used as it is, and slower.
@@ -49,12 +49,21 @@ os.register_at_fork(after_in_child=_nuid.randomize_prefix)
 
 
 async def connect(servers: str | list[str], **options: Any) -> Client:
-    """Connect with the options of nats-py's `connect`; a URL may name several servers. Raises OSError or nats' errors."""
+    """Connect with the options of nats-py's `connect`; a URL may name several servers, and the first one files for TLS.
+
+    Raises OSError or nats' errors.
+    """
     named = [one for url in ([servers] if isinstance(servers, str) else servers) for one in servers_of(url)]
     client = _new_client(named)
     # A server of the cluster tells of others, whose addresses have no user.
     user = user_of(named[0])
-    given = {} if user is None else {"user": user[0], "password": user[1]}
+    given: dict[str, Any] = {} if user is None else {"user": user[0], "password": user[1]}
+    try:
+        context = tls_of(named[0])
+    except ValueError as error:
+        raise nats.errors.Error(f"its address {error}") from error
+    if context is not None:
+        given["tls"] = context
     await client.connect(named, **(given | options))
     return client
 
@@ -69,13 +78,13 @@ def count_error(client: Client) -> None:
     client.stats[JETSTREAM_ERRORS] = client.stats.get(JETSTREAM_ERRORS, 0) + 1
 
 
-def _new_client(servers: list[str]) -> Client:
+def _new_client(servers: list[str]) -> StrictClient:
     installed = importlib.metadata.version("nats-py")
     if installed != LEAN_FOR:
         _log.warning("client.not_lean", installed=installed, lean_for=LEAN_FOR)
-        return Client()
+        return StrictClient()
     # Over WebSockets frames come wrapped in others.
-    return Client() if any(server.startswith(("ws://", "wss://")) for server in servers) else LeanClient()
+    return StrictClient() if any(server.startswith(("ws://", "wss://")) for server in servers) else LeanClient()
 
 
 async def subscribe(client: Client, subject: str, on_message: OnMessage, *, queue: str = "") -> Subscription:
@@ -175,7 +184,37 @@ class DirectSubscription(Subscription):
         self.on_message = on_message
 
 
-class LeanClient(Client):
+class StrictClient(Client):
+    """nats-py's client, but for two of its ways to connect.
+
+    To a server of `tls://` that says it does without TLS it would send its password in the clear, and a server that ends the
+    connection in place of an answer it takes for one that it is connected to.
+    """
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002
+        if initial_connection and self._current_server is not None and self._current_server.uri.scheme == "tls":
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise nats.errors.SecureConnWantedError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+            if not self.is_connected:
+                # As where a certificate is asked for, and there is none. Nobody else would say so, or try again.
+                reason = getattr(self._transport, "error", None) or "no reason given"
+                raise nats.errors.Error(f"nats: the server has ended the connection within the handshake: {reason}")
+        except BaseException:
+            for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
+                if task is not None:
+                    task.cancel()
+            if self._transport is not None:
+                self._transport.close()
+            raise
+
+
+class LeanClient(StrictClient):
     """nats-py's client with other ways for messages and commands."""
 
     def __init__(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from shared.addresses import tls_of
 from shared.errors import Problem
 
 # Runs of a chain, and events that these emit: several times the longest chain in use, and some minutes of one executor.
@@ -63,6 +64,15 @@ class Environment:
     def optional(self, name: str) -> str | None:
         """Return the variable, or None where it is not set or empty."""
         return self._variables.get(name, "").strip() or None
+
+    def address(self, name: str, default: str | None = None) -> str:
+        """Return the address of a store as `text` does, with nothing amiss with the files for TLS that it names."""
+        url = self.text(name, default)
+        try:
+            tls_of(url)
+        except ValueError as error:
+            self._problems.append(Problem(name, str(error)))
+        return url
 
     def integer(self, name: str, default: int, *, minimum: int = 0, maximum: int = 2**31) -> int:
         """Return a whole number within bounds."""
@@ -228,11 +238,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def common(environment: Environment) -> dict[str, Any]:
     """Return the fields of `Settings`; `environment.check` reports a missing or wrong one."""
     return {
-        "nats_url": environment.text("MILLRACE_NATS_URL"),
-        "database_url": environment.text("MILLRACE_DATABASE_URL"),
+        "nats_url": environment.address("MILLRACE_NATS_URL"),
+        "database_url": environment.address("MILLRACE_DATABASE_URL"),
         "keys": environment.keys("MILLRACE_KEYS"),
         "pool": Pool(
-            url=environment.optional("MILLRACE_POOLED_DATABASE_URL"),
+            url=environment.address("MILLRACE_POOLED_DATABASE_URL", "") or None,
             size=environment.integer("MILLRACE_POOL_SIZE", 0, minimum=1, maximum=1000) or None,
             wait=environment.integer("MILLRACE_POOL_WAIT_MS", int(POOL_WAIT * 1000), minimum=1, maximum=60_000) / 1000,
             statement=environment.integer("MILLRACE_STATEMENT_MS", int(STATEMENT_WAIT * 1000), minimum=100, maximum=30_000) / 1000,

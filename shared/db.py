@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
@@ -224,6 +225,8 @@ def naming_trouble() -> Any:
         asyncpg.InternalClientError,
         ConnectionError,
         FileNotFoundError,
+        # As of a certificate that has expired.
+        ssl.SSLError,
     ) as error:
         raise Unavailable("the database cannot be reached") from error
     except TimeoutError as error:

@@ -89,6 +89,11 @@ class Wire(Transport, asyncio.Protocol):
         """Return whether nothing more will come."""
         return self._closed.is_set()
 
+    @property
+    def error(self) -> Exception | None:
+        """Why it has ended; None before that."""
+        return self._error
+
     def __bool__(self) -> bool:
         return True
 

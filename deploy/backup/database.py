@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
 from deploy.errors import StartError
 from deploy.postgres import binaries
+from shared.addresses import user_of, writable
 from shared.messages.log import SERVICES
 
 PART = 256 * 1024
@@ -21,7 +23,7 @@ PART = 256 * 1024
 async def dump(url: str, snapshot: str, write: Callable[[bytes], Any]) -> None:
     """Give the services' schemas, as they are in an exported snapshot, to `write`, part by part. Raises `StartError`."""
     schemas = [f"--schema={service}" for service in SERVICES]
-    command = ("pg_dump", "--format=custom", "--compress=gzip:1", f"--snapshot={snapshot}", *schemas)
+    command = ("pg_dump", "--format=custom", "--compress=1", f"--snapshot={snapshot}", *schemas)
     process = await _started(url, *command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     try:
@@ -37,8 +39,8 @@ async def dump(url: str, snapshot: str, write: Callable[[bytes], Any]) -> None:
 async def undump(url: str, file: Path) -> None:
     """Make the services' schemas of a dump, in place of those that are there; the services' roles must be. Raises `StartError`."""
     jobs = str(min(4, os.cpu_count() or 1))
-    command = ("pg_restore", "--exit-on-error", f"--jobs={jobs}", "--dbname", _environment(url)["PGDATABASE"])
-    connection = await asyncpg.connect(url)
+    command = ("pg_restore", "--exit-on-error", f"--jobs={jobs}")
+    connection = await asyncpg.connect(url, **writable(url))
     try:
         await connection.execute(f"DROP SCHEMA IF EXISTS {', '.join(SERVICES)} CASCADE")
     finally:
@@ -51,14 +53,30 @@ async def undump(url: str, file: Path) -> None:
 
 
 async def _started(url: str, name: str, *arguments: str, stdout: int) -> asyncio.subprocess.Process:
+    user = user_of(url)
     return await asyncio.create_subprocess_exec(
-        str(binaries() / name),
+        _program(url, name),
+        "--dbname",
+        _without_password(url),
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
-        env={"PATH": os.defpath, "LC_ALL": "C", **_environment(url)},
+        env={"PATH": os.defpath, "LC_ALL": "C", **({"PGPASSWORD": user[1]} if user else {})},
     )
+
+
+def _program(url: str, name: str) -> str:
+    """Return one of Postgres' programs: our own, or the system's where TLS is asked for, which ours are built without."""
+    if parse_qs(urlsplit(url).query).get("sslmode", ["prefer"])[-1] in {"disable", "allow", "prefer"}:
+        return str(binaries() / name)
+    found = shutil.which(name)
+    if found is None:
+        raise StartError(
+            f"The Postgres server is to be reached by TLS, which needs its own {name}: install the client programs of its version "
+            "or a newer one, such as the package postgresql-client."
+        )
+    return found
 
 
 async def _said(process: asyncio.subprocess.Process) -> str:
@@ -77,16 +95,10 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _environment(url: str) -> dict[str, str]:
-    """Return an address as the programs read it from their environment: other users see the arguments of a command."""
+def _without_password(url: str) -> str:
+    """Return an address as the programs are told it, of the server that writes: other users see the arguments of a command."""
     parts = urlsplit(url)
-    asked = parse_qs(parts.query)
-    given = {
-        "PGHOST": asked.get("host", [parts.hostname or ""])[0],
-        "PGPORT": str(parts.port or ""),
-        "PGUSER": unquote(parts.username or ""),
-        "PGPASSWORD": unquote(parts.password or ""),
-        "PGDATABASE": unquote(parts.path.lstrip("/")),
-        "PGSSLMODE": asked.get("sslmode", [""])[0],
-    }
-    return {name: value for name, value in given.items() if value}
+    user = quote(unquote(parts.username or ""), safe="")
+    hosts = parts.netloc.rpartition("@")[2]
+    asked = urlencode([*parse_qsl(parts.query), *writable(url).items()], quote_via=quote)
+    return urlunsplit(parts._replace(netloc=f"{user}@{hosts}" if user else hosts, query=asked))

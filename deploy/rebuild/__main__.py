@@ -24,6 +24,7 @@ from deploy.rebuild.parts import PROJECTING, open_parts, replay
 from deploy.rebuild.rebuild import Rebuild
 from deploy.rebuild.refill import Refill
 from deploy.stores import Stores
+from shared.addresses import writable
 
 
 @click.command(name="rebuild", context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,7 +77,9 @@ async def _rebuild(
 
 async def _refill(stores: Stores) -> bool:
     display = Display()
-    connection = await asyncpg.connect(stores.database_url, server_settings={"application_name": "millrace-rebuild"})
+    connection = await asyncpg.connect(
+        stores.database_url, server_settings={"application_name": "millrace-rebuild"}, **writable(stores.database_url)
+    )
     try:
         await connection.execute("SET statement_timeout = 0")
         async with administrator(stores.nats_url) as admin:
@@ -114,7 +117,9 @@ async def _whole(admin: Client, connection: asyncpg.Connection[Any], display: Di
 
 
 async def _with(stores: Stores, folder: DataFolder, services: tuple[str, ...], *, force: bool) -> bool:
-    connection = await asyncpg.connect(stores.database_url, server_settings={"application_name": "millrace-rebuild"})
+    connection = await asyncpg.connect(
+        stores.database_url, server_settings={"application_name": "millrace-rebuild"}, **writable(stores.database_url)
+    )
     try:
         await connection.execute("SET statement_timeout = 0")
         async with administrator(stores.nats_url) as admin, open_parts(stores, services) as parts:

@@ -24,6 +24,7 @@ from deploy.prepare import prepare_broker, prepare_database
 from deploy.rebuild.display import Display
 from deploy.rebuild.parts import PROJECTING, open_parts, replay
 from deploy.stores import Stores
+from shared.addresses import writable
 from shared.durables import bring
 from shared.messages.log import SERVICES
 from shared.messages.shards import VARIABLE
@@ -65,7 +66,7 @@ async def check_vacant(stores: Stores) -> None:
             raise StartError(
                 f"The NATS server holds the stream {held[0]} already: restore into one without any of an installation."
             )
-    connection = await asyncpg.connect(stores.database_url)
+    connection = await asyncpg.connect(stores.database_url, **writable(stores.database_url))
     try:
         for service in SERVICES:
             if await connection.fetchval("SELECT to_regclass($1)", f"{service}.checkpoint") is not None:
@@ -156,7 +157,7 @@ class Restore:
                 await bring(admin, work, after=made.floors.get(work.name, 0))
             await prepare_broker(stores.nats_url, aging=False)
             await stores.prepared()
-            connection = await asyncpg.connect(stores.database_url)
+            connection = await asyncpg.connect(stores.database_url, **writable(stores.database_url))
             try:
                 async with open_parts(stores, PROJECTING) as parts:
                     with self._display.progressing():

@@ -85,11 +85,11 @@ def read(environment: Environment) -> GatewaySettings:
     public = public_url(environment)
     descriptor = environment.integer("MILLRACE_LISTEN_FD", -1, minimum=0)
     supervisor = environment.optional("MILLRACE_SUPERVISOR")
-    nats_url = environment.text("MILLRACE_NATS_URL")
+    nats_url = environment.address("MILLRACE_NATS_URL")
     return GatewaySettings(
         nats_url=nats_url,
         nats_public_url=environment.text("MILLRACE_NATS_PUBLIC_URL", _without_user(nats_url)),
-        database_url=environment.text("MILLRACE_DATABASE_URL"),
+        database_url=environment.address("MILLRACE_DATABASE_URL"),
         keys=environment.keys("MILLRACE_KEYS"),
         admin_key=environment.text("MILLRACE_ADMIN_KEY"),
         listen_fd=None if descriptor < 0 else descriptor,
@@ -133,8 +133,8 @@ def _rate(environment: Environment, name: str) -> Rate | None:
 
 
 def _without_user(urls: str) -> str:
-    """Return addresses of the broker, by commas, without users and passwords."""
-    parts = (urlsplit(one.strip()) for one in urls.split(","))
+    """Return addresses of the broker, by commas, without users, passwords and the files of this machine."""
+    parts = (urlsplit(one.strip()) for one in urls.partition("?")[0].split(","))
     return ",".join(urlunsplit(one._replace(netloc=one.netloc.rpartition("@")[2])) for one in parts)
 
 

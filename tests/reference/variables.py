@@ -40,9 +40,10 @@ class Meaning(msgspec.Struct, frozen=True):
 
 
 _RATE = "`50` or `50/200`"
+_TLS = "It may name [files for TLS](deploying.md#tls-to-nats-and-to-postgres)."
 MEANINGS: dict[str, Meaning] = {
-    "MILLRACE_NATS_URL": Meaning("place", "The broker, with the service's user and password; several with commas.", "URL"),
-    "MILLRACE_DATABASE_URL": Meaning("place", "The database itself, with the service's role; never a pooler.", "URL"),
+    "MILLRACE_NATS_URL": Meaning("place", f"The broker, with the service's user and password; several with commas. {_TLS}", "URL"),
+    "MILLRACE_DATABASE_URL": Meaning("place", f"The database itself, with the service's role; never a pooler. {_TLS}", "URL"),
     "MILLRACE_PUBLIC_URL": Meaning(
         "place", "Where the gateway is reached from outside: senders, browsers, OAuth providers.", "URL", "of the bound address"
     ),

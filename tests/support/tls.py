@@ -1,8 +1,9 @@
-"""A server with a certificate of an authority that nobody knows, for clients that are given it."""
+"""Servers with a certificate of an authority that nobody knows, for clients that are given it."""
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from deploy.postgres import TLS_REQUEST
 from tests.support.egress import listening
 
 DOWNLOAD = 2_000_000
@@ -20,17 +22,17 @@ DOWNLOAD = 2_000_000
 
 @dataclass
 class Certificates:
-    """The certificate of an authority, and key and certificate of api.example that it has issued; as files."""
+    """The certificate of an authority, and key and certificate of a server that it has issued; as files."""
 
     authority: Path
     server: Path
 
 
-def certificates_in(folder: Path) -> Certificates:
-    """Make an authority, which issues a certificate."""
+def certificates_in(folder: Path, server: str = "api.example") -> Certificates:
+    """Make an authority, which issues a certificate for the name of a server."""
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     of_authority = _certificate("Test authority", authority, "Test authority", authority)
-    of_server = _certificate("api.example", key, "Test authority", authority)
+    of_server = _certificate(server, key, "Test authority", authority)
     made = Certificates(folder / "ca.pem", folder / "api.pem")
     made.authority.write_bytes(of_authority.public_bytes(serialization.Encoding.PEM))
     written = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -89,3 +91,30 @@ async def api(certificates: Certificates) -> AsyncIterator[tuple[int, int]]:
         yield plain.getsockname()[1], secure.getsockname()[1]
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def database_by_tls(socket: Path, certificates: Certificates) -> AsyncIterator[int]:
+    """A port at which the database of a socket is reached by TLS alone: its own programs are built without."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.server)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while part := await reader.read(65536):
+                writer.write(part)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            if await reader.readexactly(len(TLS_REQUEST)) == TLS_REQUEST:
+                writer.write(b"S")
+                await writer.start_tls(context)
+                theirs, ours = await asyncio.open_unix_connection(socket)
+                await asyncio.gather(pass_on(reader, ours), pass_on(theirs, writer))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
