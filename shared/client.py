@@ -210,7 +210,7 @@ class StrictClient(Client):
                 if task is not None:
                     task.cancel()
             if self._transport is not None:
-                self._transport.close()
+                self._transport.close()  # type: ignore[no-untyped-call]
             raise
 
 
