@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import tempfile
 import threading
@@ -220,11 +221,14 @@ async def test_answers_that_are_no_repository_are_told_as_such(tier: Tier) -> No
 
         def echoing(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
             start("200 OK", [("Content-Type", "application/x-git-upload-pack-advertisement")])
-            words = f"ERR your token is {TOKEN}\x1b[2J\n".encode()
+            words = f"ERR your token is {TOKEN}\x1b[2J, of {environ.get('HTTP_AUTHORIZATION', '')}\n".encode()
             return [b"001e# service=git-upload-pack\n0000", b"%04x" % (len(words) + 4) + words]
 
         with serving(echoing) as url:
-            assert "\x1b" not in (await it.refusal(f"{url}/a.git")).detail
+            told = (await it.refusal(f"{url}/a.git")).detail
+            assert "\x1b" not in told
+            assert base64.b64encode(f"oauth2:{TOKEN}".encode()).decode()[12:-4] not in told
+            assert "of Basic " in told
 
 
 async def test_a_silent_remote_takes_its_time_and_no_more(tier: Tier) -> None:

@@ -26,6 +26,7 @@ from services.executor.repositories.libraries import lay_out
 from services.executor.sandbox.builder import Builder, StepFailed, StepLimits
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.masking import Masker
 from shared.blobs import CHUNK
 from shared.egress.policy import EgressPolicy, EgressRules, Refusal, Target
 from shared.egress.resolver import Resolver, is_own
@@ -277,6 +278,9 @@ def _error(problem: str, words: str) -> Exception:
 
 def _cleaned(words: str, access: Access) -> str:
     """Return words of a remote, which was shown the credential, without it, and without what would not be plain text."""
+    masker = Masker()
+    masker.learn(access.password or "")
+    words = masker.mask(words)
     for one in (access.password or "").splitlines():
         words = words.replace(one, "…") if len(one) > 3 else words
     return "".join(character if character.isprintable() else " " for character in words)[:1000]
