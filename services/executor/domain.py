@@ -31,6 +31,8 @@ MOST_FILES = 10_000
 _CACHES = frozenset({"__pycache__", "node_modules"})
 _BYTECODE = (".pyc", ".pyo")
 PATH_BYTES = 1024
+# Line and paragraph separators too: many a reader of lists and logs ends a line there.
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 PART_BYTES = 255  # what a file system takes as one name
 # A bundle has each of them on disk, for each file.
 MOST_FOLDERS = 64
@@ -65,7 +67,7 @@ def path_complaint(path: str) -> str | None:
         return f"it is longer than {PATH_BYTES} bytes"
     if path.startswith("/") or path != posixpath.normpath(path) or path == "." or path.split("/", maxsplit=1)[0] == "..":
         return "it must be relative and normal, without . and .. and doubled slashes"
-    if "\\" in path or any(unicodedata.category(character) in {"Cc", "Cf", "Cs"} for character in path):
+    if "\\" in path or any(unicodedata.category(character) in _UNPRINTABLE for character in path):
         return "it holds a backslash or a character that cannot be printed"
     if path != unicodedata.normalize("NFC", path):
         return "it is not in Unicode normal form C"

@@ -78,7 +78,7 @@ def test_a_large_module_is_read_in_parts_that_part_no_word_and_in_bounded_memory
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("paths", [["../a"], ["x//y"], ["a", "a"]])
+@pytest.mark.parametrize("paths", [["../a"], ["x//y"], ["a", "a"], ["a\u2028b"]])
 def test_a_commit_is_of_different_paths_that_can_be_some(paths: list[str]) -> None:
     with pytest.raises(Invalid):
         domain.check_changes(paths)
