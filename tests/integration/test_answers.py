@@ -19,6 +19,7 @@ import msgspec
 import pytest
 
 from services.gateway.api.headers import LARGE
+from services.gateway.api.sign_in_page import FOLDER
 from services.gateway.config import read
 from shared.config import ConfigError, Environment
 from shared.questions.logs import TailLogs, TailPage
@@ -116,7 +117,8 @@ async def test_large_answers_to_questions_are_in_gzip_for_those_who_take_it(plac
             got = await plain(method, path, headers=client.key | {"Accept-Encoding": accepted})
             return got.headers.get("Content-Encoding"), got.body, got.headers.get("Vary", "")
 
-        for path in ("/api/v1/workflows", "/openapi.json", "/docs"):
+        [script] = (FOLDER / "console" / "assets").glob("index-*.js")
+        for path in ("/api/v1/workflows", "/openapi.json", "/docs", f"/console/assets/{script.name}"):
             coding, whole, vary = await get(path, "identity")
             assert (coding, vary) == (None, "Accept-Encoding"), path
             assert len(whole) > LARGE

@@ -105,7 +105,8 @@ class Children:
         self._cgroups: Cgroups | None = None
         self._watch: asyncio.Task[None] | None = None
         # Two a core: part of a start is waiting for the kernel, for locks of its network part.
-        self._gate = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
+        self._at_once = 2 * len(os.sched_getaffinity(0))
+        self._gate = asyncio.Semaphore(self._at_once)
 
     async def start(self) -> None:
         """Lay out the files, find the tier, and warm the pool; answers when the first child is ready.
@@ -131,7 +132,7 @@ class Children:
                 if tier == "A" and self._template_after is not None:
                     self._templates = Templates(self._template, self._fork, after=self._template_after)
                 if tier == "A" and self._may_preload:
-                    self._preloading = Preloading(self._to_preload, self._end, most=self._most, each=2 * (os.cpu_count() or 1))
+                    self._preloading = Preloading(self._to_preload, self._end, most=self._most, each=self._at_once)
                 try:
                     if tier != "none":
                         await self._probe(self._ground)

@@ -9,6 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from services.gateway.api.endpoint import Call, Endpoint, Example, Reply, endpoint
+from services.gateway.api.headers import Shrunk
 from services.gateway.api.sign_in_page import FOLDER
 from shared.errors import NotFound
 
@@ -22,26 +23,22 @@ _HASHED = "assets/"
 
 
 @cache
-def _files() -> dict[str, bytes]:
+def _files() -> dict[str, Shrunk]:
     root = FOLDER / "console"
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(root)): Shrunk(path.read_bytes()) for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def _sent(name: str) -> web.Response:
+def _sent(request: web.Request, name: str) -> web.Response:
     kept = "public, max-age=31536000, immutable" if name.startswith(_HASHED) else "no-cache"
-    media = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return web.Response(
-        body=_files()[name],
-        content_type="text/javascript" if Path(name).suffix == ".js" else media,
-        charset=None if media.startswith("image/") else "utf-8",
-        headers={"Content-Security-Policy": POLICY, "Cache-Control": kept, "Referrer-Policy": "no-referrer"},
-    )
+    media = "text/javascript" if Path(name).suffix == ".js" else mimetypes.guess_type(name)[0] or "application/octet-stream"
+    headers = {"Content-Security-Policy": POLICY, "Cache-Control": kept, "Referrer-Policy": "no-referrer"}
+    return _files()[name].sent(request, headers, media=f"{media}; charset=utf-8" if media.startswith("text/") else media)
 
 
 @endpoint("GET", "/", role=None, answers={200: Reply(str, media="text/html")})
-async def show_overview(_call: Call[None, None]) -> web.Response:
+async def show_overview(call: Call[None, None]) -> web.Response:
     """Send the console."""
-    return _sent("index.html")
+    return _sent(call.request, "index.html")
 
 
 @endpoint(
@@ -56,10 +53,10 @@ async def show_console(call: Call[None, None]) -> web.Response:
     """Send a file of the console; every other path is a page of it, and answers the console itself."""
     path = call.path["path"]
     if path in _files():
-        return _sent(path)
+        return _sent(call.request, path)
     if path.startswith(_HASHED):
         raise NotFound(f"the console has no file {path}: it may be of another version")
-    return _sent("index.html")
+    return _sent(call.request, "index.html")
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (show_overview, show_console)

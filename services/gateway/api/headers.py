@@ -130,9 +130,18 @@ def shrink(request: web.Request, response: web.StreamResponse) -> None:
         response.enable_compression(web.ContentCoding.gzip)
 
 
-def shrunk(body: bytes) -> bytes:
-    """Return an answer in gzip that is made once and given to many."""
-    return gzip.compress(body, mtime=0)
+class Shrunk:
+    """A body that is made once and given to many, as it is or in gzip."""
+
+    def __init__(self, body: bytes) -> None:
+        self._plain = body
+        self._in_gzip = gzip.compress(body, mtime=0)
+
+    def sent(self, request: web.Request, headers: dict[str, str], *, media: str) -> web.Response:
+        """Return the answer to a request; `media` is its type, in whole."""
+        in_gzip = takes_gzip(request)
+        headers |= {"Content-Type": media, "Vary": "Accept-Encoding"} | ({"Content-Encoding": "gzip"} if in_gzip else {})
+        return web.Response(body=self._in_gzip if in_gzip else self._plain, headers=headers)
 
 
 def _is_shared(request: web.Request) -> bool:
