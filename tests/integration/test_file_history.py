@@ -78,6 +78,8 @@ async def test_every_version_of_a_file_is_kept_and_comes_back_by_a_commit(place:
         assert (newest["message"], newest["changes"], newest["paths"]) == ("needed after all", 1, ["notes.txt"])
         # What is so already needs no commit.
         assert (await call("POST", "restores", {"path": "notes.txt", "version": old}))["files"] == {}
+        for unclear in ({}, {"version": old}, {"at": kept[0]["at"], "path": "notes.txt"}, {"at": kept[0]["at"], "version": old}):
+            await call("POST", "restores", unclear, status=422)
         await call("POST", "restores", {"path": "notes.txt"}, status=422)
         await call("POST", "restores", {"path": "notes.txt", "version": kept[0]["version"]}, status=404)
         # An organization sees its own alone.

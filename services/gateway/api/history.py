@@ -93,7 +93,9 @@ async def move_files(call: Call[None, MoveBody]) -> CommitView:
 async def restore_files(call: Call[None, RestoreBody]) -> CommitView:
     """Bring back a version of a file, or all files as they were at a time, as a new commit."""
     body = call.body
-    if (body.at is None) == (body.path is None or body.version is None) or (body.prefix is not None and body.at is None):
+    # All of the workspace is another thing than a file of it: nothing of what was meant is passed over.
+    of_file, of_time = (body.path, body.version), (body.at, body.prefix)
+    if (None in of_file or of_time != (None, None)) and (body.at is None or of_file != (None, None)):
         raise Invalid("give `path` and `version`, or `at` and perhaps `prefix`", errors=(Problem("at", "or path and version"),))
     call.note(target=body.path or body.prefix or "all files", **_message(body.message))
     command = RestoreFiles(
