@@ -228,18 +228,18 @@ async def test_somebody_elses_folder_is_told_as_such_and_not_looked_into(data: P
     assert not {"version", "secrets", "stack"} & found.keys()
 
 
-async def test_a_stopped_stack_is_well_and_said_not_to_run(data: Path) -> None:
-    async with running_up(data / "data"):
-        pass
-    found = await findings(data / "data", code=0)
-    assert found["stack"]["said"] == f"nothing runs on {data / 'data'}"
-    assert found["secrets"]["verdict"] == "well"
-    (data / "data" / "credentials.json").unlink()
-    assert wrong(await findings(data / "data", code=1)) == {"secrets"}
-
-
 async def test_a_folder_that_is_not_there_is_well_and_one_of_somebodys_files_is_not(data: Path) -> None:
     assert (await findings(data / "new", code=0))["data folder"]["said"] == f"{data / 'new'} is new"
     (data / "thesis.txt").write_text("mine")
     assert wrong(await findings(data, code=1)) == {"data folder"}
     assert wrong(await findings(data / "thesis.txt", code=1)) == {"data folder"}
+
+
+async def test_a_stopped_stack_is_well_and_said_not_to_run(up: Up) -> None:
+    """The last one here: it stops what the others look at."""
+    await up.stop()
+    found = await findings(up.data, code=0)
+    assert found["stack"]["said"] == f"nothing runs on {up.data}"
+    assert found["secrets"]["verdict"] == "well"
+    (up.data / "credentials.json").unlink()
+    assert wrong(await findings(up.data, code=1)) == {"secrets"}

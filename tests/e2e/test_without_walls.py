@@ -98,8 +98,7 @@ async def asked(socket: Path, path: str) -> tuple[int, str]:
         return response.status, await response.text()
 
 
-@pytest.mark.parametrize("missing", ["landlock", "namespaces,landlock"])
-async def test_where_no_tier_stands_webhooks_are_kept_and_runs_wait_for_a_worker(place: Place, data: Path, missing: str) -> None:
+async def test_where_no_tier_stands_webhooks_are_kept_and_runs_wait_for_a_worker(place: Place, data: Path) -> None:
     async with (
         running(place, "gateway", MILLRACE_PORT="0") as gateway,
         running(place, "events"),
@@ -112,7 +111,7 @@ async def test_where_no_tier_stands_webhooks_are_kept_and_runs_wait_for_a_worker
             address = (await client.call("PUT", "/api/v1/sources/repo", body=source))["url"]
             await client.call("PUT", "/api/v1/subscriptions/note", body={"source": "repo", "event": "push", "workflow": "note"})
 
-        async with executor_without(missing, place, data) as health:
+        async with executor_without("namespaces,landlock", place, data) as health:
 
             async def told() -> Any:
                 try:
