@@ -6,26 +6,39 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from deploy import processes
 from deploy.credentials import SERVICES
 from deploy.stack import NICENESS, PASSED_ON
+from tests.support.places import open_folder
 from tests.support.stack import Up, running_up
 
 # What API.md promises for a stop.
 STOPS_WITHIN = 15.0
+KEY = "mr_chosen-by-the-operator"
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up() -> AsyncIterator[Up]:
+    """A stack that was started without HOME, and with a locale that is not there."""
+    environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "LANG", "LC_ALL"}}
+    environment |= {"LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8", "MILLRACE_ADMIN_KEY": KEY}
+    with open_folder() as place:
+        async with running_up(place / ".millrace", environment=environment) as stack:
+            yield stack
 
 
 async def test_ready_json_tells_all_that_a_client_needs(up: Up) -> None:
     ready = up.read()
     assert up.process is not None
     assert ready["pid"] == up.process.pid
-    assert ready["admin_key"].startswith("mr_")
+    assert ready["admin_key"] == KEY
     assert list(ready["services"]) == list(SERVICES)
     assert all(isinstance(pid, int) for pid in [ready["nats_pid"], ready["postgres_pid"], *ready["services"].values()])
     assert stat.S_IMODE((up.data / "ready.json").stat().st_mode) == 0o600
@@ -157,18 +170,13 @@ async def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(data
 
 
 @on_linux
-@pytest.mark.parametrize(
-    ("name", "number"),
-    [("a long name with spaces " * 6, signal.SIGTERM), ("dätä 'of' \"mine\" \\ $HOME %20 \n☂ #{x}; ü", signal.SIGINT)],
-    ids=["long", "strange"],
-)
-async def test_a_stop_leaves_no_process_and_no_ready_json(data: Path, name: str, number: signal.Signals) -> None:
-    async with running_up(data / name) as up:
+async def test_a_stop_leaves_no_process_and_no_ready_json_in_a_folder_of_a_long_and_strange_name(data: Path) -> None:
+    async with running_up(data / ("dätä 'of' \"mine\" \\ $HOME %20 \n☂ #{x}; ü" * 4)) as up:
         members = up.family()
         assert len(members) > len(SERVICES) + 2
         sockets = Path((up.data / "run" / "sockets").read_text())
         assert up.process is not None
-        up.process.send_signal(number)
+        up.process.send_signal(signal.SIGINT)
         code, _ = await up.ended(within=STOPS_WITHIN)
         assert code == 0
         assert [member for member in members if member.is_running()] == []
@@ -200,15 +208,10 @@ async def test_a_killed_up_takes_its_processes_with_it_and_starts_again(data: Pa
         await up.start()
         assert (up.ready["admin_key"], up.ready["nats_url"]) == (before["admin_key"], before["nats_url"])
         await up.until_ready_again()
-
-
-async def test_a_start_right_after_a_kill_ends_what_is_left(data: Path) -> None:
-    async with running_up(data / "data") as up:
-        port = up.ready["url"].rpartition(":")[2]
-        assert up.process is not None
+        # And at once, at the same port: what is left is ended first.
+        up.options = ("--port", up.ready["url"].rpartition(":")[2])
         up.process.kill()
         await up.process.wait()
-        up.options = ("--port", port)
         await up.start()
         await up.until_ready_again()
 
@@ -225,11 +228,3 @@ async def test_a_stop_during_the_start_is_obeyed(data: Path) -> None:
         assert list((up.data / "run").glob("*.pid")) == []
     finally:
         await up.clear()
-
-
-async def test_it_starts_without_home_and_with_a_locale_that_is_not_there(data: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "LANG", "LC_ALL"}}
-    key = "mr_chosen-by-the-operator"
-    environment |= {"LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8", "MILLRACE_ADMIN_KEY": key}
-    async with running_up(data / "data", environment=environment) as up:
-        assert up.ready["admin_key"] == key
