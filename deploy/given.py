@@ -79,6 +79,15 @@ def check_files(url: str) -> None:
         raise StartError(f"The address of the Postgres server {error}.") from error
 
 
+async def connect_database(url: str, *, name: str | None = None, within: float = 60.0) -> asyncpg.Connection[Any]:
+    """Connect with the rights that `url` gives, to the server that writes where it names several; the server knows us as `name`.
+
+    Raises what asyncpg raises, TimeoutError after `within` seconds.
+    """
+    settings = None if name is None else {"application_name": name}
+    return await asyncpg.connect(url, timeout=within, server_settings=settings, **writable(url))
+
+
 def without_secret(error: Exception, url: str) -> str:
     """Return what the database's driver said, without the password."""
     user = user_of(url)
@@ -164,7 +173,7 @@ async def _servers(url: str) -> list[dict[str, Any]]:
 
 async def doubts_of_database(url: str) -> list[str]:
     """Return what a given database should be and is not, a sentence each."""
-    connection = await asyncpg.connect(url, timeout=10, **writable(url))
+    connection = await connect_database(url, within=10)
     try:
         settings = {name: await connection.fetchval(f"SHOW {name}") for name in ("fsync", "full_page_writes", "synchronous_commit")}
     finally:

@@ -215,9 +215,7 @@ async def prepare_database(url: str, credentials: Credentials, *, until: Mapping
     """
     given.check_files(url)
     try:
-        connection = await asyncpg.connect(
-            url, timeout=10, server_settings={"application_name": "millrace-prepare"}, **writable(url)
-        )
+        connection = await given.connect_database(url, name="millrace-prepare", within=10)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         raise StartError(f"The Postgres server cannot be reached: {given.without_secret(error, url)}.") from error
     try:

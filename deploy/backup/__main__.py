@@ -10,7 +10,6 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import click
 import msgspec
 
@@ -23,12 +22,11 @@ from deploy.credentials import load_or_create
 from deploy.errors import StartError
 from deploy.files import write_private
 from deploy.folder import DataFolder, claim, end_orphans, is_claimed, run_folder
-from deploy.given import check_files
+from deploy.given import check_files, connect_database
 from deploy.local import Ready
 from deploy.positions import administrator
 from deploy.rebuild.display import Display
 from deploy.stores import Stores
-from shared.addresses import writable
 
 # In the folder of a backup that is on its way elsewhere: where to.
 TARGET = "target"
@@ -112,9 +110,7 @@ async def _backup(folder: Path, data: Path, keys: Path, nats: str | None, postgr
         raise StartError(f"{data} is no data folder of Millrace; name one with --data.")
     async with _addresses(data, nats, postgres) as (nats_url, database_url, working), administrator(nats_url) as client:
         check_files(database_url)
-        connection = await asyncpg.connect(
-            database_url, server_settings={"application_name": "millrace-backup"}, **writable(database_url)
-        )
+        connection = await connect_database(database_url, name="millrace-backup")
         try:
             await connection.execute("SET statement_timeout = 0")
             display = Display()

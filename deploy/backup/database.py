@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
-import asyncpg
-
 from deploy.errors import StartError
+from deploy.given import connect_database
 from deploy.postgres import binaries
 from shared.addresses import user_of, writable
 from shared.messages.log import SERVICES
@@ -40,7 +39,7 @@ async def undump(url: str, file: Path) -> None:
     """Make the services' schemas of a dump, in place of those that are there; the services' roles must be. Raises `StartError`."""
     jobs = str(min(4, os.cpu_count() or 1))
     command = ("pg_restore", "--exit-on-error", f"--jobs={jobs}")
-    connection = await asyncpg.connect(url, **writable(url))
+    connection = await connect_database(url)
     try:
         await connection.execute(f"DROP SCHEMA IF EXISTS {', '.join(SERVICES)} CASCADE")
     finally:

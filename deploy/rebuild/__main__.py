@@ -14,6 +14,7 @@ from deploy.commands import run
 from deploy.credentials import load_or_create
 from deploy.errors import StartError
 from deploy.folder import DataFolder, claim, end_orphans, run_folder
+from deploy.given import connect_database
 from deploy.positions import administrator
 from deploy.prepare import prepare_broker, prepare_database
 from deploy.rebuild import lost
@@ -24,7 +25,6 @@ from deploy.rebuild.parts import PROJECTING, open_parts, replay
 from deploy.rebuild.rebuild import Rebuild
 from deploy.rebuild.refill import Refill
 from deploy.stores import Stores
-from shared.addresses import writable
 
 
 @click.command(name="rebuild", context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,9 +77,7 @@ async def _rebuild(
 
 async def _refill(stores: Stores) -> bool:
     display = Display()
-    connection = await asyncpg.connect(
-        stores.database_url, server_settings={"application_name": "millrace-rebuild"}, **writable(stores.database_url)
-    )
+    connection = await connect_database(stores.database_url, name="millrace-rebuild")
     try:
         await connection.execute("SET statement_timeout = 0")
         async with administrator(stores.nats_url) as admin:
@@ -117,9 +115,7 @@ async def _whole(admin: Client, connection: asyncpg.Connection[Any], display: Di
 
 
 async def _with(stores: Stores, folder: DataFolder, services: tuple[str, ...], *, force: bool) -> bool:
-    connection = await asyncpg.connect(
-        stores.database_url, server_settings={"application_name": "millrace-rebuild"}, **writable(stores.database_url)
-    )
+    connection = await connect_database(stores.database_url, name="millrace-rebuild")
     try:
         await connection.execute("SET statement_timeout = 0")
         async with administrator(stores.nats_url) as admin, open_parts(stores, services) as parts:

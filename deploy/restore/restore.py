@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import asyncpg
-
 from deploy.backup import manifest, streams
 from deploy.backup.database import undump
 from deploy.backup.manifest import DATABASE, FILES, Manifest, parts_of
@@ -19,12 +17,12 @@ from deploy.credentials import Credentials, load_or_create
 from deploy.errors import StartError
 from deploy.files import sync, write_private
 from deploy.folder import IGNORED, DataFolder, claim, end_orphans, run_folder
+from deploy.given import connect_database
 from deploy.positions import administrator, mark_cut
 from deploy.prepare import prepare_broker, prepare_database
 from deploy.rebuild.display import Display
 from deploy.rebuild.parts import PROJECTING, open_parts, replay
 from deploy.stores import Stores
-from shared.addresses import writable
 from shared.durables import bring
 from shared.messages.log import SERVICES
 from shared.messages.shards import VARIABLE
@@ -66,7 +64,7 @@ async def check_vacant(stores: Stores) -> None:
             raise StartError(
                 f"The NATS server holds the stream {held[0]} already: restore into one without any of an installation."
             )
-    connection = await asyncpg.connect(stores.database_url, **writable(stores.database_url))
+    connection = await connect_database(stores.database_url)
     try:
         for service in SERVICES:
             if await connection.fetchval("SELECT to_regclass($1)", f"{service}.checkpoint") is not None:
@@ -157,7 +155,7 @@ class Restore:
                 await bring(admin, work, after=made.floors.get(work.name, 0))
             await prepare_broker(stores.nats_url, aging=False)
             await stores.prepared()
-            connection = await asyncpg.connect(stores.database_url, **writable(stores.database_url))
+            connection = await connect_database(stores.database_url)
             try:
                 async with open_parts(stores, PROJECTING) as parts:
                     with self._display.progressing():
